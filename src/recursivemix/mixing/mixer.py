@@ -1,0 +1,347 @@
+"""What every mixer shares: the door (validation), the random stream, and one call for all methods.
+
+A method says what it draws and how a draw is applied; everything else is here, so that code which
+trains never asks which method it holds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from .batch import MixedBatch
+from .boxes import INTERPOLATIONS, Interpolation
+from .draw import Draw, process_rank, seeded_generator
+from .losses import soft_binary_cross_entropy, soft_cross_entropy
+
+Loss = Literal["ce", "bce"]
+
+
+class Inputs(NamedTuple):
+    """A validated batch, as a method's ``apply`` sees it."""
+
+    images: Tensor
+    """(B, C, ..., S1, ..., Sd): the mixed dimensions moved last, a view of the caller's images."""
+    targets: Tensor
+    """(B, K) float32: the batch's own labels."""
+    masks: Tensor | None
+    """(B, S1, ..., Sd) integers."""
+
+
+class Mixed(NamedTuple):
+    """What a method's ``apply`` gives back; images and masks laid out as in `Inputs`."""
+
+    images: Tensor
+    targets: Tensor
+    lam: Tensor
+    boxes: Tensor | None = None
+    history_probs: Tensor | None = None
+    masks: Tensor | None = None
+
+
+class Mixer(ABC):
+    """Base of every mixer: ``batch = mixer(images, labels)``.
+
+    Args:
+        num_classes: K, the width of the targets.
+        prob: share of the batches that are mixed; of the samples with ``per_sample``. In [0, 1].
+        per_sample: draw for every sample instead of once for the batch.
+        inplace: write into the images (and masks) given, for a loop that owns its batch.
+        loss: "ce" for one label a picture, "bce" for several (multi-hot targets).
+        spatial_dims: the dimensions that are mixed, negative, ascending; (-2, -1) is height and width.
+        seed: of this mixer's own random stream.
+        rank: of this process, part of the seed; None asks torch.distributed, then the launcher.
+        sync_ranks: every rank draws the same (as the authors' code does).
+    """
+
+    trains_regions = False
+    """Whether batches carry boxes and the loss takes the logits of a region head."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        prob: float = 1.0,
+        per_sample: bool = False,
+        inplace: bool = False,
+        loss: Loss = "ce",
+        spatial_dims: Sequence[int] = (-2, -1),
+        seed: int = 0,
+        rank: int | None = None,
+        sync_ranks: bool = False,
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if loss not in ("ce", "bce"):
+            raise ValueError(f"loss must be 'ce' or 'bce', got {loss!r}")
+        dims = tuple(spatial_dims)
+        if not 1 <= len(dims) <= 3 or any(d >= 0 for d in dims) or sorted(set(dims)) != list(dims):
+            raise ValueError(
+                f"spatial_dims must be 1 to 3 different negative dimensions in ascending order, as in "
+                f"(-2, -1), got {dims}"
+            )
+        self.num_classes = num_classes
+        self.prob = in_range("prob", prob, 0, 1)
+        self.per_sample = per_sample
+        self.inplace = inplace
+        self.loss_name: Loss = loss
+        self.spatial_dims = dims
+        self.seed = seed
+        self.rank = rank
+        self.sync_ranks = sync_ranks
+        self.enabled = True
+        self.training = True
+        # Made at the first draw: a process often learns its rank after it has built its mixer.
+        self._generator: torch.Generator | None = None
+
+    # -- what a method defines ------------------------------------------------------------------
+
+    @abstractmethod
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        """Draw for one batch whose mixed dimensions have this size. The only use of randomness."""
+
+    @abstractmethod
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        """Mix by a draw; deterministic, and writes into the inputs only with ``inplace``."""
+
+    def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
+        """Take note of a finished step. A method without a history has nothing to keep.
+
+        Args:
+            batch: what this mixer returned for the step.
+            logits: (B, K) of the main head for ``batch.images``.
+        """
+
+    def reset(self) -> None:
+        """Forget the history; the random stream goes on."""
+
+    def start_epoch(self) -> None:
+        """To be called as an epoch begins; a method decides what that means for its history."""
+
+    # -- the call -------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        draw: Draw | None = None,
+        masks: Tensor | None = None,
+    ) -> MixedBatch:
+        """Mix one batch.
+
+        Args:
+            images: (B, C, ..., H, W), any B >= 1, floating or uint8, normalised or not. Not written to
+                unless ``inplace``. Where nothing is mixed the result holds this very tensor.
+            targets: (B,) class indices, or (B, K) one-hot, soft or multi-hot.
+            draw: a `Draw` to replay; None draws from this mixer's stream.
+            masks: (B, H, W) integers or bools that get the same draw, pasted and never blended.
+
+        Raises:
+            ValueError: an input of another kind; the message says what came and what is allowed.
+        """
+        self._check_images(images, masks)
+        one_hot = self._soft_targets(targets, len(images))
+        size = tuple(images.shape[d] for d in self.spatial_dims)
+        if draw is not None:
+            self._check_draw(draw, len(images), size)
+        if not (self.enabled and self.training):
+            draw = Draw()
+        elif draw is None:
+            draw = self.draw(len(images), size)
+        d = len(self.spatial_dims)
+        last = tuple(range(-d, 0))
+        moved = images if self.spatial_dims == last else images.movedim(self.spatial_dims, last)
+        mixed = self.apply(Inputs(moved, one_hot, masks), draw)
+        result = mixed.images
+        if result is moved:
+            result = images
+        elif moved is not images:
+            result = result.movedim(last, self.spatial_dims)
+        return MixedBatch(
+            images=result,
+            targets=mixed.targets,
+            lam=mixed.lam,
+            labels=targets,
+            draw=draw,
+            boxes=mixed.boxes,
+            history_probs=mixed.history_probs,
+            masks=mixed.masks,
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def draw(self, batch_size: int, size: Sequence[int]) -> Draw:
+        """Draw for a batch of ``batch_size`` images whose mixed dimensions have this size, (H, W)."""
+        if batch_size < 1 or len(size) != len(self.spatial_dims) or min(size) < 1:
+            raise ValueError(
+                f"draw needs a batch of at least 1 and {len(self.spatial_dims)} sizes of at least 1, "
+                f"got {batch_size} and {tuple(size)}"
+            )
+        return self.make_draw(batch_size, tuple(size), self._stream())
+
+    # -- the loss -------------------------------------------------------------------------------
+
+    def loss(self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None) -> Tensor:
+        """The total loss of a step, a scalar: the sum of `losses`."""
+        return torch.stack(list(self.losses(logits, batch, region_logits).values())).sum()
+
+    def losses(
+        self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The terms of the loss by name, already weighted.
+
+        Args:
+            logits: (B, K) of the main head.
+            batch: what this mixer returned.
+            region_logits: (B, K) of the region head, for a mixer that trains one.
+        """
+        if region_logits is not None:
+            raise ValueError(
+                f"{type(self).__name__} trains no regions, so its loss takes no region_logits: call "
+                f"loss(logits, batch)"
+            )
+        return {"label": self.sample_losses(logits, batch.targets).mean()}
+
+    def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B,) losses of (B, K) logits against (B, K) targets, of the kind this mixer was told."""
+        if logits.shape != targets.shape:
+            raise ValueError(
+                f"logits must have the targets' shape {tuple(targets.shape)}, got "
+                f"{tuple(logits.shape)}; is num_classes={self.num_classes} the model's?"
+            )
+        if self.loss_name == "ce":
+            return soft_cross_entropy(logits, targets)
+        return soft_binary_cross_entropy(logits, targets)
+
+    # -- switches and state ---------------------------------------------------------------------
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """`enabled` under the name that timm's training script switches."""
+        return self.enabled
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, value: bool) -> None:
+        self.enabled = value
+
+    def train(self, mode: bool = True) -> Self:
+        """Mix (True) or pass batches through and remember nothing (False), as a module would."""
+        self.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Pass batches through; the history and the stream stay as they are."""
+        return self.train(False)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counters since construction; empty for a method that counts nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that must last: plain values and tensors, for ``torch.load(weights_only=True)``."""
+        return {"generator": self._stream().get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self._stream().set_state(state["generator"].cpu())
+
+    def _stream(self) -> torch.Generator:
+        if self._generator is None:
+            rank = process_rank() if self.rank is None else self.rank
+            self._generator = seeded_generator(self.seed, 0 if self.sync_ranks else rank)
+        return self._generator
+
+    # -- the door -------------------------------------------------------------------------------
+
+    def _check_images(self, images: Tensor, masks: Tensor | None) -> None:
+        least = max(2 + len(self.spatial_dims), 1 - min(self.spatial_dims))
+        if images.dim() < least or images.numel() == 0:
+            raise ValueError(
+                f"images must be a batch with channels, (B, C, H, W) or more dimensions, none empty, "
+                f"for spatial_dims={self.spatial_dims}; got shape {tuple(images.shape)}"
+            )
+        if not images.is_floating_point() and images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be floating or uint8, got {images.dtype}; convert with .float() or .byte()"
+            )
+        if masks is None:
+            return
+        expected = (len(images), *(images.shape[d] for d in self.spatial_dims))
+        if masks.shape != expected or masks.is_floating_point() or masks.is_complex():
+            raise ValueError(
+                f"masks must be integers of shape {expected}, as the images, got {masks.dtype} of shape "
+                f"{tuple(masks.shape)}"
+            )
+
+    def _soft_targets(self, targets: Tensor, batch_size: int) -> Tensor:
+        """(B, K) float32 from every kind of label that is allowed."""
+        k = self.num_classes
+        if targets.shape == (batch_size, k):
+            return targets.to(torch.float32)
+        if targets.shape != (batch_size,) or targets.is_floating_point() or targets.is_complex():
+            raise ValueError(
+                f"targets must be ({batch_size},) class indices or ({batch_size}, {k}) one-hot, soft or "
+                f"multi-hot labels for {batch_size} images and num_classes={k}, got {targets.dtype} of "
+                f"shape {tuple(targets.shape)}"
+            )
+        # Elsewhere reading the values would wait for the device; scatter_ checks them there.
+        if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(v) for v in targets.aminmax())
+            if low < 0 or high >= k:
+                raise ValueError(
+                    f"class indices must be in 0..{k - 1} for num_classes={k}, got {low}..{high}"
+                )
+        one_hot = torch.zeros(batch_size, k, device=targets.device)
+        return one_hot.scatter_(1, targets.long()[:, None], 1.0)
+
+    def _check_draw(self, draw: Draw, batch_size: int, size: tuple[int, ...]) -> None:
+        d = len(size)
+        for name, value in draw._asdict().items():
+            if value is None:
+                continue
+            rows = (batch_size,) if name == "partners" else (1, batch_size)
+            shape = (len(value), 2 * d) if name == "boxes" else (len(value),)
+            if len(value) not in rows or value.shape != shape or value.device.type != "cpu":
+                raise ValueError(
+                    f"draw.{name} does not fit a batch of {batch_size}: got shape {tuple(value.shape)} on "
+                    f"{value.device}; make one with mixer.draw({batch_size}, {size})"
+                )
+        if draw.boxes is not None:
+            starts, ends = draw.boxes[:, :d], draw.boxes[:, d:]
+            limit = torch.tensor(size[::-1])
+            if (starts < 0).any() or (ends > limit).any() or (ends < starts).any():
+                raise ValueError(
+                    f"draw.boxes must lie inside the image of size {size}; replay it on images of the size "
+                    f"it was drawn for"
+                )
+
+
+def unmixed(inputs: Inputs) -> Mixed:
+    """The batch as it came, ``lam`` 1."""
+    lam = torch.ones(len(inputs.images), device=inputs.images.device)
+    return Mixed(inputs.images, inputs.targets, lam, masks=inputs.masks)
+
+
+def mix_rows(lam: Tensor, current: Tensor, other: Tensor) -> Tensor:
+    """``lam * current + (1 - lam) * other`` for (B,) weights and (B, K) rows."""
+    lam = lam[:, None]
+    return lam * current + (1 - lam) * other
+
+
+def in_range(name: str, value: float, low: float, high: float) -> float:
+    """``value`` as it came, if it lies in [low, high]."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+    return float(value)
+
+
+def known_interpolation(value: Interpolation) -> Interpolation:
+    """``value`` as it came, if it is one of the interpolations there are."""
+    if value not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {value!r}")
+    return value

@@ -1,0 +1,18 @@
+"""No mixing: the baseline, behind the same call."""
+
+from __future__ import annotations
+
+import torch
+
+from .draw import Draw
+from .mixer import Inputs, Mixed, Mixer, unmixed
+
+
+class NoMix(Mixer):
+    """Every batch passes through with ``lam`` 1."""
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        return Draw()
+
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        return unmixed(inputs)

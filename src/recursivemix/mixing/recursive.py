@@ -1,0 +1,244 @@
+"""RecursiveMix (Yang et al., arXiv 2203.06844): mixing with a memory of one step.
+
+The previous batch, itself already mixed, is shrunk and pasted into the new one; labels are fused by
+area; the network is asked to give the pasted region the prediction it gave one step ago.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .batch import MixedBatch
+from .boxes import Interpolation, paste
+from .draw import Draw, box_shares, centred_boxes, uniform
+from .losses import consistency
+from .mixer import Inputs, Mixed, Mixer, in_range, known_interpolation, mix_rows, unmixed
+
+log = logging.getLogger(__name__)
+
+
+class History(NamedTuple):
+    """What a step leaves to the next one. References, never copies; all of it detached."""
+
+    images: Tensor
+    """(B, C, ..., H, W): the mixed images."""
+    targets: Tensor
+    """(B, K) float32: the mixed targets."""
+    valid: Tensor
+    """(B,) bool: False for a sample with a non-finite pixel or probability, which is not used."""
+    probs: Tensor | None = None
+    """(B, K) float32: the main head's prediction; None where no consistency is asked for."""
+    masks: Tensor | None = None
+    """(B, H, W) integers: the mixed masks."""
+
+
+class RecursiveMix(Mixer):
+    """The paper's method; `RecursiveMix.paper` is the published setting, step for step.
+
+    Call it, train, then `remember`: the call reads the history and `remember` is its only write. A step
+    with no history to read (the first one, or after `reset`) is not mixed.
+
+    Args:
+        max_area: the pasted share of the image's area is drawn from U(0, max_area), before clipping at
+            the border; in [0, 1]. The paper's alpha.
+        omega: weight of the consistency loss, 0 or more. 0 needs no region head: batches then carry
+            no boxes and `loss` takes the logits alone. The authors use 0.1 on CIFAR-10 and 0.5 on
+            ImageNet (paper.md 1.2).
+        interpolation: how the history is shrunk: "nearest" (the authors'), "bilinear" or "area".
+        across_epochs: keep the history when an epoch begins (see `start_epoch`) instead of dropping it.
+        alpha: another name for ``max_area``; unlike everywhere else it is no Beta parameter.
+        others: see `Mixer`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        max_area: float | None = None,
+        omega: float = 0.5,
+        interpolation: Interpolation = "nearest",
+        across_epochs: bool = False,
+        alpha: float | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init__(num_classes, **others)
+        if max_area is not None and alpha is not None:
+            raise ValueError(f"alpha is max_area by another name: got both, {alpha} and {max_area}")
+        share = max_area if max_area is not None else alpha if alpha is not None else 0.5
+        self.max_area = in_range("max_area", share, 0, 1)
+        if omega < 0:
+            raise ValueError(f"omega is the weight of a loss and must be 0 or more, got {omega}")
+        self.omega = omega
+        self.interpolation = known_interpolation(interpolation)
+        self.across_epochs = across_epochs
+        self.trains_regions = omega > 0
+        self.history: History | None = None
+        self._dropped = torch.zeros((), dtype=torch.long)
+
+    @classmethod
+    def paper(cls, num_classes: int, *, omega: float = 0.5, **others: Any) -> RecursiveMix:
+        """The published method (paper.md 1.2): one box a batch, drawn up to half the area; nearest.
+
+        Call `start_epoch` as each epoch begins, there the history is dropped.
+        """
+        fixed: dict[str, Any] = {"max_area": 0.5, "interpolation": "nearest", "across_epochs": False}
+        return cls(num_classes, omega=omega, **fixed, **others)
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        u = uniform(batch_size if self.per_sample else 1, 2 + len(size), generator)
+        area = torch.where(u[:, 0] < self.prob, u[:, 1] * self.max_area, 0.0)
+        return Draw(boxes=centred_boxes(area, u[:, 2:], size))
+
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        images, targets, masks = inputs
+        past = self._history_for(inputs)
+        batch_size, size = len(images), images.shape[-len(self.spatial_dims) :]
+        whole = torch.tensor([[0] * len(size) + list(size[::-1])]).to(images.device, non_blocking=True)
+        if past is None or draw.boxes is None:
+            return self._with_regions(unmixed(inputs), whole.repeat(batch_size, 1), None)
+
+        # A sample is mixed if there is a sound history sample in its place and its box has an area.
+        lam = (1 - box_shares(draw.boxes, size)).float().to(images.device, non_blocking=True)
+        valid = _to_length(past.valid, batch_size)
+        mixed = valid & (lam < 1)
+        lam = torch.where(mixed, lam, 1.0)
+
+        # Reading a flag is free on a CPU; elsewhere, and in a compiler, it would make the step wait.
+        free = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        every = free and bool(past.valid[:batch_size].all())
+        options: dict[str, Any] = {
+            "dims": len(size),
+            "shrunk": True,
+            "mixed": None if every else mixed,
+            "inplace": self.inplace,
+        }
+        past_targets = torch.where(valid[:, None], _to_length(past.targets, batch_size), 0.0)
+        result = Mixed(
+            paste(images, past.images, draw.boxes, interpolation=self.interpolation, **options),
+            mix_rows(lam, targets, past_targets),
+            lam,
+        )
+        if masks is not None and past.masks is not None:
+            result = result._replace(masks=paste(masks, past.masks, draw.boxes, **options))
+        boxes = torch.where(mixed[:, None], draw.boxes.to(images.device, non_blocking=True), whole)
+        probs = None if past.probs is None else _to_length(past.probs, batch_size)
+        return self._with_regions(
+            result, boxes, None if probs is None else torch.where(mixed[:, None], probs, 0.0)
+        )
+
+    def losses(
+        self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``label`` and ``consistency``: paper.md 1.2, step 6.
+
+        Samples that were not mixed weigh nothing in the consistency, yet the region head's logits are
+        always part of the graph: every parameter has a gradient in every step.
+        """
+        if not self.trains_regions:
+            return super().losses(logits, batch, region_logits)
+        if region_logits is None or batch.history_probs is None:
+            raise ValueError(
+                f"RecursiveMix with omega={self.omega} needs the logits of a region head: call "
+                f"loss(logits, batch, region_logits) with the pair from RegionModel, or build the mixer "
+                f"with omega=0 to train on the fused labels alone"
+            )
+        losses = {"label": self.sample_losses(logits, batch.targets).mean()}
+        agreement = self.sample_losses(region_logits, batch.history_probs)
+        return losses | {"consistency": self.omega * consistency(agreement, batch.lam)}
+
+    @torch.no_grad()
+    def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
+        """Make this step the history of the next one.
+
+        Nothing is copied, so the loop must not refill ``batch.images`` before the next call.
+
+        Args:
+            batch: what this mixer returned.
+            logits: (B, K) of the main head for ``batch.images``; needed unless ``omega`` is 0.
+        """
+        if not self.enabled:
+            self.reset()  # what is old by the time mixing starts again is no history
+        if not (self.enabled and self.training):
+            return
+        images, targets = batch.images.detach(), batch.targets.detach()
+        # A sum is finite exactly if its terms are (and it does not overflow): one cheap pass.
+        check = targets.sum(-1)
+        if images.is_floating_point():
+            wide = torch.float64 if images.dtype == torch.float64 else torch.float32
+            check = check + images.sum(tuple(range(1, images.dim())), dtype=wide)
+        probs = None
+        if self.trains_regions:
+            if logits is None or logits.shape != targets.shape:
+                raise ValueError(
+                    f"remember needs the main head's logits of shape {tuple(targets.shape)}, got "
+                    f"{None if logits is None else tuple(logits.shape)}"
+                )
+            raw = logits.detach().float()
+            probs = raw.softmax(-1) if self.loss_name == "ce" else raw.sigmoid()
+            check = check + probs.sum(-1)
+        valid = torch.isfinite(check)
+        self._dropped = self._dropped + (~valid).sum()
+        self.history = History(images, targets, valid, probs, batch.masks)
+
+    def reset(self) -> None:
+        self.history = None
+
+    def start_epoch(self) -> None:
+        """Drop the history, as the authors' code does at each epoch, unless ``across_epochs``."""
+        if not self.across_epochs:
+            self.reset()
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """``dropped_non_finite``: samples kept out of the history; reading it waits for the device."""
+        return {"dropped_non_finite": int(self._dropped)}
+
+    def state_dict(self) -> dict[str, Any]:
+        history = None if self.history is None else self.history._asdict()
+        return super().state_dict() | {"history": history, "dropped": int(self._dropped)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.history = None if state["history"] is None else History(**state["history"])
+        self._dropped = torch.tensor(state["dropped"])
+
+    def _with_regions(self, result: Mixed, boxes: Tensor, probs: Tensor | None) -> Mixed:
+        """Add boxes and history probabilities, always tensors so that no graph depends on a draw."""
+        if not self.trains_regions:
+            return result
+        zeros = torch.zeros_like(result.targets)
+        return result._replace(boxes=boxes, history_probs=zeros if probs is None else probs)
+
+    def _history_for(self, inputs: Inputs) -> History | None:
+        """The history laid out as the inputs, on their device; None where none fits them."""
+        past, d = self.history, len(self.spatial_dims)
+        if past is None:
+            return None
+        moved = past.images.movedim(self.spatial_dims, tuple(range(-d, 0)))
+        past = past._replace(images=moved)
+        if (
+            moved.shape[1:-d] != inputs.images.shape[1:-d]
+            or past.targets.shape[1] != inputs.targets.shape[1]
+            or (past.masks is None and inputs.masks is not None)
+        ):
+            log.warning("The history does not fit this batch's channels, classes or masks: not mixed.")
+            return None
+        if past.images.device == inputs.images.device:
+            return past
+        device = inputs.images.device
+        fields: dict[str, Any] = past._asdict()
+        moved_fields = {k: t if t is None else t.to(device, non_blocking=True) for k, t in fields.items()}
+        return History(**moved_fields)
+
+
+def _to_length(rows: Tensor, length: int) -> Tensor:
+    """The first ``length`` rows of (B,) or (B, K); missing ones are False or 0."""
+    missing = length - len(rows)
+    if missing <= 0:
+        return rows[:length]
+    return pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing))

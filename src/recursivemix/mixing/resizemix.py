@@ -1,0 +1,51 @@
+"""ResizeMix (Qin et al., arXiv 2012.11101): paste another image of the batch, shrunk whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .boxes import Interpolation
+from .cutmix import paste_partners
+from .draw import Draw, inner_boxes, uniform
+from .mixer import Inputs, Mixed, Mixer, in_range, known_interpolation
+
+
+class ResizeMix(Mixer):
+    """Both sides of the patch are a share ~ U(min_scale, max_scale) of the image's sides.
+
+    The patch lies whole inside the image, anywhere with equal chance; ``lam`` is the share of pixels
+    that are left.
+
+    Args:
+        min_scale, max_scale: bounds of the share of each side, in [0, 1]; the paper's 0.1 and 0.8.
+        interpolation: how the patch is shrunk: "nearest", "bilinear" or "area".
+        others: see `Mixer`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        min_scale: float = 0.1,
+        max_scale: float = 0.8,
+        interpolation: Interpolation = "bilinear",
+        **others: Any,
+    ) -> None:
+        super().__init__(num_classes, **others)
+        self.max_scale = in_range("max_scale", max_scale, 0, 1)
+        self.min_scale = in_range("min_scale", min_scale, 0, max_scale)
+        self.interpolation = known_interpolation(interpolation)
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        count = batch_size if self.per_sample else 1
+        u = uniform(count, 2 + len(size), generator)
+        scale = self.min_scale + (self.max_scale - self.min_scale) * u[:, 1]
+        boxes = inner_boxes(torch.where(u[:, 0] < self.prob, scale, 0.0), u[:, 2:], size)
+        return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
+
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        return paste_partners(
+            inputs, draw, shrunk=True, inplace=self.inplace, interpolation=self.interpolation
+        )

@@ -1,0 +1,1 @@
+"""Who predicts: the region head that any backbone can wear, and the paper's small networks."""
