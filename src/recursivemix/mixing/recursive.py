@@ -232,8 +232,9 @@ class RecursiveMix(Mixer):
             return past
         device = inputs.images.device
         fields: dict[str, Any] = past._asdict()
-        moved_fields = {k: t if t is None else t.to(device, non_blocking=True) for k, t in fields.items()}
-        return History(**moved_fields)
+        for name, tensor in fields.items():
+            fields[name] = tensor if tensor is None else tensor.to(device, non_blocking=True)
+        return History(**fields)
 
 
 def _to_length(rows: Tensor, length: int) -> Tensor:
