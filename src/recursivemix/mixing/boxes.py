@@ -162,7 +162,7 @@ def paste(
         patch = patch[: len(images)] if partners is None else patch.index_select(0, partners)
         if shrunk:
             channels = patch.shape[1:-dims]
-            patch = shrink(patch.flatten(1, -dims - 1), lengths, interpolation)
+            patch = shrink(_one_channel_dim(patch, dims), lengths, interpolation)
             patch = patch.view(len(patch), *channels, *lengths)
         result = images if inplace else images.clone()
         region = result[place][: len(patch)]
@@ -175,7 +175,7 @@ def paste(
     count = len(sources)
     if shrunk:
         channels = sources.shape[1:-dims]
-        canvas = shrink_into(sources.flatten(1, -dims - 1), boxes[:count], size, interpolation)
+        canvas = shrink_into(_one_channel_dim(sources, dims), boxes[:count], size, interpolation)
         sources = canvas.view(count, *channels, *size)
     region = inside(boxes[:count], size)
     if mixed is not None:
@@ -185,6 +185,11 @@ def paste(
     # copy_ keeps the memory format of the images, which the output of where need not have.
     result[:count].copy_(torch.where(region, sources.to(images.dtype), images[:count]))
     return result
+
+
+def _one_channel_dim(images: Tensor, dims: int) -> Tensor:
+    """(B, ..., S1, ..., Sd) as (B, C, S1, ..., Sd), whatever stands between, or nothing."""
+    return images.reshape(len(images), -1, *images.shape[-dims:])
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -50,15 +50,15 @@ def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) float64 draws of Beta(alpha, alpha), as a ratio of two gammas.
+    """(count,) float64 draws of Beta(alpha, alpha), as a share of two gammas.
 
     ``torch.distributions.Beta`` takes no generator, so it cannot be replayed or resumed.
     """
-    shape = torch.full((2, count), alpha, dtype=torch.float64)
-    gammas = torch._standard_gamma(shape, generator=generator)  # (2, count)
-    total = gammas.sum(0)
-    # A tiny alpha can underflow both gammas; the limit of that case is a fair coin.
-    return torch.where(total > 0, gammas[0] / total, (gammas[0] >= gammas[1]).double())
+    # gamma(a) is gamma(a + 1) U^(1/a); in logarithms, since a small alpha underflows the power.
+    shape = torch.full((2, count), alpha + 1, dtype=torch.float64)
+    logs = torch._standard_gamma(shape, generator=generator).log()
+    logs = logs + uniform(2, count, generator).log() / alpha
+    return torch.sigmoid(logs[0] - logs[1])
 
 
 def centred_boxes(area: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:

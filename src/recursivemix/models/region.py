@@ -54,8 +54,8 @@ def _cell_weights(start: Tensor, end: Tensor, scale: float, cells: int) -> Tenso
     # the ceil below turns a rounding error into another number of sample points.
     low = start.float() * scale - 0.5
     extent = (end.float() * scale - 0.5) - low
-    count = extent.ceil().clamp(min=0)  # (B,), at most `cells` for a box inside the image
-    step = torch.arange(cells, device=start.device) + 0.5
+    count = extent.ceil().clamp(min=0)  # (B,), for a box inside the image at most `cells` + 1 for rounding
+    step = torch.arange(cells + 1, device=start.device) + 0.5
     used = step < count[:, None]  # (B, points)
     points = low[:, None] + step * (extent / count.clamp(min=1))[:, None]
     points = points.clamp(0, cells - 1)
@@ -107,7 +107,7 @@ class RegionModel(nn.Module):
         backbone: an image classifier of timm, torchvision or Hugging Face, or any module that maps
             (B, C, H, W) to (B, K) logits and ends in a linear layer.
         feature: name of the submodule whose output is the last feature map; None finds it with one pass
-            of an empty image and keeps the choice in `feature_map`.
+            of a made-up image and keeps the choice in `feature_map`.
         region_head: "separate" is a linear layer of its own (the paper's), "shared" sends the pooled
             region through the backbone's own classifier.
         image_size: (H, W) of that one pass; None tries the size the backbone was made for.
@@ -140,6 +140,7 @@ class RegionModel(nn.Module):
             )
         else:
             self.region_head = SharedHead(backbone, trace, self.feature_map)
+        self._capturing = False
         self._captured: Any = None
         backbone.get_submodule(self.feature_map.name).register_forward_hook(self._capture)
 
@@ -153,7 +154,9 @@ class RegionModel(nn.Module):
         Returns:
             (B, K) logits, exactly the backbone's; with boxes the pair ``logits, region_logits``.
         """
+        self._capturing = boxes is not None
         logits = as_logits(self.backbone(images))
+        self._capturing = False
         captured, self._captured = self._captured, None  # keeps no graph alive
         if boxes is None:
             return logits
@@ -165,7 +168,9 @@ class RegionModel(nn.Module):
         return f"feature={self.feature_map.name!r}, {self.feature_map.layout}"
 
     def _capture(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._captured = output
+        # Not when the backbone is called alone or recomputes for its gradients: nothing would free it.
+        if self._capturing:
+            self._captured = output
 
 
 # Modules that take a pooled vector as it is; every other one is given a map of one cell.
@@ -188,8 +193,9 @@ class SharedHead(nn.Module):
         self._cell = (1, 1, -1) if feature_map.layout == "NHWC" else (-1, 1, 1)
         output = trace.calls[after].output
         whole = [feature_map.as_map(output, trace.image_size).mean((2, 3))]
-        if feature_map.prefix_tokens:
-            whole.append(output[:, 0])
+        tokens = first_tensor(output)
+        if feature_map.prefix_tokens and tokens is not None:
+            whole.append(tokens[:, 0])
         with evaluating(backbone):
             if not any(self._gives(trace.logits, pooled) for pooled in whole):
                 raise ValueError(
@@ -210,9 +216,11 @@ class SharedHead(nn.Module):
 
     def _gives(self, logits: Tensor, pooled: Tensor) -> bool:
         try:
-            return torch.allclose(self(pooled), logits, atol=1e-4, rtol=1e-3)
+            error = (self(pooled) - logits).abs().max()
         except (RuntimeError, ValueError, TypeError):  # a module that wants more than one cell
             return False
+        # Against the logits' own scale: those of a fresh classifier are small, so wrong ones are near.
+        return bool(error <= max(1e-3, 8 * torch.finfo(logits.dtype).eps) * logits.abs().max())
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass of an empty image, in the order in which the submodules finished."""
+    """One forward pass of a made-up image, in the order in which the submodules finished."""
 
     calls: list[Call]
     logits: Tensor
@@ -255,7 +263,9 @@ def trace_backbone(backbone: nn.Module, image_size: tuple[int, int] | None) -> T
                 handles.append(module.register_forward_hook(_recorder(calls, name, leaf)))
         try:
             with evaluating(backbone):
-                image = torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype)
+                # No two cells alike: an average of an empty image's map could not be told from a maximum.
+                image = torch.arange(channels * size[0] * size[1], dtype=torch.float64).sin()
+                image = image.to(weight.device, weight.dtype).view(1, channels, *size)
                 return Trace(calls, as_logits(backbone(image)), size)
         except (RuntimeError, ValueError, AssertionError) as error:
             failures.append(f"{size}: {error}")
@@ -301,10 +311,10 @@ def find_feature_map(
     """The last output of a pass that is a spatial map, or the one of the submodule named."""
     if prefix_tokens is None:
         prefix_tokens = getattr(backbone, "num_prefix_tokens", None)
-    classifier = _classifier_inputs(backbone, trace)
+    widths, classifier = _linear_inputs(backbone, trace)
     maps: dict[str, FeatureMap] = {}  # in the order of the pass; a later call of a name wins
     for call in trace.calls:
-        found = _describe(call, trace.image_size, classifier, prefix_tokens)
+        found = _describe(call, trace.image_size, widths, prefix_tokens)
         if found is not None:
             maps.pop(call.name, None)
             maps[call.name] = found
@@ -321,13 +331,24 @@ def find_feature_map(
             f"no feature map was found in {type(backbone).__name__} on an image of {trace.image_size}: "
             f"no submodule returned (B, C, h, w), (B, h, w, C) or (B, tokens, C) with more than one cell"
         )
-    return list(maps.values())[-1]
+    last = list(maps.values())[-1]
+    if last.layout != "tokens":
+        return last
+    # Attention pooling and auxiliary heads make tokens of their own from the map, at another width.
+    same_width = [found for found in maps.values() if found.channels == classifier]
+    return (same_width or [last])[-1]
 
 
-def _classifier_inputs(backbone: nn.Module, trace: Trace) -> set[int]:
-    """Widths that linear layers take: what tells the channels of a map from its sides."""
-    modules = (backbone.get_submodule(call.name) for call in trace.calls)
-    return {m.in_features for m in modules if isinstance(m, nn.Linear)}
+def _linear_inputs(backbone: nn.Module, trace: Trace) -> tuple[set[int], int | None]:
+    """Widths that linear layers take, which tell the channels of a map from its sides; the classifier's."""
+    widths, classifier = set(), None
+    for call in trace.calls:
+        module = backbone.get_submodule(call.name)
+        if isinstance(module, nn.Linear):
+            widths.add(module.in_features)
+            if call.output.dim() == 2:
+                classifier = module.in_features
+    return widths, classifier
 
 
 def _describe(
@@ -343,6 +364,10 @@ def _describe(
         last = _same_aspect((a, b), image_size) and (
             not _same_aspect((b, c), image_size) or (c in widths and a not in widths)
         )
+        # A side may be a few cells off the aspect (unpadded convolutions); attention's (B, heads, tokens,
+        # width) is further off.
+        if not last and abs(b * image_size[1] - c * image_size[0]) > 3 * max(image_size):
+            return None
         cells, channels = (a * b, c) if last else (b * c, a)
         return FeatureMap(call.name, "NHWC" if last else "NCHW", channels) if cells > 1 else None
     if output.dim() == 3:

@@ -1,0 +1,89 @@
+"""A network by its name: the paper's small ones from here, every other one from timm."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from .cifar import CifarResNet
+from .region import evaluating
+
+SMALL_IMAGE = 64
+"""Images up to this many pixels a side get a stem that keeps their resolution."""
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    f"resnet{depth}": lambda num_classes, depth=depth: CifarResNet(depth, num_classes)  # type: ignore[misc]
+    for depth in (20, 32, 44, 56, 110)
+}
+
+
+def create_model(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """A freshly initialised classifier of (B, 3, image_size, image_size) images.
+
+    Args:
+        name: a key of `MODELS`, or any model that timm knows.
+        num_classes: K.
+        image_size: pixels a side; up to 64 the network gets a small stem (see `use_small_stem`), and a
+            transformer patches of an eighth of the side.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known ones; a network that can't take this size.
+    """
+    if name in MODELS:
+        return MODELS[name](num_classes)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=5)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ValueError(f"unknown model {name!r}: {hint}")
+    small = image_size <= SMALL_IMAGE
+    failure: Exception | None = None
+    # Networks of a fixed input size, mostly transformers, must be told theirs.
+    attempts: tuple[dict[str, Any], ...] = (
+        {"img_size": image_size, "patch_size": max(1, image_size // 8)},
+        {"img_size": image_size},
+        {},
+    )
+    for sizes in attempts:
+        if "patch_size" in sizes and not small:
+            continue
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **sizes)
+            if small and "img_size" not in sizes:
+                use_small_stem(model)
+            with evaluating(model):
+                model(torch.zeros(1, 3, image_size, image_size))
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            failure = error
+            continue
+        return model
+    raise ValueError(f"model {name!r} can't take images of {image_size} pixels: {failure}")
+
+
+def use_small_stem(model: nn.Module) -> None:
+    """Keep the resolution of small images: a 3x3 stem of stride 1, and no pooling after it.
+
+    Changes the first convolution if it strides, and a max pooling that follows before the first block, as
+    CIFAR versions of ImageNet networks do.
+    """
+    stem_name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    if max(stem.stride) == 1:
+        return
+    if max(stem.kernel_size) > 3:
+        small = nn.Conv2d(
+            stem.in_channels, stem.out_channels, 3, 1, 1, groups=stem.groups, bias=stem.bias is not None
+        )
+        nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+        parent, _, child = stem_name.rpartition(".")
+        setattr(model.get_submodule(parent), child, small)
+    else:
+        stem.stride = (1, 1)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MaxPool2d):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, nn.Identity())
+            return

@@ -1,0 +1,1 @@
+"""The Lightning side: the module, its loaders, the run. Names no single mixing method."""

@@ -1,0 +1,296 @@
+"""RecursiveMix against the paper: a slow twin written in loops, its history step by step, its extras."""
+
+import io
+import math
+
+import pytest
+import torch
+
+from recursivemix import RecursiveMix
+
+K = 7
+
+
+class PaperInLoops:
+    """The method as paper.md 1.2 tells it, in plain Python numbers and lists. Independent of the package.
+
+    Its only random source is a torch stream of the same seed: gate, area, centre row and centre column.
+    """
+
+    def __init__(self, seed, alpha=0.5, omega=0.5):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.alpha, self.omega = alpha, omega
+        self.past = None
+
+    def epoch(self):
+        self.past = None
+
+    def mix(self, images, labels):
+        """images: nested lists [B][C][H][W]; returns mixed images, targets, lam, box."""
+        height, width = len(images[0][0]), len(images[0][0][0])
+        _, u, v_row, v_column = torch.rand(1, 4, generator=self.generator, dtype=torch.float64)[0].tolist()
+        targets = [[1.0 if k == label else 0.0 for k in range(K)] for label in labels]
+        if self.past is None:
+            return images, targets, 1.0, None
+        side = math.sqrt(u * self.alpha)
+        half_w, half_h = math.floor(width * side) // 2, math.floor(height * side) // 2
+        row, column = int(v_row * height), int(v_column * width)
+        x1, x2 = max(column - half_w, 0), min(column + half_w, width)
+        y1, y2 = max(row - half_h, 0), min(row + half_h, height)
+        if x2 <= x1 or y2 <= y1:
+            return images, targets, 1.0, None
+        lam = 1 - (x2 - x1) * (y2 - y1) / (height * width)
+        past_images, past_targets, _ = self.past
+        mixed = []
+        for i, image in enumerate(images):
+            rows = []
+            for c, channel in enumerate(image):
+                rows.append([line[:] for line in channel])
+                source = past_images[i][c]
+                for y in range(y1, y2):
+                    for x in range(x1, x2):
+                        from_y = (y - y1) * len(source) // (y2 - y1)
+                        from_x = (x - x1) * len(source[0]) // (x2 - x1)
+                        rows[-1][y][x] = source[from_y][from_x]
+            mixed.append(rows)
+        fused = [
+            [lam * new + (1 - lam) * old for new, old in zip(target, past_targets[i], strict=True)]
+            for i, target in enumerate(targets)
+        ]
+        return mixed, fused, lam, (x1, y1, x2, y2)
+
+    def loss(self, logits, region_logits, targets, lam):
+        label = sum(cross_entropy(z, t) for z, t in zip(logits, targets, strict=True)) / len(logits)
+        if lam == 1:
+            return label
+        past_logits = self.past[2]
+        pairs = zip(region_logits, past_logits[: len(logits)], strict=True)
+        agreement = sum(cross_entropy(z, softmax(p)) for z, p in pairs) / len(logits)
+        return label + self.omega * (1 - lam) * agreement
+
+    def remember(self, images, targets, logits):
+        self.past = (images, targets, logits)
+
+
+def softmax(logits):
+    top = max(logits)
+    powers = [math.exp(z - top) for z in logits]
+    return [p / sum(powers) for p in powers]
+
+
+def cross_entropy(logits, target):
+    return -sum(t * math.log(p) for t, p in zip(target, softmax(logits), strict=True))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 13), (11, 6)])
+def test_agrees_with_the_paper_in_loops_over_a_hundred_steps(size):
+    """Pixel for pixel, label for label, loss for loss: two epochs, each with a short last batch."""
+    mixer = RecursiveMix.paper(K, omega=0.3, seed=17)
+    twin = PaperInLoops(seed=17, omega=0.3)
+    source = torch.Generator().manual_seed(0)
+    mixed_steps = 0
+    for t in range(100):
+        if t % 50 == 0:
+            mixer.start_epoch()
+            twin.epoch()
+        batch_size = 3 if t % 50 == 49 else 4
+        images = torch.randn(batch_size, 2, *size, generator=source)
+        labels = torch.randint(K, (batch_size,), generator=source)
+        logits, region_logits = 3 * torch.randn(2, batch_size, K, generator=source)
+
+        batch = mixer(images, labels)
+        loss = mixer.loss(logits, batch, region_logits)
+        mixer.remember(batch, logits)
+
+        twin_images, twin_targets, lam, box = twin.mix(images.tolist(), labels.tolist())
+        twin_loss = twin.loss(logits.tolist(), region_logits.tolist(), twin_targets, lam)
+        twin.remember(twin_images, twin_targets, logits.tolist())
+
+        assert batch.images.tolist() == twin_images
+        torch.testing.assert_close(batch.targets, torch.tensor(twin_targets), atol=1e-6, rtol=0)
+        assert loss.item() == pytest.approx(twin_loss, abs=1e-5)
+        assert batch.lam.tolist() == pytest.approx([lam] * batch_size, abs=1e-7)
+        whole = (0, 0, size[1], size[0])
+        assert batch.boxes.tolist() == [list(box or whole)] * batch_size
+        mixed_steps += lam < 1
+    assert mixed_steps > 60  # narrow images often draw an empty box
+
+
+def test_history_step_by_step():
+    """After each call, what is read and what is stored."""
+    mixer = RecursiveMix(K, seed=1)
+    first, second = torch.full((2, 1, 32, 32), 1.0), torch.full((2, 1, 32, 32), 2.0)
+    labels = torch.tensor([1, 1])
+    assert mixer.history is None
+
+    batch = mixer(first, labels)
+    assert batch.images is first
+    assert mixer.history is None  # the call reads, it never writes
+
+    logits = torch.randn(2, K, requires_grad=True)
+    mixer.remember(batch, logits)
+    assert mixer.history.images.data_ptr() == first.data_ptr()  # a reference, no copy
+    assert not mixer.history.probs.requires_grad
+    torch.testing.assert_close(mixer.history.probs, logits.detach().softmax(-1))
+
+    mixed = mixer(second, torch.tensor([2, 2]))
+    assert set(mixed.images.unique().tolist()) == {1.0, 2.0}
+    assert mixer.history.images.data_ptr() == first.data_ptr()
+    assert torch.equal(mixed.history_probs, mixer.history.probs)
+
+    mixer.remember(mixed, logits)
+    third = mixer(torch.full((2, 1, 32, 32), 3.0), torch.tensor([3, 3]))
+    assert mixer.history.images is not first
+    # The recursion: the first label is still there, weighted twice.
+    expected = (1 - third.lam[0]) * (1 - mixed.lam[0])
+    assert third.targets[0, 1].item() == pytest.approx(expected.item(), abs=1e-6)
+
+    mixer.reset()
+    assert mixer.history is None
+    assert (mixer(second, labels).lam == 1).all()
+
+
+def test_epochs_begin_without_history_unless_told():
+    for across, kept in ((False, False), (True, True)):
+        mixer = RecursiveMix(K, across_epochs=across)
+        mixer.remember(mixer(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])), torch.zeros(2, K))
+        mixer.start_epoch()
+        assert (mixer.history is not None) == kept
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("size", [(24, 10), (9, 31), (32, 32)])
+def test_the_box_points_at_the_patch(size, per_sample):
+    """The authors' first release had the box transposed (paper.md 1.3, point 1)."""
+    mixer = RecursiveMix(K, per_sample=per_sample, seed=2)
+    labels = torch.zeros(3, dtype=torch.long)
+    for _ in range(20):
+        mixer.reset()
+        mixer.remember(mixer(torch.ones(3, 1, *size), labels), torch.zeros(3, K))
+        batch = mixer(torch.zeros(3, 1, *size), labels)
+        for image, (x1, y1, x2, y2), lam in zip(batch.images, batch.boxes.tolist(), batch.lam, strict=True):
+            if lam == 1:
+                assert (x1, y1, x2, y2) == (0, 0, size[1], size[0])
+                assert image.sum() == 0
+                continue
+            assert image[0, y1:y2, x1:x2].all()
+            assert image.sum() == (y2 - y1) * (x2 - x1)
+
+
+def test_samples_without_a_partner_stay_unmixed():
+    mixer = RecursiveMix(K, seed=3)
+    mixer.remember(mixer(torch.ones(2, 3, 16, 16), torch.tensor([1, 1])), torch.zeros(2, K))
+    for per_sample in (False, True):
+        mixer.per_sample = per_sample
+        batch = mixer(torch.zeros(5, 3, 16, 16), torch.tensor([0] * 5))
+        assert (batch.lam[2:] == 1).all()
+        assert (batch.images[2:] == 0).all()
+        assert (batch.targets[2:, 0] == 1).all()
+        assert batch.boxes[2:].tolist() == [[0, 0, 16, 16]] * 3
+        assert (batch.history_probs[2:] == 0).all()
+        assert (batch.lam[:2] < 1).any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["pixel", "logits"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_nothing_non_finite_is_read_from_the_history(value, where, per_sample):
+    mixer = RecursiveMix(K, seed=4, per_sample=per_sample)
+    images, logits = torch.ones(4, 3, 32, 32), torch.zeros(4, K)
+    (images[2, 1, 13, 17:18] if where == "pixel" else logits[2]).fill_(value)
+    labels = torch.zeros(4, dtype=torch.long)
+    mixer.remember(mixer(images, labels), logits)
+    assert mixer.stats == {"dropped_non_finite": 1}
+    for _ in range(5):
+        batch = mixer(torch.zeros(4, 3, 32, 32), labels + 1)
+        assert torch.isfinite(batch.images).all()
+        assert batch.lam[2] == 1
+        assert (batch.images[2] == 0).all()
+        assert torch.isfinite(mixer.loss(torch.zeros(4, K), batch, torch.zeros(4, K)))
+    assert (batch.lam[[0, 1, 3]] < 1).any()
+    mixer.remember(batch, torch.zeros(4, K))
+    assert mixer.history.valid.all()
+    assert mixer.stats == {"dropped_non_finite": 1}
+
+
+def test_history_that_does_not_fit_is_not_used(caplog):
+    mixer = RecursiveMix(K)
+    mixer.remember(mixer(torch.ones(2, 3, 8, 8), torch.tensor([0, 1])), torch.zeros(2, K))
+    batch = mixer(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+    assert (batch.lam == 1).all()
+    assert "does not fit" in caplog.text
+
+
+def test_switching_off_forgets():
+    """What is old by the time mixing starts again is no history."""
+    mixer = RecursiveMix(K)
+    step = lambda: mixer.remember(mixer(torch.ones(2, 3, 8, 8), torch.tensor([0, 1])), torch.zeros(2, K))  # noqa: E731
+    step()
+    mixer.enabled = False
+    step()
+    assert mixer.history is None
+    mixer.enabled = True
+    step()
+    mixer.eval()
+    kept = mixer.history
+    step()
+    assert mixer.history is kept  # evaluation neither reads nor writes
+
+
+def test_omega_zero_needs_no_regions():
+    mixer = RecursiveMix(K, omega=0)
+    for t in range(3):
+        batch = mixer(torch.full((2, 3, 8, 8), float(t)), torch.tensor([t, t]))
+        assert batch.boxes is None
+        assert batch.history_probs is None
+        mixer.loss(torch.zeros(2, K), batch)
+        mixer.remember(batch)
+    assert batch.lam[0] < 1
+
+
+def test_state_holds_plain_values_and_tensors():
+    mixer = RecursiveMix(K)
+    masks = torch.ones(2, 8, 8, dtype=torch.long)
+    batch = mixer(torch.ones(2, 3, 8, 8), torch.tensor([0, 1]), masks=masks)
+    mixer.remember(batch, torch.zeros(2, K))
+    file = io.BytesIO()
+    torch.save(mixer.state_dict(), file)
+    file.seek(0)
+    other = RecursiveMix(K)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.history.images, batch.images)
+    assert torch.equal(other.history.masks, masks)
+    assert other.stats == mixer.stats
+
+
+def test_alpha_is_max_area():
+    assert RecursiveMix(K, alpha=0.3).max_area == RecursiveMix(K, max_area=0.3).max_area == 0.3
+    paper = RecursiveMix.paper(K)
+    assert (paper.max_area, paper.omega, paper.interpolation) == (0.5, 0.5, "nearest")
+
+
+def test_integer_images_keep_their_values():
+    """A uint8 history is pasted as it is by nearest, and rounded by the others."""
+    for interpolation in ("nearest", "bilinear", "area"):
+        mixer = RecursiveMix(K, interpolation=interpolation, omega=0)
+        for value in (200, 7):
+            batch = mixer(torch.full((2, 3, 16, 16), value, dtype=torch.uint8), torch.tensor([0, 1]))
+            mixer.remember(batch)
+        assert batch.images.dtype == torch.uint8
+        assert set(batch.images.unique().tolist()) == {7, 200}
+
+
+def test_consistency_has_the_gradient_of_the_kl_divergence():
+    """The figure says KL, the code soft cross-entropy: the same gradient (paper.md 1.2)."""
+    mixer = RecursiveMix(K, omega=0.7, seed=5)
+    past = torch.randn(3, K)
+    mixer.remember(mixer(torch.ones(3, 3, 16, 16), torch.tensor([0, 1, 2])), past)
+    batch = mixer(torch.zeros(3, 3, 16, 16), torch.tensor([0, 1, 2]))
+    assert batch.lam[0] < 1
+    region_logits = torch.randn(3, K, requires_grad=True)
+    (ours,) = torch.autograd.grad(
+        mixer.losses(torch.zeros(3, K), batch, region_logits)["consistency"], region_logits
+    )
+    kl = torch.nn.functional.kl_div(region_logits.log_softmax(-1), past.softmax(-1), reduction="batchmean")
+    (theirs,) = torch.autograd.grad(0.7 * (1 - batch.lam[0]) * kl, region_logits)
+    torch.testing.assert_close(ours, theirs)
