@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_fit(parser: DashedParser, settings: Namespace) -> None:
     """Train, and leave a run folder behind; or nothing, if the run can't begin."""
-    chosen = parser.instantiate_classes(settings)
+    chosen = parser.instantiate(settings)
     try:
         names = [field.name for field in dataclasses.fields(FitConfig)]
         prepared = prepare(FitConfig(**{name: chosen[name] for name in names}))
@@ -115,7 +115,7 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     except (ValueError, OSError) as error:
         raise UsageError(error) from error
     folder = prepared.folder
-    (folder / "config.yaml").write_text(parser.dump(settings, skip_none=False))
+    (folder / "config.yaml").write_text(parser.dump(settings, skip_unset=False))
     gallery = MixedBatchGallery(
         folder / "mixed_batches.png", prepared.data.classes, prepared.data.mean, prepared.data.std
     )
@@ -172,6 +172,8 @@ def fit_record(prepared: Prepared, result: Result, config: str) -> dict[str, Any
 def print_result(prepared: Prepared, result: Result) -> None:
     """The short table at the end of a run."""
     table = Table(title=f"{prepared.config.model}, {prepared.config.mixer}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is only of use whole
     count = len(prepared.data.evaluation)
     table.add_row("accuracy, last epoch", f"{result.acc1:.2f} % of {count} images ({prepared.data.split})")
     table.add_row("accuracy, best epoch", f"{result.best_acc1:.2f} % (epoch {result.best_epoch})")

@@ -175,7 +175,7 @@ def fit(prepared: Prepared, callbacks: Sequence[Callback] = (), **trainer_option
     } | {name: value for name, value in trainer_options.items() if value is not None}
     own = options.pop("callbacks", None) or []
     options["callbacks"] = [epochs, last, best, *callbacks, *(own if isinstance(own, list) else [own])]
-    logger = TensorBoardLogger(folder, name=None, version="tensorboard")
+    logger = TensorBoardLogger(folder, name="tensorboard", version="")
     options["logger"] = options.get("logger", logger)
     with quiet_lightning():
         trainer = Trainer(**options)

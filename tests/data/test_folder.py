@@ -1,0 +1,126 @@
+"""Folders of images: what is found, and what is refused with which words."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from conftest import write_images
+from recursivemix.data.digits import digits
+from recursivemix.data.folder import FolderImages, UnreadableImageError, hold_out, image_folder
+from recursivemix.data.images import Prepared, denormalise, evaluation_transform, train_transform
+
+
+def test_finds_splits_classes_and_size(image_root):
+    data = image_folder(image_root)
+    assert data.classes == ("blue", "green", "red")
+    assert (len(data.train), len(data.evaluation), data.image_size, data.split) == (36, 15, 16, "val")
+    image, label = data.train[0]
+    assert (image.shape, image.dtype, label) == ((3, 16, 16), torch.uint8, 0)
+
+
+def test_test_split_stands_in_for_val(image_root):
+    (image_root / "val").rename(image_root / "test")
+    assert image_folder(image_root).split == "test"
+
+
+def test_one_folder_is_split_by_class_and_always_alike(image_root):
+    flat = image_root / "train"
+    data, again, other = (image_folder(flat, val_split=0.25, seed=s) for s in (1, 1, 2))
+    assert (len(data.train), len(data.evaluation), data.split) == (27, 9, "held out")
+    assert [label for _, label in data.evaluation.files] == [0] * 3 + [1] * 3 + [2] * 3
+    assert data.evaluation.files == again.evaluation.files
+    assert data.evaluation.files != other.evaluation.files
+    assert not set(data.train.files) & set(data.evaluation.files)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+def test_a_share_leaves_images_on_both_sides(share):
+    files = [(Path(str(i)), i % 2) for i in range(6)]
+    kept, held = hold_out(files, ("a", "b"), share, seed=0)
+    for part in (kept, held):
+        assert {label for _, label in part} == {0, 1}
+    assert sorted(kept + held) == sorted(files)
+
+
+def test_large_images_get_224_pixels(image_root):
+    write_images(image_root / "train" / "red", 4, size=(300, 200))
+    assert image_folder(image_root).image_size == 224
+    assert image_folder(image_root, image_size=48).image_size == 48
+
+
+@pytest.mark.parametrize("size", [16, 100])
+def test_transforms_give_the_size_for_any_image(image_root, size):
+    write_images(image_root / "train" / "red", 3, size=(37, 21))
+    Image.new("L", (9, 30)).save(image_root / "train" / "red" / "grey.png")
+    Image.new("RGBA", (30, 9)).save(image_root / "train" / "red" / "alpha.png")
+    data = image_folder(image_root, image_size=size)
+    for transform in (train_transform(data), evaluation_transform(data)):
+        images = Prepared(data.train, transform)
+        for index in range(len(images)):
+            image, _ = images[index]
+            assert (image.shape, image.dtype) == ((3, size, size), torch.float32)
+
+
+def test_denormalise_undoes_normalise(image_root):
+    data = image_folder(image_root)
+    image, _ = Prepared(data.evaluation, evaluation_transform(data))[0]
+    raw, _ = data.evaluation[0]
+    torch.testing.assert_close(
+        denormalise(image[None], data.mean, data.std)[0], raw / 255, atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "there is no folder"),
+        (lambda root: shutil.rmtree(root / "val"), "no val or test folder.*--val-split"),
+        (lambda root: [p.unlink() for p in (root / "train" / "red").iterdir()], "red holds no image"),
+        (lambda root: shutil.rmtree(root / "val" / "red"), "only in train: red; only in val: none"),
+        (lambda root: (root / "val" / "red").rename(root / "val" / "rot"), "only in val: rot"),
+        (
+            lambda root: [shutil.rmtree(root / "train" / name) for name in ("red", "green")],
+            "at least two classes, found only 'blue'",
+        ),
+    ],
+)
+def test_an_unusable_folder_says_what_to_mend(image_root, spoil, message):
+    spoil(image_root)
+    with pytest.raises(ValueError, match=message):
+        image_folder(image_root)
+
+
+def test_wrong_shares_are_named(image_root):
+    with pytest.raises(ValueError, match="has a val folder, so --val-split"):
+        image_folder(image_root, val_split=0.2)
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\), got 1"):
+        image_folder(image_root / "train", val_split=1)
+    write_images(image_root / "train" / "single", 1)
+    with pytest.raises(ValueError, match="'single' has one image"):
+        image_folder(image_root / "train", val_split=0.5)
+
+
+def test_an_unreadable_image_names_its_file(tmp_path):
+    for name, content in {"text.png": b"no image", "empty.jpg": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=name):
+            FolderImages([(tmp_path / name, 0)])[0]
+    write_images(tmp_path, 1, size=(64, 64))
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((tmp_path / "0.png").read_bytes()[:3000])
+    with pytest.raises(UnreadableImageError, match=r"cut\.png"):
+        FolderImages([(cut, 0)])[0]
+
+
+def test_digits_are_split_once_and_for_all():
+    first, second = digits(), digits()
+    assert (len(first.train), len(first.evaluation), len(first.classes)) == (1437, 360, 10)
+    assert torch.equal(first.evaluation.images, second.evaluation.images)
+    counts = torch.bincount(first.evaluation.labels)
+    assert counts.min() >= 34
+    assert counts.max() <= 38
+    assert (first.train.images.shape, first.train.images.dtype) == ((1437, 3, 32, 32), torch.uint8)
+    assert not first.flip

@@ -1,0 +1,101 @@
+"""The house: what imports what, and that the docstrings tell the arguments there are."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import recursivemix
+
+SOURCE = Path(recursivemix.__file__).parent
+LIBRARY = [*(SOURCE / "mixing").glob("*.py"), SOURCE / "models" / "region.py"]
+# design.md: a folder uses only folders above it.
+ORDER = [
+    "mixing",
+    "models",
+    "data",
+    "training",
+    "evaluation",
+    "explain",
+    "report",
+    "compare",
+    "transfer",
+    "cli",
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of the modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    package = ["recursivemix", *path.relative_to(SOURCE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            names.add(".".join([*base, *([node.module] if node.module else [])]))
+    return names
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.name)
+def test_the_drop_in_part_needs_torch_alone(path):
+    allowed = set(sys.stdlib_module_names) | {"torch"}
+    for name in imported(path):
+        assert name.split(".")[0] in allowed or name.startswith("recursivemix.mixing"), name
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_folder_uses_only_folders_above_it(path):
+    stage = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if stage not in ORDER:
+        return  # the public names
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "recursivemix" and len(parts) > 1:
+            assert ORDER.index(parts[1]) <= ORDER.index(stage), f"{path} imports {name}"
+
+
+def test_importing_needs_torch_alone():
+    """In a fresh interpreter, nothing of the extras is imported."""
+    code = (
+        "import sys, recursivemix\n"
+        "extras = {'lightning', 'timm', 'torchvision', 'torchmetrics', 'jsonargparse', 'sklearn'}\n"
+        "sys.exit(', '.join(extras & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_names_a_missing_extra():
+    code = "import sys; sys.modules['lightning'] = None\nimport recursivemix.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'recursivemix[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+PUBLIC = [
+    getattr(recursivemix, name) for name in recursivemix.__all__ if name not in ("MIXERS", "__version__")
+]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda t: t.__name__)
+def test_docstrings_tell_every_argument(thing):
+    """Each argument of a public constructor or function stands in its docstring."""
+    document = inspect.getdoc(thing)
+    assert document
+    document += inspect.getdoc(recursivemix.Mixer)  # what the mixers share is told there
+    if hasattr(thing, "_fields") or hasattr(thing, "__dataclass_fields__"):
+        return  # every field carries its own
+    parameters = inspect.signature(thing).parameters.values()
+    for parameter in parameters:
+        if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in ("num_classes", "name"):
+            assert parameter.name in document
+
+
+def test_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert version("recursivemix") == recursivemix.__version__

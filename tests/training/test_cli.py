@@ -1,0 +1,214 @@
+"""The command line as a person uses it: a run, its folder, the same accuracy again, and every refusal."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from conftest import write_images
+from recursivemix.cli import main
+
+FAST = ["--epochs", "2", "--batch-size", "12", "--workers", "0", "--device", "cpu", "--lr", "0.05"]
+pytestmark = pytest.mark.filterwarnings(
+    # Lightning's and its dependencies' own calls; nothing that this project can mend.
+    "ignore:.*LeafSpec.*",
+    "ignore:.*does not have many workers.*",
+    "ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning",
+)
+
+
+@pytest.fixture
+def run(image_root, tmp_path):
+    """The folder of a finished run on the small images."""
+    folder = tmp_path / "run"
+    assert main(["fit", "--data", str(image_root), "--out", str(folder), "--seed", "3", *FAST]) == 0
+    return folder
+
+
+def test_the_run_ends_with_a_table(image_root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", "--data", str(image_root), "--out", str(out), *FAST]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((out / "record.json").read_text())
+    assert f"{record['acc1_last']:.2f} % of 15 images (val)" in printed
+    assert "images/s" in printed
+    joined = printed.replace("│", "").replace("\n", "").replace(" ", "")
+    assert str(out) in joined
+
+
+def test_a_run_folder_holds_everything(run):
+    record = json.loads((run / "record.json").read_text())
+    assert record["seed"] == 3
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert record["data"]["train_images"] == 36
+    assert [row["epoch"] for row in record["epochs"]] == [1, 2]
+
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for column in ("acc_mixed", "acc_clean", "acc1", "val_loss", "loss_label", "loss_consistency", "lr"):
+        assert torch.isfinite(torch.tensor(float(rows[-1][column])))
+    assert float(rows[-1]["acc1"]) == record["acc1_last"]
+
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert (settings["seed"], settings["epochs"], settings["mixer"]) == (3, 2, "recursivemix")
+    assert list((run / "tensorboard").glob("events.*"))
+    assert (run / "mixed_batches.png").stat().st_size > 5000
+
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "mixer"} <= set(checkpoint)
+    assert checkpoint["mixer"]["history"]["images"].shape[1:] == (3, 16, 16)
+
+
+def test_test_gives_the_same_accuracy_again(run, image_root, capsys):
+    record = json.loads((run / "record.json").read_text())
+    capsys.readouterr()
+    arguments = ["test", "--checkpoint", str(run / "checkpoints" / "last.ckpt"), "--data", str(image_root)]
+    assert main([*arguments, "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{record['acc1_last']:.2f} %" in printed
+    assert f"{record['epochs'][-1]['val_loss']:.4f}" in printed
+
+
+def test_the_same_seed_gives_the_same_run(image_root, tmp_path):
+    records = []
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        assert (
+            main(["fit", "--data", str(image_root), "--out", str(tmp_path / name), "--seed", seed, *FAST])
+            == 0
+        )
+        rows = json.loads((tmp_path / name / "record.json").read_text())["epochs"]
+        records.append([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
+    assert records[0] == records[1]
+    assert records[0] != records[2]
+
+
+@pytest.mark.parametrize("mixer", ["none", "mixup", "cutmix", "resizemix"])
+def test_every_mixer_trains(mixer, image_root, tmp_path):
+    out = tmp_path / "run"
+    longer = ["--epochs", "10"] if mixer == "none" else []
+    command = ["fit", "--data", str(image_root), "--out", str(out), "--mixer", mixer, *FAST, *longer]
+    assert main(command) == 0
+    record = json.loads((out / "record.json").read_text())
+    assert "loss_consistency" not in record["epochs"][0]
+    if mixer == "none":
+        assert record["acc1_last"] == 100  # the colour tells the class
+
+
+def test_options_of_mixer_model_and_trainer(image_root, tmp_path):
+    arguments = [
+        "--model", "vit_tiny_patch16_224", "--region-head", "shared",
+        "--mixer-options.omega", "0.1", "--mixer-options.per-sample", "true",
+        "--trainer.max-epochs", "1", "--trainer.limit-train-batches=2",
+    ]  # fmt: skip
+    assert main(["fit", "--data", str(image_root), "--out", str(tmp_path / "run"), *FAST, *arguments]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["config"]["mixer_options"] == {"omega": 0.1, "per_sample": True}
+    assert len(record["epochs"]) == 1
+
+
+def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--epochs", "7", "--print-config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["epochs"] == 7
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data: {image_root}\nmixer: cutmix\nepochs: 9\nworkers: 0\nbatch_size: 12\n")
+    assert main(["fit", "--config", str(file), "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["config"]["mixer"], record["config"]["epochs"]) == ("cutmix", 1)
+
+
+def test_one_folder_with_val_split(image_root, tmp_path, capsys):
+    flat = str(image_root / "train")
+    assert main(["fit", "--data", flat, "--val-split", "0.25", "--out", str(tmp_path / "run"), *FAST]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["data"]["evaluation_images"] == 9
+    capsys.readouterr()
+    last = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert main(["test", "--checkpoint", last, "--data", flat, "--workers", "0"]) == 0
+    assert f"{record['acc1_last']:.2f} %" in capsys.readouterr().out
+
+
+def spoil_nothing(root):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "message"),
+    [
+        (spoil_nothing, ["--model", "resnet19"], "unknown model 'resnet19'"),
+        (spoil_nothing, ["--mixer", "cutmx"], "unknown mixer 'cutmx'"),
+        (spoil_nothing, ["--mixer-options.omeja", "1"], "does not take these options"),
+        (spoil_nothing, ["--mixer-options.omega", "-1"], "omega"),
+        (spoil_nothing, ["--epochs", "0"], "--epochs must be at least 1"),
+        (spoil_nothing, ["--lr", "-1"], "--lr must be above 0"),
+        (shutil.rmtree, [], "there is no folder"),
+        (lambda root: shutil.rmtree(root / "val"), [], "no val or test folder"),
+        (lambda root: shutil.rmtree(root / "val" / "red"), [], "differ in their classes"),
+        (lambda root: [p.unlink() for p in (root / "train" / "red").iterdir()], [], "holds no image"),
+        (lambda root: (root / "train" / "red" / "7.png").write_bytes(b"no"), [], "red/7.png"),
+        (lambda root: (root / "val" / "red" / "2.png").write_bytes(b"no"), [], "red/2.png"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_refusal_is_one_line_and_leaves_nothing(
+    image_root, tmp_path, capsys, spoil, arguments, message, workers
+):
+    spoil(image_root)
+    if workers == "1" and "png" not in message:
+        return  # refused before any worker starts
+    out = tmp_path / "runs" / "run"
+    command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--workers", workers, *arguments]
+    assert main(command) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    last = errors[-1]
+    assert last.startswith("recursivemix fit: error: ")
+    assert message in last
+    assert "Traceback" not in "".join(errors)
+    assert not out.exists()
+
+
+def test_a_used_folder_is_not_written_into(image_root, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("kept")
+    assert main(["fit", "--data", str(image_root), "--out", str(tmp_path / "run"), *FAST]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_checkpoints_that_do_not_fit(run, image_root, tmp_path, capsys):
+    last = str(run / "checkpoints" / "last.ckpt")
+    write_images(image_root / "train" / "violet", 3)
+    write_images(image_root / "val" / "violet", 3)
+    noise = tmp_path / "noise.ckpt"
+    noise.write_bytes(b"nothing")
+    for arguments, message in [
+        (["--checkpoint", last], "trained on a folder of images"),
+        (["--checkpoint", last, "--data", str(image_root)], "knows 3 classes"),
+        (["--checkpoint", str(tmp_path / "none.ckpt")], "there is no checkpoint"),
+        (["--checkpoint", str(noise)], "is no checkpoint of recursivemix fit"),
+    ]:
+        capsys.readouterr()
+        assert main(["test", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_unknown_option_ends_with_code_two(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--epoch-count", "3"])
+    assert stop.value.code == 2
+    assert "epoch_count" in capsys.readouterr().err.replace("-", "_")
+
+
+def test_help_writes_options_with_dashes(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    printed = capsys.readouterr().out
+    for option in ("--data", "--val-split", "--batch-size", "--print-config", "--trainer.max-epochs"):
+        assert option in printed
+    assert "--batch_size" not in printed
