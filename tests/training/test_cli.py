@@ -212,3 +212,12 @@ def test_help_writes_options_with_dashes(capsys):
     for option in ("--data", "--val-split", "--batch-size", "--print-config", "--trainer.max-epochs"):
         assert option in printed
     assert "--batch_size" not in printed
+
+
+def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_path):
+    out = tmp_path / "run"
+    command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5"]
+    assert main([*command, "--trainer.check-val-every-n-epoch", "2"]) == 0
+    record = json.loads((out / "record.json").read_text())
+    assert ["acc1" in row for row in record["epochs"]] == [False, True, False, True, True]
+    assert record["acc1_last"] == record["epochs"][-1]["acc1"]

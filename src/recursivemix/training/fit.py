@@ -180,8 +180,12 @@ def fit(prepared: Prepared, callbacks: Sequence[Callback] = (), **trainer_option
     with quiet_lightning():
         trainer = Trainer(**options)
         trainer.fit(prepared.module, datamodule=prepared.loaders)
-    rows = epochs.rows
-    best_row = max(rows, key=lambda row: row["acc1"])
+        rows = epochs.rows
+        if "acc1" not in rows[-1]:  # trainer.check_val_every_n_epoch skipped the last epoch
+            loader = prepared.loaders.evaluation_dataloader()
+            (metrics,) = trainer.validate(prepared.module, loader, verbose=False)
+            rows[-1] |= {name: float(value) for name, value in metrics.items()}
+    best_row = max(rows, key=lambda row: row.get("acc1", 0.0))
     seen = len(prepared.data.train) * len(rows)
     return Result(
         folder=folder,
