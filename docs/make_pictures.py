@@ -1,0 +1,37 @@
+"""Draws the pictures of README and docs from data that ships with scikit-learn.
+
+python docs/make_pictures.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recursivemix import RecursiveMix
+from recursivemix.data.digits import digits
+from recursivemix.data.images import Prepared, evaluation_transform
+from recursivemix.explain.gallery import draw_gallery
+
+STEPS, SAMPLES = 4, 8
+
+
+def main() -> None:
+    """Four consecutive steps of the paper's method."""
+    data = digits()
+    images = Prepared(data.train, evaluation_transform(data))
+    mixer = RecursiveMix.paper(len(data.classes), seed=0)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    batches = []
+    for step in range(STEPS):
+        samples = [images[i] for i in order[step * SAMPLES : (step + 1) * SAMPLES]]
+        batch = mixer(torch.stack([s[0] for s in samples]), torch.tensor([s[1] for s in samples]))
+        mixer.remember(batch, torch.zeros_like(batch.targets))
+        batches.append(batch)
+    figure = draw_gallery(batches, data.classes, data.mean, data.std, SAMPLES)
+    figure.savefig(Path(__file__).parent / "images" / "mixed_batches.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
