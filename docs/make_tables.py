@@ -37,7 +37,7 @@ def cifar10_table() -> str:
     first = records[0]
     data, config = first["data"], first["config"]
     lines = [
-        f"**CIFAR-10, {data['train_images']:,} training images** (JPEG copy; compare the rows with one another), "
+        f"**CIFAR-10, {data['train_images']:,} training images** (compare the rows with one another), "
         f"{config['model']}, {config['epochs']} epochs, batch {config['batch_size']}, equal settings; "
         f"accuracy on all {data['evaluation_images']:,} test images.",
         "",

@@ -1,4 +1,4 @@
-"""README and docs tell the truth: quotes are the files', code runs, tables are the records', links lead somewhere."""
+"""README and docs tell the truth: quotes are the files', code runs, tables are the records'."""
 
 import re
 import runpy

@@ -72,23 +72,33 @@ def shrink(images: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:
     """Resize the last d dimensions of (B, C, S1, ..., Sd) to ``size``; keeps the dtype."""
     d = len(size)
     if mode == "nearest":
-        # F.interpolate pays for every row and channel on a CPU: short rows and channels_last are
-        # faster as one gather (benchmarks/mixing.py). It also refuses most integer types.
-        long_rows = images.is_cuda or (images.shape[-1] >= 96 and images.is_contiguous())
-        if long_rows and (images.is_floating_point() or images.dtype == torch.uint8):
+        simple = images.is_floating_point() or images.dtype == torch.uint8
+        # For outputs up to this size torch's CPU kernel first copies all of its input.
+        large = images.is_cuda or (sum(size) > 128 and images.is_contiguous())
+        if simple and large:
             return F.interpolate(images, size=tuple(size), mode="nearest")
-        flat = torch.zeros(1, dtype=torch.long, device=images.device)
-        for length, source in zip(size, images.shape[2:], strict=True):
-            whole = torch.full((1,), length, device=images.device)
-            index = nearest_index(whole, source, torch.zeros_like(whole), length)[0]
-            flat = (flat[:, None] * source + index).flatten()
-        return images.flatten(2).index_select(2, flat).view(*images.shape[:2], *size)
+        return _gather_nearest(images, size)
     pixels = images if images.dtype == torch.float32 else images.float()
     if mode == "area":
         resized = F.interpolate(pixels, size=tuple(size), mode="area")
     else:
         resized = F.interpolate(pixels, size=tuple(size), mode=_TORCH_MODE[d], align_corners=False)
     return cast_like(resized, images)
+
+
+def _gather_nearest(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest `shrink` by one gather of pixels, for any dtype; keeps channels_last."""
+    flat = torch.zeros(1, dtype=torch.long, device=images.device)
+    for length, source in zip(size, images.shape[2:], strict=True):
+        whole = torch.full((1,), length, device=images.device)
+        index = nearest_index(whole, source, torch.zeros_like(whole), length)[0]
+        flat = (flat[:, None] * source + index).flatten()
+    batch_size, channels = images.shape[:2]
+    if images.is_contiguous():
+        picked = images.flatten(2).gather(2, flat.expand(batch_size, channels, -1))
+        return picked.view(batch_size, channels, *size)
+    pixels = images.movedim(1, -1).flatten(1, -2)  # (B, pixels, C), a view for channels_last
+    return pixels.index_select(1, flat).view(batch_size, *size, channels).movedim(-1, 1)
 
 
 def shrink_into(sources: Tensor, boxes: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:

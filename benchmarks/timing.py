@@ -1,0 +1,139 @@
+"""What the benchmarks share: timing in turn, robust summaries, the environment, one JSON record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """The options that every benchmark takes."""
+    parser.add_argument("--out", type=Path, help="write the JSON record to this file")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"samples a row ({rounds})")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (torch's default)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it runs; no measurement"
+    )
+
+
+def prepare(options: argparse.Namespace) -> torch.device:
+    """Check and apply the options of `add_options`; returns the device."""
+    if options.rounds < 1:
+        raise SystemExit(f"--rounds must be at least 1, got {options.rounds}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no CUDA device here")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)  # the stream of the peers that draw from the global one
+    return torch.device(options.device)
+
+
+def seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Mean seconds of one of several calls in a row, the device's work included."""
+    _synchronize(device)
+    start = perf_counter()
+    for _ in range(calls):
+        run()
+    _synchronize(device)
+    return (perf_counter() - start) / calls
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """25 %, 50 % and 75 % of the samples, linearly interpolated."""
+    points = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, middle, high = torch.tensor(samples, dtype=torch.float64).quantile(points).tolist()
+    return low, middle, high
+
+
+def paired_ratio(samples: Sequence[float], reference: Sequence[float]) -> float:
+    """Median over rounds of one row's sample against the reference's of the same round."""
+    return quartiles([a / b for a, b in zip(samples, reference, strict=True)])[1]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where and on what a record was made."""
+    return {
+        "command": sys.argv,
+        "commit": _git("rev-parse", "HEAD"),
+        # Only what is measured: a result written beside it must not make the next one look dirty.
+        "dirty": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in ("torch", "torchvision", "timm", "kornia")},
+        "hardware": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        },
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints, None where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(path)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows as aligned text: numbers with three decimals to the right, None as a dash."""
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    numeric = [isinstance(rows[0][column], (int, float)) for column in columns]
+    for line in [list(columns), *cells]:
+        aligned = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)]
+        print("  ".join(aligned).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
