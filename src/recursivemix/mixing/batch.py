@@ -32,8 +32,8 @@ class MixedBatch:
     """(B, 4) int64 ``(x1, y1, x2, y2)`` pixels, end-exclusive: where the history was pasted; the
     whole image where nothing was. None for a method that trains no region head."""
     history_probs: Tensor | None = None
-    """(B, K) float32: what the main head said of the pasted image one step ago; zeros where nothing
-    was pasted. None for a method without consistency."""
+    """(B, K) float32: what the main head said of the pasted image one step ago; of no weight where
+    ``lam`` is 1. None for a method without consistency."""
     masks: Tensor | None = None
     """(B, H, W) integer masks under the same draw, where masks were given."""
 

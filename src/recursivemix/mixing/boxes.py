@@ -88,11 +88,13 @@ def shrink(images: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:
 
 def _gather_nearest(images: Tensor, size: Sequence[int]) -> Tensor:
     """Nearest `shrink` by one gather of pixels, for any dtype; keeps channels_last."""
-    flat = torch.zeros(1, dtype=torch.long, device=images.device)
+    flat: Tensor | None = None
     for length, source in zip(size, images.shape[2:], strict=True):
-        whole = torch.full((1,), length, device=images.device)
-        index = nearest_index(whole, source, torch.zeros_like(whole), length)[0]
-        flat = (flat[:, None] * source + index).flatten()
+        # As `nearest_index`, for one length that is a plain number.
+        at = torch.arange(length, dtype=torch.float32, device=images.device)
+        index = (at * (source / length)).long().clamp_(max=source - 1)
+        flat = index if flat is None else (flat[:, None] * source + index).flatten()
+    assert flat is not None  # there is at least one dimension
     batch_size, channels = images.shape[:2]
     if images.is_contiguous():
         picked = images.flatten(2).gather(2, flat.expand(batch_size, channels, -1))

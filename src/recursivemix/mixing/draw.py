@@ -76,12 +76,10 @@ def centred_boxes(area: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (N, 2 d) int64, ``(x1, y1, x2, y2)``.
     """
-    sizes = torch.tensor(tuple(size), dtype=torch.float64)
-    half = (sizes * area[:, None] ** (1 / len(size))).floor().long() // 2  # (N, d)
-    centre = (place * sizes).long()
-    limit = sizes.long()
-    starts = (centre - half).clamp(min=0)
-    ends = torch.minimum(centre + half, limit)
+    limit = torch.tensor(tuple(size))
+    half = (limit * area[:, None] ** (1 / len(size))).long() // 2  # (N, d)
+    centre = (place * limit).long()
+    starts, ends = (centre - half).clamp_(min=0), torch.minimum(centre + half, limit)
     return torch.cat([starts.flip(1), ends.flip(1)], 1)
 
 

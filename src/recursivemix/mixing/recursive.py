@@ -29,8 +29,9 @@ class History(NamedTuple):
     """(B, C, ..., H, W): the mixed images."""
     targets: Tensor
     """(B, K) float32: the mixed targets."""
-    valid: Tensor
-    """(B,) bool: False for a sample with a non-finite pixel or probability, which is not used."""
+    valid: Tensor | None
+    """(B,) bool: False for a sample with a non-finite pixel or probability, which is not used. None: all
+    are sound, which only a CPU can tell without waiting."""
     probs: Tensor | None = None
     """(B, K) float32: the main head's prediction; None where no consistency is asked for."""
     masks: Tensor | None = None
@@ -96,40 +97,46 @@ class RecursiveMix(Mixer):
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         images, targets, masks = inputs
-        past = self._history_for(inputs)
         batch_size, size = len(images), images.shape[-len(self.spatial_dims) :]
-        whole = torch.tensor([[0] * len(size) + list(size[::-1])]).to(images.device, non_blocking=True)
+        device = images.device
+        whole = torch.tensor([[0] * len(size) + list(size[::-1])])  # (1, 2 d), as the draw on the CPU
+        past = self._history_for(inputs)
         if past is None or draw.boxes is None:
-            return self._with_regions(unmixed(inputs), whole.repeat(batch_size, 1), None)
+            boxes = whole.to(device, non_blocking=True).repeat(batch_size, 1)
+            return self._with_regions(unmixed(inputs), boxes, torch.zeros_like(targets))
 
-        # A sample is mixed if there is a sound history sample in its place and its box has an area.
-        lam = (1 - box_shares(draw.boxes, size)).float().to(images.device, non_blocking=True)
-        valid = _to_length(past.valid, batch_size)
-        mixed = valid & (lam < 1)
-        lam = torch.where(mixed, lam, 1.0)
+        shares = box_shares(draw.boxes, size)
+        lam = (1 - shares).float().to(device, non_blocking=True).expand(batch_size).contiguous()
+        boxes = torch.where(shares[:, None] > 0, draw.boxes, whole)
+        boxes = boxes.to(device, non_blocking=True).expand(batch_size, -1).contiguous()
+        past_targets, probs, paired = past.targets[:batch_size], past.probs, None
+        probs = targets if probs is None else probs[:batch_size]
+        if past.valid is not None or len(past_targets) < batch_size:
+            # Only a sample with a sound history sample in its place is mixed.
+            valid = (
+                torch.ones_like(past.targets[:, 0], dtype=torch.bool) if past.valid is None else past.valid
+            )
+            paired = _to_length(valid, batch_size)
+            lam = torch.where(paired, lam, 1.0)
+            boxes = torch.where(paired[:, None], boxes, whole.to(device, non_blocking=True))
+            past_targets = torch.where(paired[:, None], _to_length(past_targets, batch_size), 0.0)
+            probs = torch.where(paired[:, None], _to_length(probs, batch_size), 0.0)
 
-        # Reading a flag is free on a CPU; elsewhere, and in a compiler, it would make the step wait.
-        free = images.device.type == "cpu" and not torch.compiler.is_compiling()
-        every = free and bool(past.valid[:batch_size].all())
-        options: dict[str, Any] = {
-            "dims": len(size),
-            "shrunk": True,
-            "mixed": None if every else mixed,
-            "inplace": self.inplace,
-        }
-        past_targets = torch.where(valid[:, None], _to_length(past.targets, batch_size), 0.0)
+        def mix(pixels: Tensor, sources: Tensor, mode: Interpolation) -> Tensor:
+            options: dict[str, Any] = {"dims": len(size), "mixed": paired, "inplace": self.inplace}
+            return paste(pixels, sources, draw_boxes, shrunk=True, interpolation=mode, **options)
+
+        draw_boxes = draw.boxes
+        mixed_masks = None
+        if masks is not None and past.masks is not None:
+            mixed_masks = mix(masks, past.masks, "nearest")
         result = Mixed(
-            paste(images, past.images, draw.boxes, interpolation=self.interpolation, **options),
+            mix(images, past.images, self.interpolation),
             mix_rows(lam, targets, past_targets),
             lam,
+            masks=mixed_masks,
         )
-        if masks is not None and past.masks is not None:
-            result = result._replace(masks=paste(masks, past.masks, draw.boxes, **options))
-        boxes = torch.where(mixed[:, None], draw.boxes.to(images.device, non_blocking=True), whole)
-        probs = None if past.probs is None else _to_length(past.probs, batch_size)
-        return self._with_regions(
-            result, boxes, None if probs is None else torch.where(mixed[:, None], probs, 0.0)
-        )
+        return self._with_regions(result, boxes, probs)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
@@ -182,8 +189,11 @@ class RecursiveMix(Mixer):
             probs = raw.softmax(-1) if self.loss_name == "ce" else raw.sigmoid()
             check = check + probs.sum(-1)
         valid = torch.isfinite(check)
-        self._dropped = self._dropped + (~valid).sum()
-        self.history = History(images, targets, valid, probs, batch.masks)
+        free_to_read = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        sound = free_to_read and bool(valid.all())
+        if not sound:
+            self._dropped = self._dropped + (~valid).sum()
+        self.history = History(images, targets, None if sound else valid, probs, batch.masks)
 
     def reset(self) -> None:
         self.history = None
@@ -207,12 +217,11 @@ class RecursiveMix(Mixer):
         self.history = None if state["history"] is None else History(**state["history"])
         self._dropped = torch.tensor(state["dropped"])
 
-    def _with_regions(self, result: Mixed, boxes: Tensor, probs: Tensor | None) -> Mixed:
-        """Add boxes and history probabilities, always tensors so that no graph depends on a draw."""
+    def _with_regions(self, result: Mixed, boxes: Tensor, probs: Tensor) -> Mixed:
+        """Add boxes and history probabilities, in every step, so that no graph depends on a draw."""
         if not self.trains_regions:
             return result
-        zeros = torch.zeros_like(result.targets)
-        return result._replace(boxes=boxes, history_probs=zeros if probs is None else probs)
+        return result._replace(boxes=boxes, history_probs=probs)
 
     def _history_for(self, inputs: Inputs) -> History | None:
         """The history laid out as the inputs, on their device; None where none fits them."""
