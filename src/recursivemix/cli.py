@@ -115,6 +115,7 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     except (ValueError, OSError) as error:
         raise UsageError(error) from error
     folder = prepared.folder
+    where = environment()  # as the run begins: files may change under a long one
     (folder / "config.yaml").write_text(parser.dump(settings, skip_unset=False))
     gallery = MixedBatchGallery(
         folder / "mixed_batches.png", prepared.data.classes, prepared.data.mean, prepared.data.std
@@ -129,7 +130,9 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
         # A loader's worker sends its whole traceback along; the last line is the message.
         last = str(error).strip().splitlines()[-1]
         raise UsageError(last.partition("UnreadableImageError: ")[2] or last) from error
-    write_json(folder / "record.json", fit_record(prepared, result, parser.dump(settings, format="json")))
+    write_json(
+        folder / "record.json", fit_record(prepared, result, where, parser.dump(settings, format="json"))
+    )
     print_result(prepared, result)
 
 
@@ -145,11 +148,11 @@ def run_test(parser: DashedParser, settings: Namespace) -> None:
     Console().print(table)
 
 
-def fit_record(prepared: Prepared, result: Result, config: str) -> dict[str, Any]:
+def fit_record(prepared: Prepared, result: Result, where: dict[str, Any], config: str) -> dict[str, Any]:
     """All that a comparison or a reader needs to know of a run, and to repeat it."""
     return {
         "kind": "fit",
-        **environment(),
+        **where,
         "seed": prepared.config.seed,
         "config": json.loads(config),
         "data": {

@@ -61,6 +61,8 @@ class MixedClassifier(LightningModule):
         if self.mixer.trains_regions:
             size = (image_size, image_size)
             self.network = RegionModel(self.network, region_head=region_head, image_size=size)
+        # The layout that convolutions are fastest in, on CPUs and on GPUs in half precision.
+        self.network = self.network.to(memory_format=torch.channels_last)
         self.watch: Callable[[MixedBatch], None] | None = None
         """Is shown every mixed batch, for pictures."""
         self.val_acc = MulticlassAccuracy(len(classes), average="micro")
@@ -70,6 +72,10 @@ class MixedClassifier(LightningModule):
         """(B, 3, H, W) to (B, K) logits."""
         logits: Tensor = self.network(images)
         return logits
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, labels = batch
+        return images.contiguous(memory_format=torch.channels_last), labels
 
     def on_train_epoch_start(self) -> None:
         self.mixer.start_epoch()
