@@ -20,15 +20,14 @@ import torch
 from torch import Tensor
 
 import recursivemix
+from recursivemix.report.records import environment, write_json
 from timing import (
     add_options,
-    environment,
     paired_ratio,
     prepare,
     print_table,
     quartiles,
     seconds,
-    write_record,
 )
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -271,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         record = {
             "benchmark": "mixing",
-            **environment(device),
+            **environment(),
             "settings": {
                 "dtype": "float32",
                 "memory_format": options.memory_format,
@@ -287,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "n": options.rounds,
             "rows": rows,
         }
-        write_record(options.out, record)
+        write_json(options.out, record)
         print(f"\nwritten: {options.out}")
 
 

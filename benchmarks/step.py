@@ -25,15 +25,14 @@ from torch import Tensor, nn
 
 import recursivemix
 from recursivemix import Mixer, RecursiveMix, RegionModel
+from recursivemix.report.records import environment, write_json
 from timing import (
     add_options,
-    environment,
     paired_ratio,
     prepare,
     print_table,
     quartiles,
     seconds,
-    write_record,
 )
 
 PLAIN = "plain"
@@ -214,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         record = {
             "benchmark": "step",
-            **environment(device),
+            **environment(),
             "settings": {
                 "model": "timm resnet18, 3x3 stem, no max pooling",
                 **setting._asdict(),
@@ -231,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "history_to_batch": share,
             "rows": rows,
         }
-        write_record(options.out, record)
+        write_json(options.out, record)
         print(f"written: {options.out}")
 
 

@@ -1,23 +1,14 @@
-"""What the benchmarks share: timing in turn, robust summaries, the environment, one JSON record."""
+"""What the benchmarks share: options, timing in turn, robust summaries, a table."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -69,58 +60,6 @@ def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
 def paired_ratio(samples: Sequence[float], reference: Sequence[float]) -> float:
     """Median over rounds of one row's sample against the reference's of the same round."""
     return quartiles([a / b for a, b in zip(samples, reference, strict=True)])[1]
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where and on what a record was made."""
-    return {
-        "command": sys.argv,
-        "commit": _git("rev-parse", "HEAD"),
-        # Only what is measured: a result written beside it must not make the next one look dirty.
-        "dirty": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in ("torch", "torchvision", "timm", "kornia")},
-        "hardware": {
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        },
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints, None where there is no git or no repository."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

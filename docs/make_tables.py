@@ -26,38 +26,78 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
+MIXER_ORDER = ("none", "mixup", "cutmix", "resizemix", "recursivemix")
+
+
 def cifar10_table() -> str:
     """Last-epoch accuracy by mixer, over the seeds there are."""
     records = [read(path) for path in sorted((RESULTS / "cifar10").glob("*.json"))]
-    if not records:
-        return "No run is recorded yet."
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         groups[record["config"]["mixer"]].append(record)
     first = records[0]
     data, config = first["data"], first["config"]
     lines = [
-        f"**CIFAR-10, {data['train_images']:,} training images** (compare the rows with one another), "
-        f"{config['model']}, {config['epochs']} epochs, batch {config['batch_size']}, equal settings; "
-        f"accuracy on all {data['evaluation_images']:,} test images.",
+        f"**CIFAR-10, {data['train_images']:,} training images**: {config['model']}, {config['epochs']} epochs, "
+        f"batch {config['batch_size']}, equal budgets; all {data['evaluation_images']:,} test images. The "
+        f"images are a JPEG copy: compare the rows with one another, not with published figures. Accuracy in "
+        f"percent, mean ± standard deviation over seeds; NLL is the test loss.",
         "",
-        "| mixer | last epoch, mean ± sd | each seed | best epoch, mean | NLL, last epoch | images/s | n |",
+        "| mixer | settings | last epoch | each seed | best of the evaluated epochs | NLL, last epoch | n |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for mixer in sorted(groups, key=list(MIXER_ORDER).index):
-        runs = sorted(groups[mixer], key=lambda run: run["seed"])
+    for mixer in sorted(groups, key=MIXER_ORDER.index):
+        runs = sorted(groups[mixer], key=lambda run: int(run["seed"]))
         last = [run["acc1_last"] for run in runs]
-        spread = f" ± {stdev(last):.2f}" if len(last) > 1 else ""
+        options = ", ".join(f"`{k}={v}`" for k, v in runs[0]["config"]["mixer_options"].items())
         nll = mean(run["epochs"][-1]["val_loss"] for run in runs)
         lines.append(
-            f"| {mixer} | {mean(last):.2f}{spread} | {' / '.join(f'{value:.2f}' for value in last)} | "
-            f"{mean(run['acc1_best'] for run in runs):.2f} | {nll:.3f} | "
-            f"{mean(run['images_per_second'] for run in runs):.0f} | {len(runs)} |"
+            f"| {mixer} | {options} | {mean(last):.2f} ± {stdev(last):.2f} | "
+            f"{' / '.join(f'{value:.2f}' for value in last)} | "
+            f"{mean(run['acc1_best'] for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
         )
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
 
 
-MIXER_ORDER = ("none", "mixup", "cutmix", "resizemix", "recursivemix")
+def mixing_table() -> str:
+    """Milliseconds of a mixing call beside the peers, one column pair a batch size."""
+    record = read(RESULTS / "mixing.json")
+    settings = [batch["setting"] for batch in record["settings"]["batches"]]
+    rows: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in record["rows"]:
+        rows[row["name"]][row["setting"]] = row
+    lines = [
+        "**One mixing call** (ours with its `remember`), milliseconds, median and ratio to a plain copy of the "
+        "batch. kornia and `per_sample` draw for each sample, the others once a batch.",
+        "",
+        "| | " + " | ".join(f"{setting} | ratio" for setting in settings) + " |",
+        "| --- |" + " --- | --- |" * len(settings),
+    ]
+    for name, by_setting in rows.items():
+        cells = [
+            f"{by_setting[setting]['median_ms']:.2f} | {by_setting[setting]['ratio_to_copy']:.2f}"
+            for setting in settings
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "results/mixing.json")])
+
+
+def step_table() -> str:
+    """What mixing adds to a training step."""
+    record = read(RESULTS / "step.json")
+    lines = [
+        f"**One training step**, ResNet-18, 128 images of 32x32, bfloat16, channels_last; ratio to the plain step "
+        f"as the median over {record['n']} paired rounds.",
+        "",
+        "| | seconds | ratio | peak memory added |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in record["rows"]:
+        added = row["extra_peak_bytes"] / 2**20
+        lines.append(
+            f"| {row['name']} | {row['median_s']:.3f} | {row['ratio_to_plain']:.3f} | {added:.1f} MiB |"
+        )
+    return "\n".join([*lines, "", source(record, "results/step.json")])
 
 
 def source(record: dict[str, Any], where: str) -> str:
@@ -69,7 +109,7 @@ def source(record: dict[str, Any], where: str) -> str:
     )
 
 
-TABLES = {"cifar10": cifar10_table}
+TABLES = {"cifar10": cifar10_table, "mixing": mixing_table, "step": step_table}
 
 
 def filled(text: str) -> str:

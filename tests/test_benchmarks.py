@@ -38,10 +38,9 @@ def run(script: str, folder: Path) -> tuple[dict[str, Any], str]:
 def check_origin(record: dict[str, Any], script: str) -> None:
     assert record["command"][0].endswith(script)
     assert "--quick" in record["command"]
-    assert record["commit"] is None or len(record["commit"]) == 40
-    assert isinstance(record["dirty"], bool)
+    assert record["commit"] is None or len(record["commit"].removesuffix("+changes")) == 40
     assert record["date"].endswith("+00:00")
-    assert set(record["versions"]) == {"python", "torch", "torchvision", "timm", "kornia"}
+    assert {"python", "torch", "torchvision", "timm", "kornia"} <= set(record["versions"])
     assert record["hardware"]["threads"] == 1
     assert record["hardware"]["cores"] >= 1
     assert record["hardware"]["gpu"] is None
@@ -86,7 +85,7 @@ def test_step(tmp_path: Path) -> None:
     # Counted by hand for the quick batch: 4 images of 3x16x16, 10 classes.
     images, rows_of_classes = 4 * 3 * 16 * 16 * 4, 4 * 10 * 4
     memory = record["memory_bytes"]
-    assert memory["history"] == images + 2 * rows_of_classes + 4
+    assert memory["history"] == images + 2 * rows_of_classes
     assert memory["batch_targets_logits"] == images + 2 * rows_of_classes
     # The peak holds at least the parameters with their gradients and momentum.
     assert rows["plain"]["peak_bytes"] > 3 * 11_000_000 * 4

@@ -148,6 +148,22 @@ class TestEveryMixer:
         assert not same(draws(rank=0), draws(rank=1))
         assert same(draws(rank=0, sync_ranks=True), draws(rank=1, sync_ranks=True))
 
+    def test_another_ranks_state_gives_a_stream_of_its_own(self, name, per_sample, caplog):
+        """What Accelerate and Lightning do: the first process's state is loaded by all."""
+        first = warmed(name, per_sample=per_sample, rank=0)
+        state = first.state_dict()
+        others = [create_mixer(name, K, per_sample=per_sample, rank=rank) for rank in (1, 2, 1)]
+        for other in others:
+            other.load_state_dict(state)
+        assert "state is of rank 0" in caplog.text
+        streams = [mixer.state_dict()["generator"] for mixer in (first, *others)]
+        assert torch.equal(streams[1], streams[3])
+        assert not torch.equal(streams[0], streams[1])
+        assert not torch.equal(streams[1], streams[2])
+        images, labels = coded(3)
+        if name == "recursivemix":
+            assert (others[0](images, labels).lam == 1).all()
+
     def test_leaves_global_randomness_alone(self, name, per_sample):
         before = torch.get_rng_state()
         step(warmed(name, per_sample=per_sample), *coded(5))

@@ -6,6 +6,7 @@ trains never asks which method it holds.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self
@@ -19,6 +20,7 @@ from .draw import Draw, process_rank, seeded_generator
 from .losses import soft_binary_cross_entropy, soft_cross_entropy
 
 Loss = Literal["ce", "bce"]
+log = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
@@ -244,16 +246,36 @@ class Mixer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must last: plain values and tensors, for ``torch.load(weights_only=True)``."""
-        return {"generator": self._stream().get_state()}
+        return {"generator": self._stream().get_state(), "rank": self._stream_rank()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken.
+
+        The state of another rank, which frameworks hand to every process when they save the first one's
+        alone, gives this rank a stream of its own that follows from it, and no history.
+        """
         self._stream().set_state(state["generator"].cpu())
+        if not self._is_own(state):
+            log.warning(
+                "The mixer's state is of rank %d, this is rank %d: no history is taken over. "
+                "Save one state a process to resume exactly.",
+                state["rank"],
+                self._stream_rank(),
+            )
+            follow = int(torch.randint(2**62, (1,), generator=self._stream()))
+            self._generator = seeded_generator(follow, self._stream_rank())
+
+    def _is_own(self, state: dict[str, Any]) -> bool:
+        return bool(state["rank"] == self._stream_rank())
+
+    def _stream_rank(self) -> int:
+        if self.sync_ranks:
+            return 0
+        return process_rank() if self.rank is None else self.rank
 
     def _stream(self) -> torch.Generator:
         if self._generator is None:
-            rank = process_rank() if self.rank is None else self.rank
-            self._generator = seeded_generator(self.seed, 0 if self.sync_ranks else rank)
+            self._generator = seeded_generator(self.seed, self._stream_rank())
         return self._generator
 
     # -- the door -------------------------------------------------------------------------------

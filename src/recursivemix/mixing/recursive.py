@@ -214,7 +214,8 @@ class RecursiveMix(Mixer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.history = None if state["history"] is None else History(**state["history"])
+        history = state["history"] if self._is_own(state) else None
+        self.history = None if history is None else History(**history)
         self._dropped = torch.tensor(state["dropped"])
 
     def _with_regions(self, result: Mixed, boxes: Tensor, probs: Tensor) -> Mixed:

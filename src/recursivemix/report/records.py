@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with "+changes" if files differ; None outside a checkout."""
+    """The commit of the package that runs, "+changes" if its files differ; None outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -50,7 +50,7 @@ def commit() -> str | None:
 
     try:
         revision = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if changed else revision

@@ -70,18 +70,15 @@ class MixedClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, K) logits."""
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return logits
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        images, labels = batch
-        return images.contiguous(memory_format=torch.channels_last), labels
 
     def on_train_epoch_start(self) -> None:
         self.mixer.start_epoch()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        mixed = self.mixer(*batch)
+        images, labels = batch
+        mixed = self.mixer(images.contiguous(memory_format=torch.channels_last), labels)
         if self.watch is not None:
             self.watch(mixed)
         region_logits = None
