@@ -38,8 +38,8 @@ def cifar10_table() -> str:
     first = records[0]
     data, config = first["data"], first["config"]
     lines = [
-        f"**CIFAR-10, {data['train_images']:,} training images**: {config['model']}, {config['epochs']} epochs, "
-        f"batch {config['batch_size']}, equal budgets; all {data['evaluation_images']:,} test images. The "
+        f"**CIFAR-10, {data['train_images']:,} training images**: {config['model']}, "
+        f"{config['epochs']} epochs, batch {config['batch_size']}, equal budgets; all {data['evaluation_images']:,} test images. The "
         f"images are a JPEG copy: compare the rows with one another, not with published figures. Accuracy in "
         f"percent, mean ± standard deviation over seeds; NLL is the test loss.",
         "",
@@ -86,8 +86,8 @@ def step_table() -> str:
     """What mixing adds to a training step."""
     record = read(RESULTS / "step.json")
     lines = [
-        f"**One training step**, ResNet-18, 128 images of 32x32, bfloat16, channels_last; ratio to the plain step "
-        f"as the median over {record['n']} paired rounds.",
+        f"**One training step**, ResNet-18, 128 images of 32x32, bfloat16, channels_last; ratio to the "
+        f"plain step as the median over {record['n']} paired rounds.",
         "",
         "| | seconds | ratio | peak memory added |",
         "| --- | --- | --- | --- |",

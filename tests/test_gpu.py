@@ -1,0 +1,79 @@
+"""What only a GPU can show: no wait for the device, and the same batches as on a CPU. Skips without one."""
+
+import pytest
+import torch
+from torch import nn
+
+from recursivemix import MIXERS, RegionModel, create_mixer, region_pool
+
+K = 10
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+
+
+@pytest.fixture
+def no_waiting():
+    """Any operation that waits for the device is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def batches(count, device):
+    generator = torch.Generator().manual_seed(0)
+    for t in range(count):
+        images = torch.rand(8 - t % 2, 3, 40, 32, generator=generator)
+        labels = torch.randint(K, (len(images),), generator=generator)
+        yield images.to(device), labels.to(device)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("name", MIXERS)
+def test_same_batches_as_on_a_cpu(name, per_sample):
+    on_cpu, on_gpu = (create_mixer(name, K, per_sample=per_sample) for _ in range(2))
+    for (images, labels), (gpu_images, gpu_labels) in zip(
+        batches(6, "cpu"), batches(6, "cuda"), strict=True
+    ):
+        a, b = on_cpu(images, labels), on_gpu(gpu_images, gpu_labels)
+        assert b.images.device.type == b.targets.device.type == b.lam.device.type == "cuda"
+        torch.testing.assert_close(a.images, b.images.cpu(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.targets, b.targets.cpu())
+        torch.testing.assert_close(a.lam, b.lam.cpu())
+        logits = torch.linspace(-1, 1, len(images) * K).view(-1, K)
+        on_cpu.remember(a, logits)
+        on_gpu.remember(b, logits.cuda())
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_step_never_waits(name, per_sample, no_waiting):
+    mixer = create_mixer(name, K, per_sample=per_sample)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, K)
+    )
+    torch.cuda.set_sync_debug_mode("default")
+    data = list(batches(6, "cuda"))
+    model = RegionModel(backbone.cuda(), image_size=(40, 32))
+    torch.cuda.set_sync_debug_mode("error")
+    for images, labels in data:
+        batch = mixer(images, labels)
+        if batch.boxes is None:
+            logits, region_logits = model(batch.images), None
+        else:
+            logits, region_logits = model(batch.images, batch.boxes)
+        mixer.loss(logits, batch, region_logits).backward()
+        mixer.remember(batch, logits)
+
+
+def test_region_pool_as_on_a_cpu():
+    features = torch.randn(4, 8, 7, 5)
+    boxes = torch.tensor([[0, 0, 80, 112], [3, 9, 41, 30], [10, 10, 10, 10], [79, 111, 80, 112]])
+    expected = region_pool(features, boxes, (112, 80))
+    torch.testing.assert_close(region_pool(features.cuda(), boxes.cuda(), (112, 80)).cpu(), expected)
+
+
+def test_a_history_from_a_cpu_checkpoint_is_used():
+    mixer = create_mixer("recursivemix", K)
+    mixer.remember(mixer(torch.ones(8, 3, 32, 32), torch.arange(8)), torch.zeros(8, K))
+    batch = mixer(torch.zeros(8, 3, 32, 32, device="cuda"), torch.arange(8, device="cuda"))
+    assert batch.images.is_cuda
+    assert (batch.lam < 1).all()
