@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .cifar import CifarResNet
-from .region import evaluating
+from .feature_map import evaluating
 
 SMALL_IMAGE = 64
 """Images up to this many pixels a side get a stem that keeps their resolution."""
@@ -53,7 +53,7 @@ def create_model(name: str, num_classes: int, image_size: int) -> nn.Module:
             continue
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **sizes)
-            if small and "img_size" not in sizes:
+            if small and "patch_size" not in sizes and not hasattr(model, "patch_embed"):
                 use_small_stem(model)
             with evaluating(model):
                 model(torch.zeros(1, 3, image_size, image_size))
@@ -82,7 +82,11 @@ def use_small_stem(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, small)
     else:
         stem.stride = (1, 1)
+    convolutions = 0
     for name, module in model.named_modules():
+        convolutions += isinstance(module, nn.Conv2d)
+        if convolutions > 3:  # deeper than any stem
+            return
         if isinstance(module, nn.MaxPool2d):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, nn.Identity())
