@@ -375,6 +375,9 @@ IMAGES, LABELS = coded(4)
         (((torch.zeros(4, 9, 7)), LABELS), r"\(B, C, H, W\).*\(4, 9, 7\)"),
         ((torch.zeros(0, 3, 9, 7), LABELS), "none empty"),
         ((IMAGES.long(), LABELS), "floating or uint8, got torch.int64"),
+        ((IMAGES.numpy(), LABELS), "images must be a torch tensor, got ndarray"),
+        ((IMAGES, LABELS.tolist()), "targets must be a torch tensor, got list"),
+        ((IMAGES, LABELS.to("meta")), "targets are on meta, images on cpu"),
         ((IMAGES, LABELS[:3]), r"\(4,\) class indices .*\(3,\)"),
         ((IMAGES, LABELS.float()), "class indices.*float32"),
         ((IMAGES, torch.zeros(4, K + 1)), r"num_classes=12, got .*\(4, 13\)"),
@@ -395,6 +398,18 @@ def test_wrong_masks_are_named(masks):
         create_mixer("cutmix", K)(IMAGES, LABELS, masks=masks)
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_states_belong_to_one_method(name):
+    for other in set(MIXERS) - {name}:
+        with pytest.raises(ValueError, match="can't be loaded into"):
+            create_mixer(name, K).load_state_dict(create_mixer(other, K).state_dict())
+
+
+def test_mixup_passes_masks_through_where_it_does_not_mix():
+    masks = torch.zeros(4, 9, 7, dtype=torch.long)
+    assert MixUp(K).eval()(IMAGES, LABELS, masks=masks).masks is masks
+
+
 def test_mixup_refuses_masks():
     with pytest.raises(ValueError, match="invent classes"):
         MixUp(K)(IMAGES, LABELS, masks=torch.zeros(4, 9, 7, dtype=torch.long))
@@ -404,6 +419,14 @@ def test_a_draw_for_another_batch_is_named():
     mixer = create_mixer("cutmix", K)
     with pytest.raises(ValueError, match=r"draw.partners does not fit a batch of 4"):
         mixer(IMAGES, LABELS, draw=mixer.draw(5, (9, 7)))
+    with pytest.raises(ValueError, match="CutMix draws boxes and partners, got a draw of lam and partners"):
+        mixer(IMAGES, LABELS, draw=MixUp(K).draw(4, (9, 7)))
+    far = mixer.draw(4, (9, 7))._replace(partners=torch.tensor([0, 1, 2, 4]))
+    with pytest.raises(ValueError, match=r"draw\.partners must lie inside"):
+        mixer(IMAGES, LABELS, draw=far)
+    heavy = MixUp(K).draw(4, (9, 7))._replace(lam=torch.tensor([7.0]))
+    with pytest.raises(ValueError, match=r"draw\.lam must lie inside"):
+        MixUp(K)(IMAGES, LABELS, draw=heavy)
     large = mixer.draw(4, (9, 7))._replace(boxes=torch.tensor([[0, 0, 8, 9]]))
     with pytest.raises(ValueError, match="must lie inside the image"):
         mixer(IMAGES, LABELS, draw=large)
@@ -416,6 +439,8 @@ def test_a_draw_for_another_batch_is_named():
     [
         ("mixup", {"alpha": 0}, "Beta parameter"),
         ("cutmix", {"alpha": -1}, "Beta parameter"),
+        ("cutmix", {"alpha": float("nan")}, "Beta parameter"),
+        ("recursivemix", {"omega": float("nan")}, "0 or more"),
         ("resizemix", {"max_scale": 1.5}, r"max_scale must be in \[0, 1\]"),
         ("resizemix", {"min_scale": 0.9}, r"min_scale must be in \[0, 0.8\]"),
         ("recursivemix", {"max_area": 2}, r"max_area must be in \[0, 1\], got 2"),

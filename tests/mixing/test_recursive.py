@@ -294,3 +294,47 @@ def test_consistency_has_the_gradient_of_the_kl_divergence():
     kl = torch.nn.functional.kl_div(region_logits.log_softmax(-1), past.softmax(-1), reduction="batchmean")
     (theirs,) = torch.autograd.grad(0.7 * (1 - batch.lam[0]) * kl, region_logits)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_a_refilled_buffer_is_noticed():
+    """The history is a reference; labels of one image and pixels of another would be silent."""
+    for inplace in (False, True):
+        mixer = RecursiveMix(K, inplace=inplace)
+        buffer = torch.ones(2, 3, 16, 16)
+        mixer.remember(mixer(buffer, torch.tensor([0, 1])), torch.zeros(2, K))
+        buffer.fill_(2)
+        with pytest.raises(ValueError, match="written over"):
+            mixer(buffer, torch.tensor([0, 1]))
+
+
+def test_the_same_batch_may_be_given_again():
+    for inplace in (False, True):
+        mixer = RecursiveMix(K, inplace=inplace)
+        images = torch.ones(2, 3, 16, 16)
+        for _ in range(4):
+            mixer.remember(mixer(images, torch.tensor([0, 1])), torch.zeros(2, K))
+
+
+def test_a_state_does_not_save_what_the_history_is_a_view_of():
+    everything = torch.ones(500, 3, 16, 16)
+    mixer = RecursiveMix(K, omega=0)
+    mixer.remember(mixer(everything[:2], torch.tensor([0, 1])))
+    file = io.BytesIO()
+    torch.save(mixer.state_dict(), file)
+    assert len(file.getvalue()) < 100_000
+
+
+def test_a_history_without_probabilities_is_no_target():
+    first = RecursiveMix(K, omega=0)
+    first.remember(first(torch.ones(2, 3, 16, 16), torch.tensor([0, 1])))
+    second = RecursiveMix(K, omega=0.5)
+    second.load_state_dict(first.state_dict())
+    assert (second(torch.zeros(2, 3, 16, 16), torch.tensor([0, 1])).lam == 1).all()
+
+
+def test_integer_and_floating_pixels_are_not_mixed():
+    mixer = RecursiveMix(K, omega=0)
+    mixer.remember(mixer(torch.full((2, 3, 16, 16), -1.7), torch.tensor([0, 1])))
+    batch = mixer(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 1]))
+    assert (batch.images == 0).all()
+    assert (batch.lam == 1).all()

@@ -27,10 +27,12 @@ class MixedBatch:
     labels: Tensor
     """The labels as they came in, for metrics that want them."""
     draw: Draw
-    """Every random decision; pass it back as ``mixer(..., draw=batch.draw)`` to replay the batch."""
+    """Every random decision; ``mixer(..., draw=batch.draw)`` replays the batch, as long as the mixer holds
+    the same history."""
     boxes: Tensor | None = None
-    """(B, 4) int64 ``(x1, y1, x2, y2)`` pixels, end-exclusive: where the history was pasted; the
-    whole image where nothing was. None for a method that trains no region head."""
+    """(B, 4) int64 ``(x1, y1, x2, y2)`` pixels, end-exclusive (2 d columns for d mixed dimensions):
+    where the history was pasted; the whole image where nothing was. None for a method that trains no
+    region head."""
     history_probs: Tensor | None = None
     """(B, K) float32: what the main head said of the pasted image one step ago; of no weight where
     ``lam`` is 1. None for a method without consistency."""

@@ -8,7 +8,7 @@ import torch
 
 from .boxes import Interpolation, paste
 from .draw import Draw, beta, box_shares, centred_boxes, uniform
-from .mixer import Inputs, Mixed, Mixer, mix_rows, unmixed
+from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
 
 
 class CutMix(Mixer):
@@ -22,11 +22,11 @@ class CutMix(Mixer):
         others: see `Mixer`.
     """
 
+    draws = ("boxes", "partners")
+
     def __init__(self, num_classes: int, *, alpha: float = 1.0, **others: Any) -> None:
         super().__init__(num_classes, **others)
-        if alpha <= 0:
-            raise ValueError(f"alpha is a Beta parameter and must be above 0, got {alpha}")
-        self.alpha = alpha
+        self.alpha = beta_parameter(alpha)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1

@@ -60,8 +60,13 @@ class Mixer(ABC):
         sync_ranks: every rank draws the same (as the authors' code does).
     """
 
-    trains_regions = False
-    """Whether batches carry boxes and the loss takes the logits of a region head."""
+    draws: tuple[str, ...] = ()
+    """The fields of `Draw` that this method makes and applies."""
+
+    @property
+    def trains_regions(self) -> bool:
+        """Whether batches carry boxes and the loss takes the logits of a region head."""
+        return False
 
     def __init__(
         self,
@@ -146,7 +151,7 @@ class Mixer(ABC):
         Raises:
             ValueError: an input of another kind; the message says what came and what is allowed.
         """
-        self._check_images(images, masks)
+        self._check_images(images, targets, masks)
         one_hot = self._soft_targets(targets, len(images))
         size = tuple(images.shape[d] for d in self.spatial_dims)
         if draw is not None:
@@ -246,7 +251,11 @@ class Mixer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must last: plain values and tensors, for ``torch.load(weights_only=True)``."""
-        return {"generator": self._stream().get_state(), "rank": self._stream_rank()}
+        return {
+            "mixer": type(self).__name__,
+            "generator": self._stream().get_state(),
+            "rank": self._stream_rank(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken.
@@ -254,6 +263,11 @@ class Mixer(ABC):
         The state of another rank, which frameworks hand to every process when they save the first one's
         alone, gives this rank a stream of its own that follows from it, and no history.
         """
+        if state.get("mixer") != type(self).__name__:
+            raise ValueError(
+                f"this is the state of {state.get('mixer', 'no mixer')}, it can't be loaded into "
+                f"{type(self).__name__}"
+            )
         self._stream().set_state(state["generator"].cpu())
         if not self._is_own(state):
             log.warning(
@@ -280,7 +294,16 @@ class Mixer(ABC):
 
     # -- the door -------------------------------------------------------------------------------
 
-    def _check_images(self, images: Tensor, masks: Tensor | None) -> None:
+    def _check_images(self, images: Tensor, targets: Tensor, masks: Tensor | None) -> None:
+        for name, value in (("images", images), ("targets", targets), ("masks", masks)):
+            if value is None and name == "masks":
+                continue
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
+            if value.device != images.device:
+                raise ValueError(
+                    f"{name} are on {value.device}, images on {images.device}: move the whole batch first"
+                )
         least = max(2 + len(self.spatial_dims), 1 - min(self.spatial_dims))
         if images.dim() < least or images.numel() == 0:
             raise ValueError(
@@ -322,24 +345,30 @@ class Mixer(ABC):
         return one_hot.scatter_(1, targets.long()[:, None], 1.0)
 
     def _check_draw(self, draw: Draw, batch_size: int, size: tuple[int, ...]) -> None:
+        given = tuple(name for name, value in draw._asdict().items() if value is not None)
+        if given and given != self.draws:
+            raise ValueError(
+                f"{type(self).__name__} draws {' and '.join(self.draws) or 'nothing'}, got a draw of "
+                f"{' and '.join(given)}: was it another mixer's?"
+            )
         d = len(size)
-        for name, value in draw._asdict().items():
-            if value is None:
-                continue
+        end = torch.tensor(size[::-1])
+        for name in given:
+            value: Tensor = getattr(draw, name)
             rows = (batch_size,) if name == "partners" else (1, batch_size)
-            shape = (len(value), 2 * d) if name == "boxes" else (len(value),)
-            if len(value) not in rows or value.shape != shape or value.device.type != "cpu":
+            shapes = [(n, 2 * d) if name == "boxes" else (n,) for n in rows]
+            kind = torch.float32 if name == "lam" else torch.int64
+            if value.shape not in shapes or value.device.type != "cpu" or value.dtype != kind:
                 raise ValueError(
-                    f"draw.{name} does not fit a batch of {batch_size}: got shape {tuple(value.shape)} on "
-                    f"{value.device}; make one with mixer.draw({batch_size}, {size})"
+                    f"draw.{name} does not fit a batch of {batch_size}: got {value.dtype}, shape "
+                    f"{tuple(value.shape)}, {value.device}; make one with mixer.draw({batch_size}, {size})"
                 )
-        if draw.boxes is not None:
-            starts, ends = draw.boxes[:, :d], draw.boxes[:, d:]
-            limit = torch.tensor(size[::-1])
-            if (starts < 0).any() or (ends > limit).any() or (ends < starts).any():
+            low, high = (value[:, :d], value[:, d:]) if name == "boxes" else (value, value)
+            limit = {"boxes": end, "partners": torch.tensor(batch_size - 1), "lam": torch.tensor(1.0)}[name]
+            if (low < 0).any() or (high > limit).any() or (high < low).any():
                 raise ValueError(
-                    f"draw.boxes must lie inside the image of size {size}; replay it on images of the size "
-                    f"it was drawn for"
+                    f"draw.{name} must lie inside the image of size {size}, the batch of {batch_size}, or "
+                    f"[0, 1]; replay a draw on a batch of the size it was drawn for"
                 )
 
 
@@ -353,6 +382,13 @@ def mix_rows(lam: Tensor, current: Tensor, other: Tensor) -> Tensor:
     """``lam * current + (1 - lam) * other`` for (B,) weights and (B, K) rows."""
     lam = lam[:, None]
     return lam * current + (1 - lam) * other
+
+
+def beta_parameter(alpha: float) -> float:
+    """``alpha`` as it came, if it is a Beta parameter."""
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha is a Beta parameter and must be above 0 and finite, got {alpha}")
+    return float(alpha)
 
 
 def in_range(name: str, value: float, low: float, high: float) -> float:

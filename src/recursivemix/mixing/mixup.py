@@ -8,7 +8,7 @@ import torch
 
 from .boxes import cast_like
 from .draw import Draw, beta, uniform
-from .mixer import Inputs, Mixed, Mixer, mix_rows, unmixed
+from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
 
 
 class MixUp(Mixer):
@@ -20,11 +20,11 @@ class MixUp(Mixer):
         others: see `Mixer`.
     """
 
+    draws = ("lam", "partners")
+
     def __init__(self, num_classes: int, *, alpha: float = 1.0, **others: Any) -> None:
         super().__init__(num_classes, **others)
-        if alpha <= 0:
-            raise ValueError(f"alpha is a Beta parameter and must be above 0, got {alpha}")
-        self.alpha = alpha
+        self.alpha = beta_parameter(alpha)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
@@ -33,13 +33,13 @@ class MixUp(Mixer):
         return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        if draw.lam is None or draw.partners is None:
+            return unmixed(inputs)
         if inputs.masks is not None:
             raise ValueError(
                 "MixUp blends images and a blended mask would invent classes; use CutMix, ResizeMix or "
                 "RecursiveMix for masks"
             )
-        if draw.lam is None or draw.partners is None:
-            return unmixed(inputs)
         images, device = inputs.images, inputs.images.device
         lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
         partners = draw.partners.to(device, non_blocking=True)

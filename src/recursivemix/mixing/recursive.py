@@ -7,6 +7,8 @@ area; the network is asked to give the pasted region the prediction it gave one 
 from __future__ import annotations
 
 import logging
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -48,13 +50,15 @@ class RecursiveMix(Mixer):
         max_area: the pasted share of the image's area is drawn from U(0, max_area), before clipping at
             the border; in [0, 1]. The paper's alpha.
         omega: weight of the consistency loss, 0 or more. 0 needs no region head: batches then carry
-            no boxes and `loss` takes the logits alone. The authors use 0.1 on CIFAR-10 and 0.5 on
-            ImageNet (paper.md 1.2).
+            no boxes and `loss` takes the logits alone; volumes and sound, which `RegionModel` does not
+            take, want that. The authors use 0.1 on CIFAR-10 and 0.5 on ImageNet (paper.md 1.2).
         interpolation: how the history is shrunk: "nearest" (the authors'), "bilinear" or "area".
         across_epochs: keep the history when an epoch begins (see `start_epoch`) instead of dropping it.
         alpha: another name for ``max_area``; unlike everywhere else it is no Beta parameter.
         others: see `Mixer`.
     """
+
+    draws = ("boxes",)
 
     def __init__(
         self,
@@ -72,14 +76,19 @@ class RecursiveMix(Mixer):
             raise ValueError(f"alpha is max_area by another name: got both, {alpha} and {max_area}")
         share = max_area if max_area is not None else alpha if alpha is not None else 0.5
         self.max_area = in_range("max_area", share, 0, 1)
-        if omega < 0:
+        if not 0 <= omega < math.inf:
             raise ValueError(f"omega is the weight of a loss and must be 0 or more, got {omega}")
         self.omega = omega
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
-        self.trains_regions = omega > 0
         self.history: History | None = None
+        self._version: int | None = None
         self._dropped = torch.zeros((), dtype=torch.long)
+
+    @property
+    def trains_regions(self) -> bool:
+        """Whether there is a consistency loss, and so a region head to train."""
+        return self.omega > 0
 
     @classmethod
     def paper(cls, num_classes: int, *, omega: float = 0.5, **others: Any) -> RecursiveMix:
@@ -109,29 +118,26 @@ class RecursiveMix(Mixer):
         lam = (1 - shares).float().to(device, non_blocking=True).expand(batch_size).contiguous()
         boxes = torch.where(shares[:, None] > 0, draw.boxes, whole)
         boxes = boxes.to(device, non_blocking=True).expand(batch_size, -1).contiguous()
-        past_targets, probs, paired = past.targets[:batch_size], past.probs, None
-        probs = targets if probs is None else probs[:batch_size]
-        if past.valid is not None or len(past_targets) < batch_size:
+        past_targets = _to_length(past.targets, batch_size)
+        probs = None if past.probs is None else _to_length(past.probs, batch_size)
+        paired: Tensor | None = None
+        if past.valid is not None or len(past.targets) < batch_size:
             # Only a sample with a sound history sample in its place is mixed.
-            valid = (
-                torch.ones_like(past.targets[:, 0], dtype=torch.bool) if past.valid is None else past.valid
-            )
-            paired = _to_length(valid, batch_size)
+            sound = torch.ones_like(past.targets[:, 0], dtype=torch.bool)
+            paired = _to_length(sound if past.valid is None else past.valid, batch_size)
             lam = torch.where(paired, lam, 1.0)
             boxes = torch.where(paired[:, None], boxes, whole.to(device, non_blocking=True))
-            past_targets = torch.where(paired[:, None], _to_length(past_targets, batch_size), 0.0)
-            probs = torch.where(paired[:, None], _to_length(probs, batch_size), 0.0)
+            past_targets = torch.where(paired[:, None], past_targets, 0.0)
+            probs = None if probs is None else torch.where(paired[:, None], probs, 0.0)
 
-        def mix(pixels: Tensor, sources: Tensor, mode: Interpolation) -> Tensor:
-            options: dict[str, Any] = {"dims": len(size), "mixed": paired, "inplace": self.inplace}
-            return paste(pixels, sources, draw_boxes, shrunk=True, interpolation=mode, **options)
-
-        draw_boxes = draw.boxes
+        paste_history = partial(
+            paste, boxes=draw.boxes, dims=len(size), shrunk=True, mixed=paired, inplace=self.inplace
+        )
         mixed_masks = None
         if masks is not None and past.masks is not None:
-            mixed_masks = mix(masks, past.masks, "nearest")
+            mixed_masks = paste_history(masks, past.masks)
         result = Mixed(
-            mix(images, past.images, self.interpolation),
+            paste_history(images, past.images, interpolation=self.interpolation),
             mix_rows(lam, targets, past_targets),
             lam,
             masks=mixed_masks,
@@ -194,6 +200,7 @@ class RecursiveMix(Mixer):
         if not sound:
             self._dropped = self._dropped + (~valid).sum()
         self.history = History(images, targets, None if sound else valid, probs, batch.masks)
+        self._version = _version(images)
 
     def reset(self) -> None:
         self.history = None
@@ -209,16 +216,25 @@ class RecursiveMix(Mixer):
         return {"dropped_non_finite": int(self._dropped)}
 
     def state_dict(self) -> dict[str, Any]:
-        history = None if self.history is None else self.history._asdict()
+        history = None
+        if self.history is not None:
+            # A view would be saved with all that it is a view of, a whole data set perhaps.
+            fields: dict[str, Tensor | None] = self.history._asdict()
+            history = {name: value if value is None else _own(value) for name, value in fields.items()}
         return super().state_dict() | {"history": history, "dropped": int(self._dropped)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         history = state["history"] if self._is_own(state) else None
         self.history = None if history is None else History(**history)
+        self._version = None
         self._dropped = torch.tensor(state["dropped"])
 
-    def _with_regions(self, result: Mixed, boxes: Tensor, probs: Tensor) -> Mixed:
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied tensor starts counting anew.
+        return self.__dict__ | {"_version": None}
+
+    def _with_regions(self, result: Mixed, boxes: Tensor, probs: Tensor | None) -> Mixed:
         """Add boxes and history probabilities, in every step, so that no graph depends on a draw."""
         if not self.trains_regions:
             return result
@@ -229,14 +245,24 @@ class RecursiveMix(Mixer):
         past, d = self.history, len(self.spatial_dims)
         if past is None:
             return None
+        if not torch.compiler.is_compiling() and self._version not in (None, _version(past.images)):
+            raise ValueError(
+                "the last step's images were written over, and they are the history: let the loader make "
+                "new ones, or give the mixer images.clone()"
+            )
         moved = past.images.movedim(self.spatial_dims, tuple(range(-d, 0)))
         past = past._replace(images=moved)
         if (
             moved.shape[1:-d] != inputs.images.shape[1:-d]
             or past.targets.shape[1] != inputs.targets.shape[1]
+            or past.images.is_floating_point() != inputs.images.is_floating_point()
             or (past.masks is None and inputs.masks is not None)
+            or (past.probs is None and self.trains_regions)
         ):
-            log.warning("The history does not fit this batch's channels, classes or masks: not mixed.")
+            log.warning(
+                "The history does not fit this batch (channels, classes, integer or floating pixels, "
+                "masks, or no probabilities): not mixed."
+            )
             return None
         if past.images.device == inputs.images.device:
             return past
@@ -245,6 +271,19 @@ class RecursiveMix(Mixer):
         for name, tensor in fields.items():
             fields[name] = tensor if tensor is None else tensor.to(device, non_blocking=True)
         return History(**fields)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if it is part of a larger storage."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often the tensor was written into; None where that can't be told."""
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return None
+    return tensor._version
 
 
 def _to_length(rows: Tensor, length: int) -> Tensor:

@@ -24,6 +24,8 @@ class ResizeMix(Mixer):
         others: see `Mixer`.
     """
 
+    draws = ("boxes", "partners")
+
     def __init__(
         self,
         num_classes: int,

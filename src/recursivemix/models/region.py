@@ -140,7 +140,7 @@ class RegionModel(nn.Module):
         if captured is None:
             raise RuntimeError(
                 f"the backbone did not call its submodule {self.feature_map.name!r} in this pass. If "
-                f"gradient checkpointing or a new submodule was set after wrapping, do that first and wrap then"
+                f"gradient checkpointing or a new submodule was set after wrapping, wrap after that instead"
             )
         size = (images.shape[-2], images.shape[-1])
         features = self.feature_map.as_map(captured, size)
