@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         record = {
             "benchmark": "mixing",
-            **environment(),
+            **environment(gpu=options.device == "cuda"),
             "settings": {
                 "dtype": "float32",
                 "memory_format": options.memory_format,

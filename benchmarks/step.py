@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         record = {
             "benchmark": "step",
-            **environment(),
+            **environment(gpu=options.device == "cuda"),
             "settings": {
                 "model": "timm resnet18, 3x3 stem, no max pooling",
                 **setting._asdict(),

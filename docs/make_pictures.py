@@ -11,7 +11,7 @@ import torch
 
 from recursivemix import RecursiveMix
 from recursivemix.data.digits import digits
-from recursivemix.data.images import Prepared, evaluation_transform
+from recursivemix.data.images import TransformedImages, evaluation_transform
 from recursivemix.explain.gallery import draw_gallery
 
 STEPS, SAMPLES = 4, 8
@@ -20,7 +20,7 @@ STEPS, SAMPLES = 4, 8
 def main() -> None:
     """Four consecutive steps of the paper's method."""
     data = digits()
-    images = Prepared(data.train, evaluation_transform(data))
+    images = TransformedImages(data.train, evaluation_transform(data))
     mixer = RecursiveMix.paper(len(data.classes), seed=0)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
     batches = []

@@ -35,6 +35,8 @@ def cifar10_table() -> str:
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         groups[record["config"]["mixer"]].append(record)
+    if not records:
+        return "No run is recorded yet."
     first = records[0]
     data, config = first["data"], first["config"]
     lines = [
@@ -61,6 +63,8 @@ def cifar10_table() -> str:
 
 def mixing_table() -> str:
     """Milliseconds of a mixing call beside the peers, one column pair a batch size."""
+    if not (RESULTS / "mixing.json").exists():
+        return "Not measured yet: make bench."
     record = read(RESULTS / "mixing.json")
     settings = [batch["setting"] for batch in record["settings"]["batches"]]
     rows: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
@@ -84,6 +88,8 @@ def mixing_table() -> str:
 
 def step_table() -> str:
     """What mixing adds to a training step."""
+    if not (RESULTS / "step.json").exists():
+        return "Not measured yet: make bench."
     record = read(RESULTS / "step.json")
     lines = [
         f"**One training step**, ResNet-18, 128 images of 32x32, bfloat16, channels_last; ratio to the "

@@ -20,14 +20,16 @@ EXTRA = "pip install 'recursivemix[train]'"
 try:
     from jsonargparse import ArgumentParser, Namespace
     from lightning import Trainer
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
     from rich.table import Table
 
     from recursivemix import __version__
     from recursivemix.data.folder import UnreadableImageError
     from recursivemix.explain.gallery import MixedBatchGallery
+    from recursivemix.models.region import RegionModel
     from recursivemix.report.records import environment, write_json
-    from recursivemix.training.fit import FitConfig, Prepared, Result, fit, prepare
+    from recursivemix.training.fit import FitConfig, PreparedRun, Result, fit, prepare
     from recursivemix.training.measure import measure_checkpoint
 except ImportError as error:  # the library itself needs torch alone
     sys.exit(f"recursivemix: error: the command line needs {error.name}: {EXTRA}")
@@ -43,6 +45,10 @@ EXAMPLES = """examples:
 
 class UsageError(ValueError):
     """Something that the person who typed the command can mend; its message is one line."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, or the like; its message is one line."""
 
 
 class DashedParser(ArgumentParser):
@@ -102,38 +108,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"recursivemix {name}: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"recursivemix {name}: {error}", file=sys.stderr)
+        return 130
     return 0
 
 
 def run_fit(parser: DashedParser, settings: Namespace) -> None:
     """Train, and leave a run folder behind; or nothing, if the run can't begin."""
-    chosen = parser.instantiate(settings)
-    try:
-        names = [field.name for field in dataclasses.fields(FitConfig)]
-        prepared = prepare(FitConfig(**{name: chosen[name] for name in names}))
-        prepared.folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        raise UsageError(error) from error
-    folder = prepared.folder
-    where = environment()  # as the run begins: files may change under a long one
-    (folder / "config.yaml").write_text(parser.dump(settings, skip_unset=False))
-    gallery = MixedBatchGallery(
-        folder / "mixed_batches.png", prepared.data.classes, prepared.data.mean, prepared.data.std
-    )
+    names = [field.name for field in dataclasses.fields(FitConfig)]
     defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
-    options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
     try:
-        result = fit(prepared, [gallery], **options)
-    except UnreadableImageError as error:
-        if not (folder / "checkpoints").exists():
-            shutil.rmtree(folder)
-        # A loader's worker sends its whole traceback along; the last line is the message.
-        last = str(error).strip().splitlines()[-1]
-        raise UsageError(last.partition("UnreadableImageError: ")[2] or last) from error
+        chosen = parser.instantiate(settings)
+        gallery = MixedBatchGallery()
+        options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
+        run = prepare(FitConfig(**{name: chosen[name] for name in names}), [gallery], options)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    if not run.trainer.is_global_zero:
+        fit(run)  # the first process tells of it
+        return
+    where = environment(gpu=run.config.device != "cpu")  # as the run begins: files may change under it
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "config.yaml").write_text(parser.dump(settings, skip_unset=False))
+    except OSError as error:
+        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
+    gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
+    try:
+        result = fit(run)
+    except BaseException as error:
+        started = (run.folder / "checkpoints").exists()
+        if not started:
+            shutil.rmtree(run.folder)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
+            kept = f"the checkpoints so far are in {run.folder}" if started else "nothing was kept"
+            raise Interrupted(f"interrupted; {kept}") from error
+        if isinstance(error, (UnreadableImageError, MisconfigurationException)):
+            raise UsageError(one_line(error)) from error
+        raise
     write_json(
-        folder / "record.json", fit_record(prepared, result, where, parser.dump(settings, format="json"))
+        run.folder / "record.json", fit_record(run, result, where, parser.dump(settings, format="json"))
     )
-    print_result(prepared, result)
+    print_result(run, result)
 
 
 def run_test(parser: DashedParser, settings: Namespace) -> None:
@@ -141,47 +158,68 @@ def run_test(parser: DashedParser, settings: Namespace) -> None:
     try:
         metrics = measure_checkpoint(**settings.as_dict())
     except ValueError as error:
-        raise UsageError(error) from error
+        raise UsageError(one_line(error)) from error
     table = Table(show_header=False)
     table.add_row("accuracy", f"{metrics['acc1']:.2f} %")
     table.add_row("loss", f"{metrics['val_loss']:.4f}")
     Console().print(table)
 
 
-def fit_record(prepared: Prepared, result: Result, where: dict[str, Any], config: str) -> dict[str, Any]:
+def one_line(error: Exception) -> str:
+    """An error's message; from a loader's worker it comes with a traceback, whose last line holds it."""
+    text = str(error).strip()
+    if isinstance(error, UnreadableImageError):
+        last = text.splitlines()[-1]
+        return last.partition(f"{UnreadableImageError.__name__}: ")[2] or last
+    return " ".join(text.split())
+
+
+def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: str) -> dict[str, Any]:
     """All that a comparison or a reader needs to know of a run, and to repeat it."""
     return {
         "kind": "fit",
         **where,
-        "seed": prepared.config.seed,
+        "seed": run.config.seed,
         "config": json.loads(config),
         "data": {
-            "train_images": len(prepared.data.train),
-            "evaluation_images": len(prepared.data.evaluation),
-            "evaluation_split": prepared.data.split,
-            "classes": len(prepared.data.classes),
-            "image_size": prepared.data.image_size,
+            "train_images": len(run.data.train),
+            "evaluation_images": len(run.data.evaluation),
+            "evaluation_split": run.data.split,
+            "classes": len(run.data.classes),
+            "image_size": run.data.image_size,
         },
         "acc1_last": result.acc1,
         "acc1_best": result.best_acc1,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
         "images_per_second": round(result.images_per_second, 1),
-        "mixer_stats": prepared.module.mixer.stats,
+        "mixer_stats": run.module.mixer.stats,
+        "feature_map": feature_map(run),
         "epochs": result.rows,
     }
 
 
-def print_result(prepared: Prepared, result: Result) -> None:
+def feature_map(run: PreparedRun) -> str | None:
+    """What the region head sees, in words; None where there is none."""
+    network = run.module.network
+    if not isinstance(network, RegionModel):
+        return None
+    found = network.feature_map
+    return f"{found.name} ({found.layout}, {found.channels} channels)"
+
+
+def print_result(run: PreparedRun, result: Result) -> None:
     """The short table at the end of a run."""
-    table = Table(title=f"{prepared.config.model}, {prepared.config.mixer}", show_header=False)
+    table = Table(title=f"{run.config.model}, {run.config.mixer}", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # a path is only of use whole
-    count = len(prepared.data.evaluation)
-    table.add_row("accuracy, last epoch", f"{result.acc1:.2f} % of {count} images ({prepared.data.split})")
+    count = len(run.data.evaluation)
+    table.add_row("accuracy, last epoch", f"{result.acc1:.2f} % of {count} images ({run.data.split})")
     table.add_row("accuracy, best epoch", f"{result.best_acc1:.2f} % (epoch {result.best_epoch})")
     table.add_row("time", f"{result.seconds:.1f} s")
     table.add_row("training speed", f"{result.images_per_second:,.0f} images/s")
+    if feature_map(run) is not None:
+        table.add_row("regions seen on", feature_map(run))
     table.add_row("run folder", str(result.folder))
     Console().print(table)
 

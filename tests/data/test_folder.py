@@ -10,7 +10,7 @@ from PIL import Image
 from conftest import write_images
 from recursivemix.data.digits import digits
 from recursivemix.data.folder import FolderImages, UnreadableImageError, hold_out, image_folder
-from recursivemix.data.images import Prepared, denormalise, evaluation_transform, train_transform
+from recursivemix.data.images import TransformedImages, denormalise, evaluation_transform, train_transform
 
 
 def test_finds_splits_classes_and_size(image_root):
@@ -58,7 +58,7 @@ def test_transforms_give_the_size_for_any_image(image_root, size):
     Image.new("RGBA", (30, 9)).save(image_root / "train" / "red" / "alpha.png")
     data = image_folder(image_root, image_size=size)
     for transform in (train_transform(data), evaluation_transform(data)):
-        images = Prepared(data.train, transform)
+        images = TransformedImages(data.train, transform)
         for index in range(len(images)):
             image, _ = images[index]
             assert (image.shape, image.dtype) == ((3, size, size), torch.float32)
@@ -66,7 +66,7 @@ def test_transforms_give_the_size_for_any_image(image_root, size):
 
 def test_denormalise_undoes_normalise(image_root):
     data = image_folder(image_root)
-    image, _ = Prepared(data.evaluation, evaluation_transform(data))[0]
+    image, _ = TransformedImages(data.evaluation, evaluation_transform(data))[0]
     raw, _ = data.evaluation[0]
     torch.testing.assert_close(
         denormalise(image[None], data.mean, data.std)[0], raw / 255, atol=1e-6, rtol=0
@@ -124,3 +124,11 @@ def test_digits_are_split_once_and_for_all():
     assert counts.max() <= 38
     assert (first.train.images.shape, first.train.images.dtype) == ((1437, 3, 32, 32), torch.uint8)
     assert not first.flip
+
+
+def test_sixteen_bits_of_grey_are_scaled(tmp_path):
+    ramp = torch.arange(0, 65536, 64, dtype=torch.int32).view(32, 32)
+    Image.fromarray(ramp.numpy().astype("uint16")).save(tmp_path / "ramp.png")
+    image, _ = FolderImages([(tmp_path / "ramp.png", 0)])[0]
+    assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
+    torch.testing.assert_close(image[0].int(), ramp // 257)

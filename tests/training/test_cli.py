@@ -2,7 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -147,6 +152,11 @@ def spoil_nothing(root):
         (spoil_nothing, ["--mixer-options.omega", "-1"], "omega"),
         (spoil_nothing, ["--epochs", "0"], "--epochs must be at least 1"),
         (spoil_nothing, ["--lr", "-1"], "--lr must be above 0"),
+        (spoil_nothing, ["--weight-decay", "-1"], "--weight-decay must be at least 0"),
+        (spoil_nothing, ["--trainer.accelerator", "foo"], "invalid accelerator"),
+        (spoil_nothing, ["--trainer.enable-checkpointing", "false"], "enable_checkpointing"),
+        (spoil_nothing, ["--trainer.limit-val-batches", "0"], "leaves nothing"),
+        (spoil_nothing, ["--trainer.max-steps", "0"], "no epoch was finished"),
         (shutil.rmtree, [], "there is no folder"),
         (lambda root: shutil.rmtree(root / "val"), [], "no val or test folder"),
         (lambda root: shutil.rmtree(root / "val" / "red"), [], "differ in their classes"),
@@ -221,3 +231,67 @@ def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_p
     record = json.loads((out / "record.json").read_text())
     assert ["acc1" in row for row in record["epochs"]] == [False, True, False, True, True]
     assert record["acc1_last"] == record["epochs"][-1]["acc1"]
+
+
+def test_a_callback_of_ones_own(image_root, tmp_path):
+    out = tmp_path / "run"
+    command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "1"]
+    assert main([*command, "--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"]) == 0
+
+
+def test_class_names_that_look_like_formulas(image_root, tmp_path):
+    for split in ("train", "val"):
+        (image_root / split / "red").rename(image_root / split / "$x_{red$")
+    out = tmp_path / "run"
+    assert main(["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "1"]) == 0
+    assert (out / "mixed_batches.png").exists()
+
+
+def test_an_unreadable_image_in_a_test_is_one_line(run, image_root, capsys):
+    (image_root / "val" / "red" / "2.png").write_bytes(b"no")
+    last = str(run / "checkpoints" / "last.ckpt")
+    for workers in ("0", "1"):
+        capsys.readouterr()
+        assert main(["test", "--checkpoint", last, "--data", str(image_root), "--workers", workers]) == 2
+        errors = capsys.readouterr().err.strip().splitlines()
+        assert "red/2.png" in errors[-1]
+        assert "Traceback" not in "".join(errors)
+
+
+def start(*arguments):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "recursivemix.cli", "fit", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def test_two_processes_share_one_run(image_root, tmp_path):
+    out = tmp_path / "run"
+    process = start("--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    record = json.loads((out / "record.json").read_text())
+    assert len(record["epochs"]) == 2
+    assert (out / "mixed_batches.png").exists()
+
+
+def test_ctrl_c_is_one_line(image_root, tmp_path):
+    out = tmp_path / "run"
+    process = start("--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5000")
+    waited = time.monotonic() + 120
+    while not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < waited:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert (
+        errors.strip().splitlines()[-1]
+        == f"recursivemix fit: interrupted; the checkpoints so far are in {out}"
+    )
+    assert "Traceback" not in errors
+    assert (
+        torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["mixer"]["mixer"] == "RecursiveMix"
+    )

@@ -6,10 +6,12 @@ splits that disagree on their classes. A file that cannot be read names itself w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -23,6 +25,17 @@ File = tuple[Path, int]
 
 class UnreadableImageError(ValueError):
     """An image file that cannot be decoded; the message names it."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; whatever Pillow has against it becomes one error that names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    # SyntaxError: what Pillow raises for some broken PNG files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"cannot read the image {path}: {error}") from error
 
 
 class FolderImages:
@@ -40,12 +53,11 @@ class FolderImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        try:
-            with Image.open(path) as image:
-                return pil_to_tensor(image.convert("RGB")), label
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            # SyntaxError: what Pillow raises for some broken PNG files.
-            raise UnreadableImageError(f"cannot read the image {path}: {error}") from error
+        with opened(path) as image:
+            if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+                grey = (pil_to_tensor(image).int() & 0xFFFF) // 257
+                return grey.byte().expand(3, -1, -1), label
+            return pil_to_tensor(image.convert("RGB")), label
 
 
 def image_folder(
@@ -140,11 +152,8 @@ def _common_size(files: list[File]) -> int:
     """The short side of small images, or 224; judged by a few files spread over the set."""
     sizes = []
     for path, _ in files[:: max(1, len(files) // 16)]:
-        try:
-            with Image.open(path) as image:
-                sizes.append(min(image.size))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise UnreadableImageError(f"cannot read the image {path}: {error}") from error
+        with opened(path) as image:
+            sizes.append(min(image.size))
     return max(sizes) if max(sizes) <= SMALL_IMAGE else 224
 
 

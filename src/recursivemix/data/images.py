@@ -42,7 +42,7 @@ class ImageData:
     """Which split ``evaluation`` is: "val", "test" or "held out"."""
 
 
-class Prepared(Dataset[tuple[Tensor, int]]):
+class TransformedImages(Dataset[tuple[Tensor, int]]):
     """Images passed through a transform on access; picklable for loader workers."""
 
     def __init__(self, images: LabelledImages, transform: v2.Transform) -> None:

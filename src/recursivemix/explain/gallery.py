@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def draw_gallery(
                 )
                 axis.add_patch(outline)
             axis.set_title(f"lam {batch.lam[i]:.2f}", fontsize=8, pad=2)
-            axis.set_xlabel(top_labels(batch.targets[i], classes), fontsize=7, labelpad=2)
+            axis.set_xlabel(top_labels(batch.targets[i], classes), fontsize=7, labelpad=2, parse_math=False)
         row[0].set_ylabel(f"step {step}", fontsize=9)
     return figure
 
@@ -78,30 +79,25 @@ def top_labels(target: Tensor, classes: tuple[str, ...], count: int = 3) -> str:
 
 
 class MixedBatchGallery(Callback):
-    """Draws the first mixed batches of a run.
+    """Draws the first mixed batches of a run, once `prepare` has said where and of what.
 
     Args:
-        path: of the picture.
         steps: how many batches.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        classes: tuple[str, ...],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        steps: int = 4,
-    ) -> None:
-        self.path = path
-        self.classes = classes
-        self.mean = mean
-        self.std = std
+    def __init__(self, steps: int = 4) -> None:
         self.steps = steps
         self._batches: list[MixedBatch] = []
+        self._path: Path | None = None
+
+    def prepare(
+        self, path: Path, classes: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        """Set the picture's path, and what `draw_gallery` needs."""
+        self._path, self._classes, self._mean, self._std = path, classes, mean, std
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
+        if self._path is not None and trainer.is_global_zero:
             pl_module.watch = self._batches.append  # type: ignore[assignment]
 
     def on_train_batch_end(
@@ -116,5 +112,9 @@ class MixedBatchGallery(Callback):
 
     def _finish(self, pl_module: LightningModule) -> None:
         pl_module.watch = None  # type: ignore[assignment]
-        draw_gallery(self._batches, self.classes, self.mean, self.std).savefig(self.path, dpi=110)
+        with warnings.catch_warnings():
+            # A class name in a script that the font lacks is drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure = draw_gallery(self._batches, self._classes, self._mean, self._std)
+            figure.savefig(str(self._path), dpi=110)
         self._batches.clear()

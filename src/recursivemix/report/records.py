@@ -17,8 +17,8 @@ import torch
 PACKAGES = ("recursivemix", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "kornia")
 
 
-def environment() -> dict[str, Any]:
-    """Where and with what this process runs."""
+def environment(gpu: bool) -> dict[str, Any]:
+    """Where and with what this process runs; ``gpu`` says whether it uses the GPU, if there is one."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": torch.cuda.get_device_name() if gpu and torch.cuda.is_available() else None,
         },
     }
 
@@ -49,6 +49,7 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)  # else it is the checkout of somebody else's project
         revision = git("rev-parse", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
     except (OSError, subprocess.CalledProcessError):

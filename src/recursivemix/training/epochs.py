@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -23,7 +24,7 @@ EVALUATED = ("acc_clean", "val_loss", "acc1")
 
 
 class EpochRows(Callback):
-    """Collects the metrics of each epoch; adds a line to the CSV as the epoch ends.
+    """Collects the metrics of each epoch, and keeps the CSV up to date.
 
     Args:
         path: of the CSV.
@@ -33,6 +34,8 @@ class EpochRows(Callback):
         self.path = path
         self.rows: list[dict[str, float]] = []
         """``seconds`` is the time since the run began; accuracies are percent."""
+        self.images = 0
+        """Images trained on, by all processes."""
         self.train_seconds = 0.0
         """Time spent training, evaluation left out."""
         self._run_start = time.perf_counter()
@@ -46,11 +49,17 @@ class EpochRows(Callback):
         self._evaluation_seconds = None
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch[0]) * trainer.world_size
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluation_seconds = time.perf_counter() - self._evaluation_start
+        spent = time.perf_counter() - self._evaluation_start
+        self._evaluation_seconds = spent + (self._evaluation_seconds or 0.0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.perf_counter()
@@ -61,11 +70,13 @@ class EpochRows(Callback):
         values["epoch"] = trainer.current_epoch + 1
         values["lr"] = self._lr
         values["seconds"] = round(now - self._run_start, 3)
-        row = {name: values[name] for name in COLUMNS if name in values}
-        self.rows.append(row)
+        self.rows.append({name: values[name] for name in COLUMNS if name in values})
         if trainer.is_global_zero:
-            with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                if len(self.rows) == 1:
-                    writer.writeheader()
-                writer.writerow(row)
+            self.write()
+
+    def write(self) -> None:
+        """Write the CSV anew."""
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)

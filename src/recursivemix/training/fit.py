@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -24,6 +27,8 @@ from recursivemix.data.images import ImageData
 from .epochs import EpochRows
 from .loaders import Loaders
 from .module import MixedClassifier
+
+FOLDER_VARIABLE = "RECURSIVEMIX_RUN_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -66,18 +71,18 @@ class FitConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "image_size"):
+        least = {"epochs": 1, "batch_size": 1, "image_size": 1, "workers": 0, "weight_decay": 0}
+        for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+            if value is not None and value < low:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
         if self.lr <= 0:
             raise ValueError(f"--lr must be above 0, got {self.lr}")
-        if self.device == "gpu" and not torch.cuda.is_available():
-            raise ValueError("--device gpu: torch sees no GPU on this machine; use --device cpu")
+        check_device(self.device)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run that passed every check and has written nothing yet."""
 
     config: FitConfig
@@ -85,6 +90,8 @@ class Prepared:
     module: MixedClassifier
     loaders: Loaders
     folder: Path
+    rows: EpochRows
+    trainer: Trainer
 
 
 @dataclass(frozen=True)
@@ -111,11 +118,38 @@ def load_data(data: Path | None, val_split: float | None, image_size: int | None
     return digits()
 
 
-def prepare(config: FitConfig) -> Prepared:
-    """Load the data and build the network and the mixer; raises ValueError for anything that can't be."""
+def check_device(device: str) -> None:
+    """Say early, and in one line, that there is no GPU."""
+    if device == "gpu" and not torch.cuda.is_available():
+        raise ValueError("--device gpu: torch sees no GPU on this machine; use --device cpu")
+
+
+def run_folder(config: FitConfig) -> Path:
+    """The folder of a run, new and the same for all processes of it; makes nothing."""
+    known = os.environ.get(FOLDER_VARIABLE)
+    rank = int(getattr(rank_zero_only, "rank", 0))
+    if rank > 0 and known is not None:
+        return Path(known)
     folder = config.out or Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{config.model}-{config.mixer}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"the run folder {folder} already exists: name a new one with --out")
+    return folder
+
+
+def prepare(
+    config: FitConfig, callbacks: Sequence[Callback], trainer_options: dict[str, Any]
+) -> PreparedRun:
+    """Load the data, build network, mixer and trainer; raises ValueError for anything that can't be.
+
+    Args:
+        config: the run's settings.
+        callbacks: more of them, for pictures.
+        trainer_options: arguments of Lightning's Trainer; they win over the run's settings.
+
+    Raises:
+        ValueError: anything that the person who chose the settings can mend.
+    """
+    folder = run_folder(config)
     data = load_data(config.data, config.val_split, config.image_size, config.seed)
     seed_everything(config.seed, workers=True, verbose=False)
     module = MixedClassifier(
@@ -128,11 +162,47 @@ def prepare(config: FitConfig) -> Prepared:
         lr=config.lr,
         weight_decay=config.weight_decay,
         seed=config.seed,
-        data={"val_split": config.val_split, "seed": config.seed, "embedded": config.data is None},
+        data={
+            "embedded": config.data is None,
+            "val_split": config.val_split,
+            "seed": config.seed,
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
     )
     workers = config.workers if config.workers is not None else 0 if config.data is None else 2
     loaders = Loaders(data, batch_size=config.batch_size, workers=workers, seed=config.seed)
-    return Prepared(config, data, module, loaders, folder)
+    rows = EpochRows(folder / "metrics.csv")
+    trainer = make_trainer(config, folder, [rows, *callbacks], trainer_options)
+    return PreparedRun(config, data, module, loaders, folder, rows, trainer)
+
+
+def make_trainer(
+    config: FitConfig, folder: Path, callbacks: list[Callback], trainer_options: dict[str, Any]
+) -> Trainer:
+    """Lightning's Trainer with what a run always has: last and best checkpoint, a TensorBoard log."""
+    checkpoints = folder / "checkpoints"
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
+    best = ModelCheckpoint(checkpoints, "best", monitor="acc1", mode="max", enable_version_counter=False)
+    options: dict[str, Any] = {
+        "max_epochs": config.epochs,
+        "accelerator": config.device,
+        "devices": 1,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        "enable_model_summary": False,
+        "logger": TensorBoardLogger(folder, name="tensorboard", version=""),
+    } | trainer_options
+    given = options.pop("callbacks", None) or []
+    given = given if isinstance(given, list) else [given]
+    for name in ("limit_train_batches", "limit_val_batches", "max_epochs"):
+        if options.get(name) == 0:
+            raise ValueError(f"--trainer.{name.replace('_', '-')} 0 leaves nothing to train or to evaluate")
+    try:
+        with quiet_lightning():
+            return Trainer(**options, callbacks=[last, best, *callbacks, *given])
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager
@@ -151,48 +221,34 @@ def quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def fit(prepared: Prepared, callbacks: Sequence[Callback] = (), **trainer_options: Any) -> Result:
-    """Train, and leave in the run's folder the checkpoints, a CSV and a TensorBoard log.
-
-    Args:
-        prepared: from `prepare`.
-        callbacks: more of them, for pictures.
-        trainer_options: arguments of Lightning's Trainer; they win over the run's settings.
-    """
-    config, folder = prepared.config, prepared.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    epochs = EpochRows(folder / "metrics.csv")
-    checkpoints = folder / "checkpoints"
-    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
-    best = ModelCheckpoint(checkpoints, "best", monitor="acc1", mode="max", enable_version_counter=False)
-    options: dict[str, Any] = {
-        "max_epochs": config.epochs,
-        "accelerator": config.device,
-        "devices": 1,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 10,
-        "enable_model_summary": False,
-    } | {name: value for name, value in trainer_options.items() if value is not None}
-    own = options.pop("callbacks", None) or []
-    options["callbacks"] = [epochs, last, best, *callbacks, *(own if isinstance(own, list) else [own])]
-    logger = TensorBoardLogger(folder, name="tensorboard", version="")
-    options["logger"] = options.get("logger", logger)
-    with quiet_lightning():
-        trainer = Trainer(**options)
-        trainer.fit(prepared.module, datamodule=prepared.loaders)
-        rows = epochs.rows
-        if "acc1" not in rows[-1]:  # trainer.check_val_every_n_epoch skipped the last epoch
-            loader = prepared.loaders.evaluation_dataloader()
-            (metrics,) = trainer.validate(prepared.module, loader, verbose=False)
-            rows[-1] |= {name: float(value) for name, value in metrics.items()}
-    best_row = max(rows, key=lambda row: row.get("acc1", 0.0))
-    seen = len(prepared.data.train) * len(rows)
+def fit(run: PreparedRun) -> Result:
+    """Train, and leave in the run's folder the checkpoints, a CSV and a TensorBoard log."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    os.environ[FOLDER_VARIABLE] = str(run.folder)  # for the processes that Lightning starts
+    trainer, rows = run.trainer, run.rows.rows
+    try:
+        with quiet_lightning():
+            trainer.fit(run.module, datamodule=run.loaders)
+            if not rows:
+                raise MisconfigurationException(
+                    "no epoch was finished: see --epochs and --trainer.max-steps"
+                )
+            evaluated = [row for row in rows if "acc1" in row]
+            if "acc1" not in rows[-1]:  # trainer.check_val_every_n_epoch skipped the last epoch
+                loader = run.loaders.evaluation_dataloader()
+                (metrics,) = trainer.validate(run.module, loader, verbose=False)
+                rows[-1] |= {name: float(value) for name, value in metrics.items()}
+                run.rows.write()
+    finally:
+        del os.environ[FOLDER_VARIABLE]
+    # The epoch of best.ckpt: one that was evaluated while training.
+    best = max(evaluated or rows[-1:], key=lambda row: row["acc1"])
     return Result(
-        folder=folder,
+        folder=run.folder,
         rows=rows,
         acc1=rows[-1]["acc1"],
-        best_acc1=best_row["acc1"],
-        best_epoch=int(best_row["epoch"]),
+        best_acc1=best["acc1"],
+        best_epoch=int(best["epoch"]),
         seconds=rows[-1]["seconds"],
-        images_per_second=seen / epochs.train_seconds,
+        images_per_second=run.rows.images / run.rows.train_seconds,
     )

@@ -9,7 +9,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from recursivemix.data.images import ImageData, Prepared, evaluation_transform, train_transform
+from recursivemix.data.images import ImageData, TransformedImages, evaluation_transform, train_transform
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
@@ -36,17 +36,17 @@ class Loaders(LightningDataModule):
         self.generator = torch.Generator().manual_seed(seed)
 
     def train_dataloader(self) -> Loader:
-        images = Prepared(self.data.train, train_transform(self.data))
+        images = TransformedImages(self.data.train, train_transform(self.data))
         return self._loader(images, shuffle=True, generator=self.generator)
 
     def val_dataloader(self) -> list[Loader]:
         """The evaluation split, then the probe."""
-        plain = Prepared(self.data.train, evaluation_transform(self.data))
+        plain = TransformedImages(self.data.train, evaluation_transform(self.data))
         step = max(1, len(plain) // self.probe)
         return [self.evaluation_dataloader(), self._loader(Subset(plain, range(0, len(plain), step)))]
 
     def evaluation_dataloader(self) -> Loader:
-        return self._loader(Prepared(self.data.evaluation, evaluation_transform(self.data)))
+        return self._loader(TransformedImages(self.data.evaluation, evaluation_transform(self.data)))
 
     def _loader(self, images: Any, **options: Any) -> Loader:
         return DataLoader(

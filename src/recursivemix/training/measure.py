@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from lightning import Trainer
 
-from .fit import load_data, quiet_lightning
+from recursivemix.data.digits import digits
+from recursivemix.data.folder import image_folder
+
+from .fit import check_device, quiet_lightning
 from .loaders import Loaders
 from .module import MixedClassifier
 
@@ -47,13 +51,22 @@ def measure_checkpoint(
     Returns:
         ``acc1`` in percent and ``val_loss``.
     """
+    check_device(device)
     module = load_checkpoint(checkpoint)
     settings = module.hparams
     origin = settings["data"]
-    if data is None and not origin["embedded"]:
-        raise ValueError(f"{checkpoint} was trained on a folder of images: name it with --data DIR")
-    size = None if data is None else settings["image_size"]
-    images = load_data(data, origin["val_split"] if data is not None else None, size, origin["seed"])
+    if data is None:
+        if not origin["embedded"]:
+            raise ValueError(f"{checkpoint} was trained on a folder of images: name it with --data DIR")
+        images = digits()
+    else:
+        has_split = (data / "val").is_dir() or (data / "test").is_dir()
+        if not has_split and origin["val_split"] is None and data.is_dir():
+            raise ValueError(f"{data} has no val or test folder to measure on")
+        share = None if has_split else origin["val_split"]
+        size, seed = settings["image_size"], origin["seed"]
+        images = image_folder(data, val_split=share, image_size=size, seed=seed)
+        images = replace(images, mean=tuple(origin["mean"]), std=tuple(origin["std"]))
     if list(images.classes) != list(settings["classes"]):
         raise ValueError(
             f"{checkpoint} knows {len(settings['classes'])} classes ({', '.join(settings['classes'][:3])}, "

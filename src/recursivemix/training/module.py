@@ -51,7 +51,8 @@ class MixedClassifier(LightningModule):
         weight_decay: float = 5e-4,
         warmup: float = 0.05,
         seed: int = 0,
-        data: dict[str, Any] | None = None,
+        *,
+        data: dict[str, Any],
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
