@@ -44,9 +44,11 @@ def region_pool(features: Tensor, boxes: Tensor, image_size: tuple[int, int]) ->
             f"{tuple(boxes.shape)}"
         )
     (height, width), (h, w) = image_size, features.shape[-2:]
-    rows = _cell_weights(boxes[:, 1], boxes[:, 3], h / height, h).to(features.dtype)  # (B, h)
-    columns = _cell_weights(boxes[:, 0], boxes[:, 2], w / width, w).to(features.dtype)  # (B, w)
-    pooled: Tensor = torch.einsum("bchw,bh,bw->bc", features, rows, columns)
+    rows = _cell_weights(boxes[:, 1], boxes[:, 3], h / height, h)  # (B, h)
+    columns = _cell_weights(boxes[:, 0], boxes[:, 2], w / width, w)  # (B, w)
+    # Multiplied first: a pass over the features for each of the two is several times slower.
+    weights = (rows[:, :, None] * columns[:, None, :]).to(features.dtype)
+    pooled: Tensor = torch.einsum("bchw,bhw->bc", features, weights)
     return pooled
 
 
