@@ -286,7 +286,8 @@ def test_sees_the_patch_of_every_draw(seed, stride):
     large = (sides >= 3 * stride).all(1) & (batch.lam < 1)
     assert large.sum() > 8
     pooled = region_pool(avg_pool2d(batch.images, stride), batch.boxes, size)[large]
-    assert (pooled > (1 - 1e-5 if stride == 1 else 0.7)).all()
+    # Thousands of equal float32 terms add up to 1 within 1e-4; one foreign pixel row would take 1e-2.
+    assert (pooled > (1 - 1e-4 if stride == 1 else 0.7)).all()
     torch.testing.assert_close(batch.targets[:, 0], torch.ones(16))
 
 
