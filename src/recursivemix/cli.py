@@ -183,7 +183,7 @@ def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: 
         "config": json.loads(config),
         "data": {
             "train_images": len(run.data.train),
-            "evaluation_images": len(run.data.evaluation),
+            "evaluation_images": result.evaluated,
             "evaluation_split": run.data.split,
             "classes": len(run.data.classes),
             "image_size": run.data.image_size,
@@ -213,8 +213,9 @@ def print_result(run: PreparedRun, result: Result) -> None:
     table = Table(title=f"{run.config.model}, {run.config.mixer}", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # a path is only of use whole
-    count = len(run.data.evaluation)
-    table.add_row("accuracy, last epoch", f"{result.acc1:.2f} % of {count} images ({run.data.split})")
+    table.add_row(
+        "accuracy, last epoch", f"{result.acc1:.2f} % of {result.evaluated} images ({run.data.split})"
+    )
     table.add_row("accuracy, best epoch", f"{result.best_acc1:.2f} % (epoch {result.best_epoch})")
     table.add_row("time", f"{result.seconds:.1f} s")
     table.add_row("training speed", f"{result.images_per_second:,.0f} images/s")

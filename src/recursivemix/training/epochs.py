@@ -36,6 +36,8 @@ class EpochRows(Callback):
         """``seconds`` is the time since the run began; accuracies are percent."""
         self.images = 0
         """Images trained on, by all processes."""
+        self.evaluated = 0
+        """Images that the last evaluation measured, on all processes."""
         self.train_seconds = 0.0
         """Time spent training, evaluation left out."""
         self._run_start = time.perf_counter()
@@ -56,6 +58,19 @@ class EpochRows(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_start = time.perf_counter()
+        self.evaluated = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if dataloader_idx == 0:
+            self.evaluated += len(batch[0]) * trainer.world_size
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         spent = time.perf_counter() - self._evaluation_start

@@ -107,6 +107,8 @@ class Result:
     seconds: float
     images_per_second: float
     """Training alone."""
+    evaluated: int
+    """Images that the accuracy is of."""
 
 
 def load_data(data: Path | None, val_split: float | None, image_size: int | None, seed: int) -> ImageData:
@@ -251,4 +253,5 @@ def fit(run: PreparedRun) -> Result:
         best_epoch=int(best["epoch"]),
         seconds=rows[-1]["seconds"],
         images_per_second=run.rows.images / run.rows.train_seconds,
+        evaluated=min(run.rows.evaluated, len(run.data.evaluation)),  # several processes pad the set
     )
