@@ -18,13 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import recursivemix
 from recursivemix import Mixer, RecursiveMix, RegionModel
+from recursivemix.models.create import create_model
 from recursivemix.report.records import environment, write_json
 from timing import (
     add_options,
@@ -50,14 +50,6 @@ class Setting(NamedTuple):
 Batch = tuple[Tensor, Tensor]  # images (B, 3, S, S), labels (B,)
 
 
-def small_resnet18(num_classes: int) -> nn.Module:
-    """ResNet-18 for 32x32 images: a 3x3 stem of stride 1, no pooling before the first stage."""
-    model = timm.create_model("resnet18", num_classes=num_classes)
-    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    return model
-
-
 def make_batches(setting: Setting, seed: int, device: torch.device) -> list[Batch]:
     """Two batches to take in turn, so that no history is ever the batch it is pasted into."""
     generator = torch.Generator().manual_seed(seed)
@@ -75,7 +67,8 @@ def build_step(
 ) -> tuple[Callable[[], None], Mixer | None]:
     """A training step of a fresh model, and the mixer in it; every variant starts from equal weights."""
     torch.manual_seed(seed)
-    backbone = small_resnet18(setting.num_classes).to(device).to(memory_format=torch.channels_last)
+    backbone = create_model("resnet18", setting.num_classes, setting.image_size)
+    backbone = backbone.to(device).to(memory_format=torch.channels_last)
     mixer = None
     if variant != PLAIN:
         mixer = recursivemix.create_mixer(variant, setting.num_classes, seed=seed)
