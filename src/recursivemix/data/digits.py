@@ -3,29 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .images import ImageData
-
-
-class StackedImages:
-    """Images held in one tensor.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        labels: (N,) int64.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+from .images import ImageData, StackedImages
 
 
 def digits() -> ImageData:
@@ -50,8 +30,8 @@ def digits() -> ImageData:
     share = images[train].float() / 255
     mean, std = share.mean().item(), share.std().item()
     return ImageData(
-        train=StackedImages(images[train], labels[train]),
-        evaluation=StackedImages(images[held_out], labels[held_out]),
+        train=StackedImages(images[train], labels[train], "digits, train"),
+        evaluation=StackedImages(images[held_out], labels[held_out], "digits, held out"),
         classes=tuple(str(name) for name in source.target_names),
         image_size=32,
         mean=(mean, mean, mean),

@@ -59,6 +59,10 @@ class FolderImages:
                 return grey.byte().expand(3, -1, -1), label
             return pil_to_tensor(image.convert("RGB")), label
 
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return str(self.files[index][0])
+
 
 def image_folder(
     root: Path, *, val_split: float | None = None, image_size: int | None = None, seed: int = 0

@@ -24,6 +24,35 @@ class LabelledImages(Protocol):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
 
+    def name(self, index: int) -> str:
+        """What to call an image in a message: its file, or its place in its source."""
+        ...
+
+
+class StackedImages:
+    """Images of one size held in one tensor.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64.
+        source: what the images are of, for messages.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, source: str) -> None:
+        self.images = images
+        self.labels = labels
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """The image's place in its source."""
+        return f"{self.source}, image {index}"
+
 
 @dataclass(frozen=True)
 class ImageData:
