@@ -1,4 +1,4 @@
-"""The command line: ``recursivemix fit | test``.
+"""The command line: ``recursivemix fit | test | recipes | export | doctor``.
 
 Flags and YAML keys are made from the signatures they fill. What can't be used ends in one line on standard
 error and exit code 2, before anything is written.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 EXTRA = "pip install 'recursivemix[train]'"
 try:
+    import yaml
     from jsonargparse import ArgumentParser, Namespace
     from lightning import Trainer
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,10 +29,14 @@ try:
     from rich.table import Table
 
     from recursivemix import __version__
+    from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.folder import UnreadableImageError
     from recursivemix.explain.gallery import MixedBatchGallery
+    from recursivemix.export.export import export_checkpoint
     from recursivemix.models.region import RegionModel
-    from recursivemix.report.records import environment, write_json
+    from recursivemix.recipes import read_recipe, recipe_names
+    from recursivemix.report.records import environment, write_json, write_text
+    from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
     from recursivemix.training.fit import FitConfig, PreparedRun, Result, fit, prepare
     from recursivemix.training.measure import measure_checkpoint
 except ImportError as error:  # the library itself needs torch alone
@@ -40,11 +48,27 @@ EXAMPLES = """examples:
   recursivemix fit --data DIR --model resnet18 --epochs 60
       a folder of images: DIR/train/CLASS and DIR/val/CLASS
   recursivemix fit --data DIR --val-split 0.2 --mixer cutmix --mixer-options.prob 0.5
-  recursivemix test --checkpoint RUN/checkpoints/last.ckpt --data DIR"""
+  recursivemix fit --recipe cifar100-resnet18 --data DIR [--mixer none]
+      a recipe of the paper, and its sibling without mixing; recursivemix recipes lists them
+  recursivemix fit --resume RUN
+      go on with a run that was stopped or killed, as if it had not been
+  recursivemix test --checkpoint RUN/checkpoints/last.ckpt --data DIR
+  recursivemix export --checkpoint RUN/checkpoints/last.ckpt --to timm --out backbone.safetensors
+  recursivemix doctor DIR
+      unreadable files, duplicates across splits, class counts, sizes, colour modes"""
+
+RESUME = ("resume", "resume_changed", "recipe", "config")
+"""Options that lead to settings and are none."""
+HARMLESS = ("out", "workers", "cache", "checkpoint_every", "loggers")
+"""Settings that change nothing in what a run computes."""
 
 
 class UsageError(ValueError):
     """Something that the person who typed the command can mend; its message is one line."""
+
+
+class Failed(Exception):
+    """A run that went wrong after it began; its message is one line."""
 
 
 class Interrupted(Exception):
@@ -83,6 +107,13 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         usage="recursivemix fit [options]", description="Train a network on mixed batches."
     )
     train.add_argument("--config", action="config", help="YAML file of settings; later flags win.")
+    train.add_argument("--recipe", type=str, help="A recipe's settings, see recursivemix recipes; flags win.")
+    train.add_argument(
+        "--resume", type=str, help="Folder of a run to go on with, or one of its checkpoints; takes its settings."
+    )
+    train.add_argument(
+        "--resume-changed", action="store_true", help="Go on although settings differ from the run's."
+    )
     train.add_class_arguments(FitConfig, as_group=False)
     train.add_class_arguments(Trainer, "trainer", instantiate=False)
     test = DashedParser(
@@ -90,39 +121,149 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         description="Measure a checkpoint on the images its training was evaluated on.",
     )
     test.add_function_arguments(measure_checkpoint, as_group=False)
-    commands = parser.add_subcommands(dest="command")
-    commands.add_subcommand("fit", train, help="train a network")
-    commands.add_subcommand("test", test, help="measure the accuracy of a checkpoint again")
-    return parser, {"fit": train, "test": test}
+    recipes = DashedParser(
+        usage="recursivemix recipes [NAME]", description="List the recipes, or print one."
+    )
+    recipes.add_argument("name", nargs="?", type=str, help="Print this recipe's file.")
+    export = DashedParser(
+        usage="recursivemix export --checkpoint CHECKPOINT --to FORMAT --out PATH",
+        description="Write a checkpoint's backbone as another library expects it, and load it there.",
+    )
+    export.add_function_arguments(export_checkpoint, as_group=False)
+    doctor = DashedParser(
+        usage="recursivemix doctor DIR [options]", description="Examine a folder of images."
+    )
+    doctor.add_argument("data", type=Path, help="The folder.")
+    doctor.add_argument("--workers", type=int, default=2, help="Threads that read images.")
+    doctor.add_argument("--out", type=Path, help="Write what was found as JSON, too.")
+    commands = {"fit": train, "test": test, "recipes": recipes, "export": export, "doctor": doctor}
+    helps = {
+        "fit": "train a network, or go on with a run",
+        "test": "measure the accuracy of a checkpoint again",
+        "recipes": "list the recipes",
+        "export": "write a backbone for timm, torchvision, Hugging Face or ONNX",
+        "doctor": "examine a folder of images",
+    }
+    subcommands = parser.add_subcommands(dest="command")
+    for name, command in commands.items():
+        subcommands.add_subcommand(name, command, help=helps[name])
+    return parser, commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser, commands = make_parser()
-    words = sys.argv[1:] if arguments is None else arguments
-    settings = parser.parse_args([_underscored(word) for word in words])
-    name = settings.command
-    run = {"fit": run_fit, "test": run_test}[name]
+    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    runs = {
+        "fit": run_fit,
+        "test": run_test,
+        "recipes": run_recipes,
+        "export": run_export,
+        "doctor": run_doctor,
+    }
+    name = words[0] if words else ""
     try:
-        run(commands[name], settings[name])
+        settings = parser.parse_args(expanded(words))
+        name = settings.command
+        runs[name](commands[name], settings[name])
     except UsageError as error:
         print(f"recursivemix {name}: error: {error}", file=sys.stderr)
         return 2
+    except Failed as error:
+        print(f"recursivemix {name}: failed: {error}", file=sys.stderr)
+        return 1
     except Interrupted as error:
         print(f"recursivemix {name}: {error}", file=sys.stderr)
         return 130
     return 0
 
 
+def expanded(words: list[str]) -> list[str]:
+    """``--resume`` and ``--recipe`` with the settings that they stand for; flags come after and win."""
+    if words[:1] != ["fit"]:
+        return words
+    resume, recipe = value_of(words, "--resume"), value_of(words, "--recipe")
+    if resume is not None and recipe is not None:
+        raise UsageError("--resume takes the settings of its run: leave --recipe out")
+    if resume is not None:
+        return ["fit", "--config", run_settings(Path(resume)), *words[1:]]
+    if recipe is not None:
+        try:
+            settings = read_recipe(recipe).settings_with(value_of(words, "--mixer"))
+        except ValueError as error:
+            raise UsageError(one_line(error)) from error
+        return ["fit", "--config", yaml.safe_dump(settings), *words[1:]]
+    return words
+
+
+def value_of(words: list[str], option: str) -> str | None:
+    """The value of ``--option VALUE`` or ``--option=VALUE``, the last one given."""
+    value = None
+    for word, following in itertools.zip_longest(words, words[1:]):
+        if word == option:
+            value = following
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def checkpoint_of(resume: Path) -> Path:
+    """The checkpoint that a run folder goes on from, or the checkpoint itself."""
+    if resume.is_file():
+        return resume
+    last = resume / "checkpoints" / "last.ckpt"
+    if not resume.is_dir():
+        raise UsageError(f"--resume: there is no run {resume}")
+    if not last.is_file():
+        others = sorted((resume / "checkpoints").glob("*.ckpt"))
+        more = f"; there is {others[0]}" if others else ": it was stopped before it wrote one"
+        raise UsageError(f"--resume: the run {resume} has no checkpoint {last}{more}")
+    return last
+
+
+def run_settings(resume: Path) -> str:
+    """The settings of the run that is to be resumed, as YAML."""
+    file = checkpoint_of(resume).absolute().parent.parent / "config.yaml"
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise UsageError(f"--resume: cannot read the settings of the run: {error}") from error
+
+
+def changed_settings(parser: DashedParser, settings: Namespace, resume: Path) -> list[str]:
+    """What differs from the run that is to be resumed, a sentence each."""
+    before = vars(parser.parse_args(["--config", run_settings(resume)]).as_flat())
+    now = vars(settings.as_flat())
+    changes = []
+    for name in sorted(before.keys() | now.keys()):
+        if name.split(".")[0] in RESUME + HARMLESS:
+            continue
+        old, new = before.get(name), now.get(name)
+        if str(old) != str(new):
+            changes.append(f"--{name.replace('_', '-')} is {new}, was {old}")
+    return changes
+
+
 def run_fit(parser: DashedParser, settings: Namespace) -> None:
     """Train, and leave a run folder behind; or nothing, if the run can't begin."""
     names = [field.name for field in dataclasses.fields(FitConfig)]
     defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
+    resume = None if settings.resume is None else checkpoint_of(Path(settings.resume))
+    if resume is not None and not settings.resume_changed:
+        changes = changed_settings(parser, settings, resume)
+        if changes:
+            raise UsageError(
+                f"the settings differ from the run's: {'; '.join(changes)}. Go on nevertheless with "
+                f"--resume-changed"
+            )
+    for name in RESUME:
+        settings.pop(name, None)
     try:
         chosen = parser.instantiate(settings)
         gallery = MixedBatchGallery()
         options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
-        run = prepare(FitConfig(**{name: chosen[name] for name in names}), [gallery], options)
+        config = FitConfig(**{name: chosen[name] for name in names})
+        run = prepare(config, [gallery], options, resume)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     if not run.trainer.is_global_zero:
@@ -131,26 +272,76 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     where = environment(gpu=run.config.device != "cpu")  # as the run begins: files may change under it
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "config.yaml").write_text(parser.dump(settings, skip_unset=False))
+        write_text(run.folder / "config.yaml", parser.dump(settings, skip_unset=False))
     except OSError as error:
         raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
-    gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
+    if run.data.skipped:
+        write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
+        print(f"{len(run.data.skipped)} unreadable files are left out: {run.folder / 'skipped.txt'}")
+    if resume is None:
+        gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
+    result = train(run)
+    config_json = parser.dump(settings, format="json")
+    write_json(run.folder / "record.json", fit_record(run, result, where, config_json))
+    print_result(run, result)
+
+
+def train(run: PreparedRun) -> Result:
+    """`fit`, with what may happen told in one line; a run that kept nothing leaves nothing."""
     try:
-        result = fit(run)
+        return fit(run)
     except BaseException as error:
-        started = (run.folder / "checkpoints").exists()
-        if not started:
-            shutil.rmtree(run.folder)
+        started = any((run.folder / "checkpoints").glob("*.ckpt"))
+        if not started and run.resume is None:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        go_on = f"go on with: recursivemix fit --resume {run.folder}" if started else "nothing was kept"
+        if isinstance(error, StoppedError):
+            raise Interrupted(f"{error}; {go_on}") from error
         if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
-            kept = f"the checkpoints so far are in {run.folder}" if started else "nothing was kept"
-            raise Interrupted(f"interrupted; {kept}") from error
+            raise Interrupted(f"interrupted; {go_on}") from error
         if isinstance(error, (UnreadableImageError, MisconfigurationException)):
             raise UsageError(one_line(error)) from error
+        if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
+            raise Failed(one_line(error)) from error
         raise
-    write_json(
-        run.folder / "record.json", fit_record(run, result, where, parser.dump(settings, format="json"))
-    )
-    print_result(run, result)
+
+
+def run_recipes(parser: DashedParser, settings: Namespace) -> None:
+    """A table of the recipes, or the file of one."""
+    try:
+        if settings.name is not None:
+            recipe = read_recipe(settings.name)
+            print(resources.files("recursivemix.recipes").joinpath(f"{recipe.name}.yaml").read_text(), end="")
+            return
+        recipes = [read_recipe(name) for name in recipe_names()]
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    table = Table("recipe", "network", "epochs", "mixers", "expected")
+    for recipe in recipes:
+        model, epochs = recipe.settings["model"], recipe.settings["epochs"]
+        table.add_row(recipe.name, model, str(epochs), ", ".join(recipe.mixers), recipe.header["expected"])
+    Console().print(table)
+    print("recursivemix fit --recipe NAME --data DIR [--mixer none]; recursivemix recipes NAME prints one")
+
+
+def run_export(parser: DashedParser, settings: Namespace) -> None:
+    """Write a backbone, and print what became of its keys."""
+    try:
+        report = export_checkpoint(**settings.as_dict())
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    report.print()
+
+
+def run_doctor(parser: DashedParser, settings: Namespace) -> None:
+    """Print what is wrong with a folder of images."""
+    try:
+        diagnosis = examine(settings.data, workers=settings.workers)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    print_diagnosis(diagnosis)
+    if settings.out is not None:
+        write_json(settings.out, diagnosis.as_dict())
 
 
 def run_test(parser: DashedParser, settings: Namespace) -> None:
@@ -181,6 +372,7 @@ def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: 
         **where,
         "seed": run.config.seed,
         "config": json.loads(config),
+        "precision": str(run.trainer.precision),
         "data": {
             "train_images": len(run.data.train),
             "evaluation_images": result.evaluated,
@@ -192,6 +384,7 @@ def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: 
         "acc1_best": result.best_acc1,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
+        "resumed_at_steps": run.rows.resumed_at,
         "images_per_second": round(result.images_per_second, 1),
         "mixer_stats": run.module.mixer.stats,
         "feature_map": feature_map(run),

@@ -6,12 +6,16 @@ splits that disagree on their classes. A file that cannot be read names itself w
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -21,6 +25,20 @@ from recursivemix.models.create import SMALL_IMAGE
 from .images import IMAGENET_MEAN, IMAGENET_STD, ImageData
 
 File = tuple[Path, int]
+Item = TypeVar("Item")
+
+# What Pillow raises for broken files of one format or another: SyntaxError for PNG, IndexError for GIF,
+# TypeError and struct.error for TIFF.
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 class UnreadableImageError(ValueError):
@@ -28,14 +46,36 @@ class UnreadableImageError(ValueError):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; whatever Pillow has against it becomes one error that names the file."""
+def opened(source: Path | BytesIO, name: str, mend: str) -> Iterator[Image.Image]:
+    """An image; whatever Pillow has against it becomes one error with its name and what to do."""
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             yield image
-    # SyntaxError: what Pillow raises for some broken PNG files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"cannot read the image {path}: {error}") from error
+    except DECODING_ERRORS as error:
+        raise UnreadableImageError(f"cannot read the image {name}: {reason(error)}; {mend}") from error
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with an image, without its name: Pillow's and the system's words repeat the path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "in no image format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def opened_file(path: Path) -> AbstractContextManager[Image.Image]:
+    """An image file, as `opened`."""
+    return opened(path, str(path), "mend or remove the file, or leave all such files out with --skip-bad")
+
+
+def as_rgb(image: Image.Image) -> Tensor:
+    """A picture of any mode as (3, H, W) uint8; decodes it, so whatever its file lacks is raised here."""
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+        grey: Tensor = (pil_to_tensor(image).int() & 0xFFFF) // 257
+        return grey.byte().repeat(3, 1, 1)
+    rgb: Tensor = pil_to_tensor(image.convert("RGB"))
+    return rgb
 
 
 class FolderImages:
@@ -53,11 +93,8 @@ class FolderImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        with opened(path) as image:
-            if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
-                grey = (pil_to_tensor(image).int() & 0xFFFF) // 257
-                return grey.byte().expand(3, -1, -1), label
-            return pil_to_tensor(image.convert("RGB")), label
+        with opened_file(path) as image:
+            return as_rgb(image), label
 
     def name(self, index: int) -> str:
         """The image's path."""
@@ -65,7 +102,12 @@ class FolderImages:
 
 
 def image_folder(
-    root: Path, *, val_split: float | None = None, image_size: int | None = None, seed: int = 0
+    root: Path,
+    *,
+    val_split: float | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
 ) -> ImageData:
     """The data set of a folder.
 
@@ -76,34 +118,36 @@ def image_folder(
             ``val`` or ``test``.
         image_size: pixels a side for the network; None takes the images' own size up to 64, else 224.
         seed: of the held-out share.
+        skip_bad: decode every file once, now, and leave out those that can't be read.
 
     Raises:
-        ValueError: a folder that is missing, empty or inconsistent; the message says which and what to do.
+        ValueError: a folder that is missing, empty or inconsistent, or a class without a readable image;
+            the message says which and what to do.
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}")
     has_train = (root / "train").is_dir()
     split = next((name for name in ("val", "test") if has_train and (root / name).is_dir()), None)
     classes, train = read_classes(root / "train" if has_train else root)
-    if split is not None:
+    evaluation: list[File] = []
+    if split is None:
+        if val_split is None:
+            raise ValueError(
+                f"{root} has no val or test folder: add one, or hold a share out with --val-split 0.2"
+            )
+        check_share(val_split)
+    else:
         if val_split is not None:
             raise ValueError(
                 f"{root} has a {split} folder, so --val-split has nothing to split: leave it out"
             )
         other, evaluation = read_classes(root / split)
-        if other != classes:
-            missing, extra = sorted(set(classes) - set(other)), sorted(set(other) - set(classes))
-            raise ValueError(
-                f"train and {split} of {root} differ in their classes: only in train: "
-                f"{_shorten(missing)}; only in {split}: {_shorten(extra)}"
-            )
-    elif val_split is None:
-        raise ValueError(
-            f"{root} has no val or test folder: add one, or hold a share out with --val-split 0.2"
-        )
-    else:
+        check_same_classes(root, classes, split, other)
+    skipped: list[str] = []
+    if skip_bad:
+        train, evaluation = (_readable(files, classes, skipped) for files in (train, evaluation))
+    if val_split is not None:
         train, evaluation = hold_out(train, classes, val_split, seed)
-        split = "held out"
     return ImageData(
         train=FolderImages(train),
         evaluation=FolderImages(evaluation),
@@ -112,7 +156,8 @@ def image_folder(
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         flip=True,
-        split=split,
+        split=split or "held out",
+        skipped=tuple(skipped),
     )
 
 
@@ -124,7 +169,8 @@ def read_classes(folder: Path) -> tuple[tuple[str, ...], list[File]]:
         raise ValueError(f"{folder} must hold a folder for each of at least two classes, found {found}")
     files: list[File] = []
     for index, name in enumerate(names):
-        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+        paths = (folder / name).rglob("*")
+        images = sorted(p for p in paths if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
         if not images:
             raise ValueError(
                 f"the class folder {folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})"
@@ -133,32 +179,79 @@ def read_classes(folder: Path) -> tuple[tuple[str, ...], list[File]]:
     return names, files
 
 
-def hold_out(
-    files: list[File], classes: tuple[str, ...], share: float, seed: int
-) -> tuple[list[File], list[File]]:
-    """Split off a share of every class, at least one image and never all; always the same for a seed."""
+def check_same_classes(root: Path, classes: tuple[str, ...], split: str, other: tuple[str, ...]) -> None:
+    """Refuse splits whose class folders differ."""
+    if other != classes:
+        missing, extra = sorted(set(classes) - set(other)), sorted(set(other) - set(classes))
+        raise ValueError(
+            f"train and {split} of {root} differ in their classes: only in train: "
+            f"{_shorten(missing)}; only in {split}: {_shorten(extra)}"
+        )
+
+
+def check_share(share: float) -> None:
+    """Refuse a share to hold out that leaves one side empty."""
     if not 0 < share < 1:
         raise ValueError(f"--val-split is a share of every class and must be in (0, 1), got {share}")
+
+
+def hold_out(
+    items: list[tuple[Item, int]], classes: tuple[str, ...], share: float, seed: int
+) -> tuple[list[tuple[Item, int]], list[tuple[Item, int]]]:
+    """Split off a share of every class, at least one image and never all; always the same for a seed.
+
+    Args:
+        items: whatever tells an image (its path, its row), with its class index.
+        classes: their names.
+        share: in (0, 1).
+        seed: of the choice.
+    """
+    check_share(share)
     generator = torch.Generator().manual_seed(seed)
     kept, held = [], []
     for index, name in enumerate(classes):
-        own = [file for file in files if file[1] == index]
-        if len(own) < 2:
+        own = [item for item in items if item[1] == index]
+        if len(own) == 1:
             raise ValueError(f"class {name!r} has one image, which cannot be both trained on and held out")
-        order = torch.randperm(len(own), generator=generator).tolist()
+        order: list[int] = torch.randperm(len(own), generator=generator).tolist()
         count = min(max(1, round(share * len(own))), len(own) - 1)
         held += [own[i] for i in sorted(order[:count])]
         kept += [own[i] for i in sorted(order[count:])]
     return kept, held
 
 
+def network_size(short_sides: list[int]) -> int:
+    """Pixels a side for a network, of some images' short sides: their own up to `SMALL_IMAGE`, else 224."""
+    return max(short_sides) if max(short_sides) <= SMALL_IMAGE else 224
+
+
+def spread(count: int) -> range:
+    """About 16 indices, spread evenly over ``count``: enough to judge a set's size by."""
+    return range(0, count, max(1, count // 16))
+
+
 def _common_size(files: list[File]) -> int:
-    """The short side of small images, or 224; judged by a few files spread over the set."""
     sizes = []
-    for path, _ in files[:: max(1, len(files) // 16)]:
-        with opened(path) as image:
+    for index in spread(len(files)):
+        with opened_file(files[index][0]) as image:
             sizes.append(min(image.size))
-    return max(sizes) if max(sizes) <= SMALL_IMAGE else 224
+    return network_size(sizes)
+
+
+def _readable(files: list[File], classes: tuple[str, ...], skipped: list[str]) -> list[File]:
+    """The files that decode; the others are added to ``skipped``."""
+    from .doctor import unreadable  # which uses this module
+
+    bad = dict(unreadable(files, workers=min(os.cpu_count() or 1, 8), progress=True))
+    kept = [file for file in files if file[0] not in bad]
+    for index in {label for _, label in files} - {label for _, label in kept}:
+        path = next(path for path, label in files if label == index)
+        raise ValueError(
+            f"no image of the class {classes[index]!r} can be read, so --skip-bad leaves it empty: mend "
+            f"its files or remove it from every split; the first is {path}: {bad[path]}"
+        )
+    skipped += [f"{path}: {reason}" for path, reason in bad.items()]
+    return kept
 
 
 def _shorten(names: list[str]) -> str:

@@ -18,6 +18,13 @@ def soft_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.mean(-1)
 
 
+def smoothed(targets: Tensor, label_smoothing: float) -> Tensor:
+    """(B, K) targets with the share ``label_smoothing`` spread over all K classes, as torch and timm do."""
+    if label_smoothing == 0:
+        return targets
+    return targets * (1 - label_smoothing) + label_smoothing / targets.shape[-1]
+
+
 def consistency(sample_losses: Tensor, lam: Tensor) -> Tensor:
     """Batch mean of ``(1 - lam) * sample_losses``, both (B,); paper.md 1.2, step 6.
 

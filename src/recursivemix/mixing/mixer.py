@@ -17,7 +17,7 @@ from torch import Tensor
 from .batch import MixedBatch
 from .boxes import INTERPOLATIONS, Interpolation
 from .draw import Draw, process_rank, seeded_generator
-from .losses import soft_binary_cross_entropy, soft_cross_entropy
+from .losses import smoothed, soft_binary_cross_entropy, soft_cross_entropy
 
 Loss = Literal["ce", "bce"]
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class Mixer(ABC):
         per_sample: draw for every sample instead of once for the batch.
         inplace: write into the images (and masks) given, for a loop that owns its batch.
         loss: "ce" for one label a picture, "bce" for several (multi-hot targets).
+        label_smoothing: share of each label that is spread over all classes, in [0, 1); in the label loss
+            alone, so that targets stay shares of pixels and the history's predictions stay as they were.
         spatial_dims: the dimensions that are mixed, negative, ascending; (-2, -1) is height and width.
         seed: of this mixer's own random stream.
         rank: of this process, part of the seed; None asks torch.distributed, then the launcher.
@@ -76,6 +78,7 @@ class Mixer(ABC):
         per_sample: bool = False,
         inplace: bool = False,
         loss: Loss = "ce",
+        label_smoothing: float = 0.0,
         spatial_dims: Sequence[int] = (-2, -1),
         seed: int = 0,
         rank: int | None = None,
@@ -96,6 +99,7 @@ class Mixer(ABC):
         self.per_sample = per_sample
         self.inplace = inplace
         self.loss_name: Loss = loss
+        self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
         self.spatial_dims = dims
         self.seed = seed
         self.rank = rank
@@ -211,7 +215,11 @@ class Mixer(ABC):
                 f"{type(self).__name__} trains no regions, so its loss takes no region_logits: call "
                 f"loss(logits, batch)"
             )
-        return {"label": self.sample_losses(logits, batch.targets).mean()}
+        return {"label": self.label_loss(logits, batch)}
+
+    def label_loss(self, logits: Tensor, batch: MixedBatch) -> Tensor:
+        """The mean loss against the mixed, smoothed labels, a scalar."""
+        return self.sample_losses(logits, smoothed(batch.targets, self.label_smoothing)).mean()
 
     def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B,) losses of (B, K) logits against (B, K) targets, of the kind this mixer was told."""

@@ -160,7 +160,7 @@ class RecursiveMix(Mixer):
                 f"loss(logits, batch, region_logits) with the pair from RegionModel, or build the mixer "
                 f"with omega=0 to train on the fused labels alone"
             )
-        losses = {"label": self.sample_losses(logits, batch.targets).mean()}
+        losses = {"label": self.label_loss(logits, batch)}
         agreement = self.sample_losses(region_logits, batch.history_probs)
         return losses | {"consistency": self.omega * consistency(agreement, batch.lam)}
 

@@ -148,6 +148,11 @@ class RegionModel(nn.Module):
         features = self.feature_map.as_map(captured, size)
         return logits, self.region_head(region_pool(features, boxes, size))
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the backbone wants no weight decay on, under their names here (timm's question)."""
+        ask = getattr(self.backbone, "no_weight_decay", None)
+        return {f"backbone.{name}" for name in ask()} if callable(ask) else set()
+
     def extra_repr(self) -> str:
         return f"feature={self.feature_map.name!r}, {self.feature_map.layout}"
 

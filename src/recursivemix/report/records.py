@@ -59,9 +59,14 @@ def commit() -> str | None:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record whole or not at all."""
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.write_text(text)
     part.replace(path)
 
 

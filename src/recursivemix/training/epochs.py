@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+
+from .module import MixedClassifier
 
 COLUMNS = (
     "epoch",
@@ -24,7 +27,7 @@ EVALUATED = ("acc_clean", "val_loss", "acc1")
 
 
 class EpochRows(Callback):
-    """Collects the metrics of each epoch, and keeps the CSV up to date.
+    """Collects the metrics of each epoch, and keeps the CSV up to date; part of every checkpoint.
 
     Args:
         path: of the CSV.
@@ -33,22 +36,32 @@ class EpochRows(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
-        """``seconds`` is the time since the run began; accuracies are percent."""
+        """``seconds`` is the time since the run began, pauses left out; accuracies are percent."""
         self.images = 0
         """Images trained on, by all processes."""
-        self.evaluated = 0
-        """Images that the last evaluation measured, on all processes."""
         self.train_seconds = 0.0
         """Time spent training, evaluation left out."""
-        self._run_start = time.perf_counter()
-        self._epoch_start = 0.0
+        self.resumed_at: list[int] = []
+        """Optimiser steps at which the run was taken up again."""
+        self._earlier = 0.0
+        self._start = time.perf_counter()
+        self._since: float | None = None
         self._evaluation_start = 0.0
-        self._evaluation_seconds: float | None = None
+        self._evaluated = False
         self._lr = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """Time since the run began, pauses left out."""
+        return self._earlier + time.perf_counter() - self._start
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.perf_counter()
+        if trainer.global_step > 0:
+            self.resumed_at.append(trainer.global_step)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_start = time.perf_counter()
-        self._evaluation_seconds = None
+        self._evaluated = False
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
@@ -57,41 +70,59 @@ class EpochRows(Callback):
         self.images += len(batch[0]) * trainer.world_size
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluation_start = time.perf_counter()
-        self.evaluated = 0
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx == 0:
-            self.evaluated += len(batch[0]) * trainer.world_size
+        self._pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        spent = time.perf_counter() - self._evaluation_start
-        self._evaluation_seconds = spent + (self._evaluation_seconds or 0.0)
+        self._since = time.perf_counter()
+        self._evaluated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now = time.perf_counter()
-        self.train_seconds += now - self._epoch_start - (self._evaluation_seconds or 0.0)
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if self._evaluation_seconds is None:  # Lightning still shows the last evaluation's values
-            values = {name: value for name, value in values.items() if name not in EVALUATED}
-        values["epoch"] = trainer.current_epoch + 1
-        values["lr"] = self._lr
-        values["seconds"] = round(now - self._run_start, 3)
+        assert isinstance(pl_module, MixedClassifier)
+        means = pl_module.epoch_metrics()
+        pl_module.log_dict(means)
+        self._pause()
+        self._since = time.perf_counter()
+        values = {"epoch": trainer.current_epoch + 1, "lr": self._lr} | means
+        if self._evaluated:  # else Lightning still shows the last evaluation's values
+            shown = trainer.callback_metrics
+            values |= {name: float(shown[name]) for name in EVALUATED if name in shown}
+        values["seconds"] = round(self.seconds, 3)
         self.rows.append({name: values[name] for name in COLUMNS if name in values})
         if trainer.is_global_zero:
             self.write()
 
     def write(self) -> None:
-        """Write the CSV anew."""
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        """Write the CSV anew, whole or not at all."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text(text.getvalue(), newline="")
+        part.replace(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._pause()
+        self._since = time.perf_counter()
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "images": self.images,
+            "train_seconds": self.train_seconds,
+            "seconds": self.seconds,
+            "resumed_at": list(self.resumed_at),
+            "lr": self._lr,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+        self.images = state_dict["images"]
+        self.train_seconds = state_dict["train_seconds"]
+        self.resumed_at = list(state_dict["resumed_at"])
+        self._earlier = state_dict["seconds"]
+        self._start = time.perf_counter()
+        self._lr = state_dict["lr"]
+
+    def _pause(self) -> None:
+        if self._since is not None:
+            self.train_seconds += time.perf_counter() - self._since
+            self._since = None

@@ -1,17 +1,39 @@
-"""Batches from images: shuffled and augmented for training, plain for evaluation and the probe."""
+"""The loaders of a run: training batches, the evaluation split, and a probe of unmixed training images."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
-from recursivemix.data.images import ImageData, TransformedImages, evaluation_transform, train_transform
+from recursivemix.data.augment import Augmentation
+from recursivemix.data.batches import EvaluationBatches, TrainingBatches
+from recursivemix.data.cache import SHARE_OF_MEMORY, cache_bytes, can_be_cached, free_memory, stack
+from recursivemix.data.images import ImageData, LabelledImages, StackedImages
+from recursivemix.data.order import TrainingOrder, evaluation_batches
+from recursivemix.models.create import SMALL_IMAGE
 
-Loader = DataLoader[tuple[Tensor, Tensor]]
+Cache = Literal["auto", "yes", "no"]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a set."""
+
+    images: LabelledImages
+    indices: range
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[self.indices[index]]
+
+    def name(self, index: int) -> str:
+        """The image's name in the set."""
+        return self.images.name(self.indices[index])
 
 
 class Loaders(LightningDataModule):
@@ -19,40 +41,114 @@ class Loaders(LightningDataModule):
 
     Args:
         data: the images.
+        augmentation: how training images are varied.
         batch_size: images a step, on each device.
         workers: processes that read images; 0 reads in the training process.
+        cache: hold all images in memory, decoded: "yes", "no", or "auto" for small images that fit.
+        repeats: copies of an image in a batch, each varied by itself (repeated augmentation).
         probe: how many training images, spread over the set, measure the accuracy on unmixed images.
-        seed: of the order of the training images.
+        seed: of order and augmentation.
+        progress: show how far the reading into memory is.
     """
 
     def __init__(
-        self, data: ImageData, *, batch_size: int, workers: int = 0, probe: int = 512, seed: int = 0
+        self,
+        data: ImageData,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        cache: Cache = "auto",
+        repeats: int = 1,
+        probe: int = 512,
+        seed: int = 0,
+        progress: bool = False,
     ) -> None:
         super().__init__()
-        self.data = data
+        self.augmentation = augmentation
         self.batch_size = batch_size
         self.workers = workers
+        self.repeats = repeats
         self.probe = probe
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.progress = progress
+        self.first = 0
+        """The step of its epoch that training begins with."""
+        self.data = data
+        self.hold = self._decide(cache)
+        self.training: TrainingBatches | None = None
 
-    def train_dataloader(self) -> Loader:
-        images = TransformedImages(self.data.train, train_transform(self.data))
-        return self._loader(images, shuffle=True, generator=self.generator)
-
-    def val_dataloader(self) -> list[Loader]:
-        """The evaluation split, then the probe."""
-        plain = TransformedImages(self.data.train, evaluation_transform(self.data))
-        step = max(1, len(plain) // self.probe)
-        return [self.evaluation_dataloader(), self._loader(Subset(plain, range(0, len(plain), step)))]
-
-    def evaluation_dataloader(self) -> Loader:
-        return self._loader(TransformedImages(self.data.evaluation, evaluation_transform(self.data)))
-
-    def _loader(self, images: Any, **options: Any) -> Loader:
-        return DataLoader(
-            images,
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            **options,
+    def fill_cache(self) -> None:
+        """Read what is to be held in memory; before any step, so that a bad file is found first."""
+        if not self.hold:
+            return
+        size, workers = self.augmentation.size, self.workers
+        sets = {"training images": self.data.train, f"{self.data.split} images": self.data.evaluation}
+        train, evaluation = (
+            stack(images, size, workers, self.progress, what) for what, images in sets.items()
         )
+        self.data = replace(self.data, train=train, evaluation=evaluation)
+
+    def train_dataloader(self) -> TrainingBatches:
+        trainer = self.trainer
+        assert trainer is not None
+        order = TrainingOrder(
+            len(self.data.train),
+            self.batch_size,
+            self.seed,
+            self.repeats,
+            ranks=trainer.world_size,
+            rank=trainer.global_rank,
+        )
+        self.training = TrainingBatches(
+            self.data.train,
+            order,
+            self.augmentation,
+            lambda: trainer.current_epoch,
+            device=trainer.strategy.root_device,
+            hold=self.hold,
+            workers=self.workers,
+        )
+        self.training.first = self.first
+        return self.training
+
+    def val_dataloader(self) -> list[EvaluationBatches]:
+        """The evaluation split, then the probe."""
+        train = self.data.train
+        chosen = range(0, len(train), max(1, len(train) // self.probe))
+        probe: LabelledImages = Subset(train, chosen)
+        if self.hold:
+            assert isinstance(train, StackedImages)
+            probe = StackedImages(train.images[chosen], train.labels[chosen], "probe")
+        return [self.evaluation_dataloader(), self._evaluation(probe)]
+
+    def evaluation_dataloader(self) -> EvaluationBatches:
+        return self._evaluation(self.data.evaluation)
+
+    def _evaluation(self, images: LabelledImages) -> EvaluationBatches:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = evaluation_batches(
+            len(images), self.batch_size, trainer.world_size, trainer.global_rank
+        )
+        return EvaluationBatches(
+            images,
+            batches,
+            self.augmentation,
+            device=trainer.strategy.root_device,
+            hold=self.hold,
+            workers=self.workers,
+        )
+
+    def _decide(self, cache: Cache) -> bool:
+        size = self.augmentation.size
+        if cache == "yes" and not can_be_cached(self.augmentation):
+            raise ValueError(
+                "--cache yes holds images that are moved and mirrored; with --crop resized or --color-jitter "
+                "they are read anew in each epoch: leave --cache out"
+            )
+        if cache != "auto":
+            return cache == "yes"
+        needed = cache_bytes([len(self.data.train), len(self.data.evaluation)], size)
+        fits = needed <= SHARE_OF_MEMORY * free_memory()
+        return can_be_cached(self.augmentation) and size <= SMALL_IMAGE and fits

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from lightning import Trainer
 
-from recursivemix.data.digits import digits
-from recursivemix.data.folder import image_folder
+from recursivemix.data.augment import augmentation_of
+from recursivemix.data.open import Source, open_data
 
-from .fit import check_device, quiet_lightning
+from .checkpoints import CheckpointError, read_checkpoint
+from .fit import Device, Precision, check_device, lightning_precision, quiet_lightning
 from .loaders import Loaders
 from .module import MixedClassifier
 
@@ -23,21 +22,23 @@ def load_checkpoint(path: Path) -> MixedClassifier:
     Raises:
         ValueError: a file that is missing or is no such checkpoint.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}")
     try:
-        return MixedClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is no checkpoint of recursivemix fit: {reason}") from error
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    module = MixedClassifier(**checkpoint["hyper_parameters"])
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
 
 
 def measure_checkpoint(
     checkpoint: Path,
     data: Path | None = None,
     batch_size: int = 256,
-    device: Literal["auto", "cpu", "gpu"] = "auto",
+    device: Device = "auto",
     workers: int = 2,
+    precision: Precision = "auto",
+    dataset: Source | None = None,
 ) -> dict[str, float]:
     """Measure a checkpoint on the split that its training was evaluated on.
 
@@ -47,6 +48,8 @@ def measure_checkpoint(
         batch_size: Images at a time.
         device: cpu, gpu, or auto for what is there.
         workers: Processes that read images; the digits need none.
+        precision: bf16, 16, 32, or auto as in training.
+        dataset: What --data is, as in recursivemix fit. Default: what the network was trained on.
 
     Returns:
         ``acc1`` in percent and ``val_loss``.
@@ -55,31 +58,36 @@ def measure_checkpoint(
     module = load_checkpoint(checkpoint)
     settings = module.hparams
     origin = settings["data"]
-    if data is None:
-        if not origin["embedded"]:
-            raise ValueError(f"{checkpoint} was trained on a folder of images: name it with --data DIR")
-        images = digits()
-    else:
-        has_split = (data / "val").is_dir() or (data / "test").is_dir()
-        if not has_split and origin["val_split"] is None and data.is_dir():
-            raise ValueError(f"{data} has no val or test folder to measure on")
-        share = None if has_split else origin["val_split"]
-        size, seed = settings["image_size"], origin["seed"]
-        images = image_folder(data, val_split=share, image_size=size, seed=seed)
-        images = replace(images, mean=tuple(origin["mean"]), std=tuple(origin["std"]))
+    if data is None and origin["dataset"] != "digits":
+        raise ValueError(f"{checkpoint} was trained on other images: name them with --data DIR")
+    kind: Source = "auto" if data is None else dataset or origin["dataset"]
+    has_split = data is None or any((data / name).is_dir() for name in ("val", "test"))
+    if not has_split and origin["val_split"] is None and kind == "folder":
+        raise ValueError(f"{data} has no val or test folder to measure on")
+    images = open_data(
+        data,
+        kind,
+        val_split=None if has_split else origin["val_split"],
+        image_size=None if data is None else settings["image_size"],
+        seed=origin["seed"],
+    )
+    images = replace(images, mean=tuple(origin["mean"]), std=tuple(origin["std"]))
     if list(images.classes) != list(settings["classes"]):
         raise ValueError(
             f"{checkpoint} knows {len(settings['classes'])} classes ({', '.join(settings['classes'][:3])}, "
             f"...), the data has {len(images.classes)} ({', '.join(images.classes[:3])}, ...)"
         )
-    loaders = Loaders(images, batch_size=batch_size, workers=0 if data is None else workers)
+    workers = 0 if data is None else workers
+    loaders = Loaders(images, augmentation_of(images), batch_size=batch_size, workers=workers, cache="no")
     with quiet_lightning():
         trainer = Trainer(
             accelerator=device,
             devices=1,
+            precision=lightning_precision(precision, device),
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
         )
+        loaders.trainer = trainer
         (metrics,) = trainer.validate(module, loaders.evaluation_dataloader(), verbose=False)
     return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,264 @@
+"""Nothing lost: checkpoints written whole or not at all, by the clock, on a signal, and before harm is done.
+
+A checkpoint is only written after an optimiser step, and says at which step of which epoch its run goes
+on; with data that is a pure function of the step, that is all a run needs.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from .module import MixedClassifier
+
+LEAST_SECONDS = 30.0
+"""Between two checkpoints that nobody asked for."""
+SHARE_OF_TIME = 0.02
+"""Of a run's time, how much may go into writing checkpoints."""
+STEPS_BETWEEN_LOOKS = 20
+"""At a loss on a device that must not be waited for, and at what other processes want."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be written or read; the message says which, why, and what is still there."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss that is no finite number; the message says where in the run, and of which images."""
+
+
+class StoppedError(Exception):
+    """A run that was asked to stop, and has written where it was."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Files appear under their name when they are whole; reading takes tensors and plain values alone."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer hides what the system said
+            part.unlink(missing_ok=True)
+            before = "the one before it is whole" if path.exists() else "there is none before it"
+            raise CheckpointError(
+                f"cannot write the checkpoint {path} ({error.__context__ or error}); {before}. Is the disk "
+                f"full, or the folder read-only?"
+            ) from error
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged or no checkpoint of a training run.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged or no checkpoint ({reason}); another one of the run may be "
+            f"beside it"
+        ) from error
+    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters", "ranks"} <= content.keys():
+        raise CheckpointError(f"{path} is no checkpoint of recursivemix fit")
+    return content
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``last.ckpt`` as often as it costs little, and ``best.ckpt`` when accuracy was never higher.
+
+    ``last.ckpt`` is written at the end of the run, on Ctrl-C and SIGTERM, and in between every ``every``
+    steps, or by the clock: at least 30 seconds apart and for at most 2 % of the time.
+
+    Args:
+        folder: of the files.
+        every: optimiser steps between two checkpoints; None goes by the clock.
+    """
+
+    def __init__(self, folder: Path, every: int | None = None) -> None:
+        self.folder = folder
+        self.every = every
+        self.best_acc1: float | None = None
+        self._step = 0
+        self._saved_at = time.monotonic()
+        self._cost = 0.0
+        self._seen = False
+        self._epoch_ends = False
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    @property
+    def last(self) -> Path:
+        """Where the run goes on."""
+        return self.folder / "last.ckpt"
+
+    # -- when -----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        self._saved_at = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # within an accumulation window, whose gradients no checkpoint holds
+        self._step = trainer.global_step
+        stop, save, bad = self._look(trainer, pl_module)
+        if bad:
+            self._refuse(trainer, pl_module)
+        if trainer.is_last_batch:
+            return  # the epoch's end follows
+        if save or stop:
+            self._save(trainer, self.last)
+        if stop:
+            raise StoppedError(f"stopped at step {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop, save, bad = self._look(trainer, pl_module, always=True)
+        if bad:
+            self._refuse(trainer, pl_module)
+        self._epoch_ends = True
+        acc1 = trainer.callback_metrics.get("acc1") if self._seen else None
+        self._seen = False
+        if acc1 is not None and (self.best_acc1 is None or float(acc1) > self.best_acc1):
+            self.best_acc1 = float(acc1)
+            self._save(trainer, self.folder / "best.ckpt")
+        final = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        final |= trainer.global_step == trainer.max_steps
+        if save or stop or final or not self.last.exists():
+            self._save(trainer, self.last)
+        self._epoch_ends = False
+        if stop and not final:
+            raise StoppedError(f"stopped after epoch {trainer.current_epoch + 1}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """The first signal asks for a stop; a second Ctrl-C doesn't wait for it."""
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def _look(self, trainer: Trainer, module: LightningModule, always: bool = False) -> tuple[bool, ...]:
+        """Whether to stop, to save, and whether a loss was not finite: the same answer on every process."""
+        assert isinstance(module, MixedClassifier)
+        on_cpu = module.device.type == "cpu"
+        if self.every is not None:
+            due = self._step % self.every == 0
+        else:
+            due = time.monotonic() - self._saved_at >= max(LEAST_SECONDS, self._cost / SHARE_OF_TIME)
+        stop = self._signal is not None
+        look = always or on_cpu or self._step % STEPS_BETWEEN_LOOKS == 0
+        if trainer.world_size == 1:
+            bad = (look or due or stop) and module.first_bad_step >= 0
+            return stop, due, bad
+        if not look and not (self.every is not None and due):
+            return False, False, False
+        wishes = torch.tensor([stop, due, module.first_bad_step >= 0], device=module.device).int()
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        stop, due, bad = (bool(wish) for wish in wishes.tolist())
+        return stop, due, bad
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        start = time.monotonic()
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - start
+
+    def _refuse(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, MixedClassifier)
+        step = module.first_bad_step
+        kept = f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was kept"
+        if step < 0:
+            raise NonFiniteLossError(f"the loss of another process is not finite; {kept}")
+        epoch = trainer.current_epoch
+        batches: Any = trainer.train_dataloader
+        names = batches.names(epoch, step)
+        before = epoch * int(trainer.num_training_batches) + step
+        taken = before // trainer.accumulate_grad_batches
+        lr = float(trainer.optimizers[0].defaults["lr"]) * module._lr_factor(taken)
+        raise NonFiniteLossError(
+            f"the loss was not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
+            f"{kept}. Try a lower --lr, or --warmup-epochs. The images of that batch: {', '.join(names)}"
+        )
+
+    # -- what -----------------------------------------------------------------------------------
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Says where the run goes on, and makes Lightning's counters say the same."""
+        progress = checkpoint["loops"]["fit_loop"]
+        if self._epoch_ends:
+            begin_next_epoch(progress, trainer.current_epoch + 1)
+        done = progress["epoch_loop.batch_progress"]["current"]["processed"]
+        checkpoint["next_step"] = 0 if self._epoch_ends else done
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if datamodule is not None:
+            datamodule.first = checkpoint["next_step"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_acc1": self.best_acc1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_acc1 = state_dict["best_acc1"]
+
+
+def begin_next_epoch(progress: dict[str, Any], epoch: int) -> None:
+    """Lightning's counters as they are when epoch ``epoch`` is about to begin.
+
+    While the callbacks of an epoch's end run, they are still in the middle of it, and a run that is
+    resumed from that would end the epoch a second time.
+    """
+    for name in ("total", "current"):
+        counts = progress["epoch_progress"][name]
+        counts.update({key: epoch for key in counts})
+    for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
+        counts = progress[name]["total"]
+        counts.update({key: counts["ready"] for key in counts})
+        progress[name]["current"] = dict.fromkeys(progress[name]["current"], 0)
+        progress[name]["is_last_batch"] = False
+    optimizer = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for part in optimizer.values():
+        if isinstance(part, dict) and "current" in part:
+            part["current"] = dict.fromkeys(part["current"], 0)
+
+

@@ -1,0 +1,160 @@
+"""A run that was stopped and taken up again ends as one that was not: bit for bit, on a CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+
+from conftest import write_images
+from recursivemix.training.checkpoints import StoppedError
+from recursivemix.training.fit import FitConfig, fit, prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
+# 36 training images and batches of 5: 8 steps an epoch, the last of one image.
+STEPS, EPOCHS = 8, 3
+
+
+class Signalled(Callback):
+    """Sends this process a signal as a batch ends, the n-th of the run."""
+
+    def __init__(self, batch: int, number: int = signal.SIGTERM) -> None:
+        self.batch, self.number, self.seen = batch, number, 0
+
+    def on_train_batch_end(self, *args: object) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+def config(image_root: Path, out: Path, **settings: object) -> FitConfig:
+    """A small run with dropout, whose network draws from torch's global stream as well."""
+    plain = {"data": image_root, "out": out, "epochs": EPOCHS, "batch_size": 5, "workers": 0, "lr": 0.05}
+    return FitConfig(**(plain | {"device": "cpu", "precision": "32", "seed": 4} | settings))
+
+
+def trained(run_config: FitConfig) -> dict:
+    """The last checkpoint of an uninterrupted run."""
+    fit(prepare(run_config, [], {}))
+    return torch.load(run_config.out / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def resumed(run_config: FitConfig, batch: int, number: int = signal.SIGTERM) -> dict:
+    """The last checkpoint of a run that was stopped after a batch, and taken up again."""
+    with pytest.raises(StoppedError):
+        fit(prepare(run_config, [Signalled(batch, number)], {}))
+    return gone_on(run_config)
+
+
+def gone_on(run_config: FitConfig) -> dict:
+    last = run_config.out / "checkpoints" / "last.ckpt"
+    fit(prepare(run_config, [], {}, resume=last))
+    return torch.load(last, weights_only=True)
+
+
+def same(a: object, b: object, path: str = "") -> None:
+    """Equal to the last bit, tensors and all; clocks and the names of runs left out."""
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), path
+        for name in a:
+            if name not in ("seconds", "train_seconds", "resumed_at", "loops", "_batches_that_stepped"):
+                same(a[name], b[name], f"{path}.{name}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), f"{path}: {(a.double() - b.double()).abs().max()}"
+    else:
+        assert a == b, path
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = tmp_path / "data"
+    for hue, name in enumerate(("blue", "green", "red")):
+        write_images(root / "train" / name, 12, hue=hue)
+        write_images(root / "val" / name, 5, hue=hue)
+    return root
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "batch", [1, STEPS + 3, STEPS, 2 * STEPS - 1], ids=["first", "middle", "epoch's end", "last but one"]
+)
+def test_stopped_at_any_step(data, tmp_path, batch, number):
+    whole = trained(config(data, tmp_path / "whole"))
+    parts = resumed(config(data, tmp_path / "parts"), batch, number)
+    same(whole, parts)
+    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "parts")]
+    without_clock = [[line.rsplit(",", 1)[0] for line in lines] for lines in rows]
+    assert without_clock[0] == without_clock[1]
+
+
+@pytest.mark.parametrize("batch", [2, 5, STEPS, STEPS + 4], ids=str)
+def test_with_average_and_accumulation(data, tmp_path, batch):
+    """Windows of three batches: a stop within one waits for its end."""
+    settings = {"ema_decay": 0.9, "grad_accum_steps": 3, "mixer": "recursivemix"}
+    same(
+        trained(config(data, tmp_path / "whole", **settings)),
+        resumed(config(data, tmp_path / "parts", **settings), batch),
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mixer": "cutmix", "mixer_options": {"prob": 0.5}},
+        {"mixer_options": {"across_epochs": False}},
+        {"cache": "no"},
+        {"cache": "no", "workers": 2, "crop": "resized", "color_jitter": 0.4, "lighting": 0.1},
+        {"repeats": 2, "lighting": 0.1},
+        {"model": "vit_tiny_patch16_224", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
+        {"mix_start": 1, "mix_stop": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_with_every_part_that_draws_or_remembers(data, tmp_path, settings):
+    same(
+        trained(config(data, tmp_path / "whole", **settings)),
+        resumed(config(data, tmp_path / "parts", **settings), STEPS + 3),
+    )
+
+
+def test_stopped_again_and_again(data, tmp_path):
+    whole = trained(config(data, tmp_path / "whole"))
+    parts = config(data, tmp_path / "parts")
+    last = parts.out / "checkpoints" / "last.ckpt"
+    with pytest.raises(StoppedError):
+        fit(prepare(parts, [Signalled(2)], {}))
+    for batches in (1, 5, 3):
+        with pytest.raises(StoppedError):
+            fit(prepare(parts, [Signalled(batches)], {}, resume=last))
+    result = gone_on(parts)
+    same(whole, result)
+    assert result["callbacks"]["EpochRows"]["resumed_at"] == [2, 3, 8, 11]
+
+
+def test_killed(data, tmp_path):
+    """kill -9: the last periodic checkpoint is what there is, and the run ends the same from there."""
+    settings = {"checkpoint_every": 3, "ema_decay": 0.9}
+    whole = trained(config(data, tmp_path / "whole", **settings))
+    code = f"""
+import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests" / "training")!r}]
+from pathlib import Path
+from test_resume import Signalled, config
+from recursivemix.training.fit import fit, prepare
+fit(prepare(config(Path({str(data)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r}), [Signalled(13, 9)], {{}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    parts = config(data, tmp_path / "parts", **settings)
+    left = torch.load(parts.out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert left["global_step"] == 12
+    same(whole, gone_on(parts))
