@@ -15,7 +15,9 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from recursivemix.models.pyramidnet import PyramidNet
 from recursivemix.models.region import RegionModel, as_logits
+from recursivemix.models.wideresnet import WideResNet
 
 K = 5
 
@@ -59,6 +61,9 @@ def awake(backbone: nn.Module) -> nn.Module:
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CASES = {
+    # our own: the map after the last norm and its ReLU
+    "own-wideresnet": Case(lambda: WideResNet(10, 1, K), "relu", 64, size=(32, 32)),
+    "own-pyramidnet": Case(lambda: PyramidNet(20, 24, K), "relu", 160, size=(32, 32)),
     # timm, convolutional
     "timm-resnet18": Case(of_timm("resnet18"), "layer4", 512),
     "timm-densenet121": Case(of_timm("densenet121"), "features", 1024),

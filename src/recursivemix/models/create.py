@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -12,14 +13,19 @@ from torch import nn
 
 from .cifar import CifarResNet
 from .feature_map import evaluating
+from .pyramidnet import PyramidNet
+from .wideresnet import WideResNet
 
 SMALL_IMAGE = 64
 """Images up to this many pixels a side get a stem that keeps their resolution."""
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
-    f"resnet{depth}": lambda num_classes, depth=depth: CifarResNet(depth, num_classes)  # type: ignore[misc]
-    for depth in (20, 32, 44, 56, 110)
+    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
+    "wrn28_10": partial(WideResNet, 28, 10),
+    "pyramidnet164_270": partial(PyramidNet, 164, 270),
+    "pyramidnet200_240": partial(PyramidNet, 200, 240),
 }
+"""The networks that timm lacks, each a function of the number of classes."""
 
 
 def create_model(name: str, num_classes: int, image_size: int) -> nn.Module:

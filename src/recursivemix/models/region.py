@@ -149,7 +149,7 @@ class RegionModel(nn.Module):
         return logits, self.region_head(region_pool(features, boxes, size))
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that the backbone wants no weight decay on, under their names here (timm's question)."""
+        """Parameters that the backbone wants no weight decay on, under their names here."""
         ask = getattr(self.backbone, "no_weight_decay", None)
         return {f"backbone.{name}" for name in ask()} if callable(ask) else set()
 
