@@ -218,8 +218,8 @@ def test_wide_resnets_have_the_papers_counts(depth, widening, millions):
 def test_pyramidnets_have_the_papers_counts_and_channels(depth, alpha, millions, channels, off):
     """Han et al., arXiv 1610.02915, table of bottleneck networks; CIFAR-10.
 
-    No one reading gives all six printed counts: the four deep ones are met within 0.05 by floored widths or by
-    leaving out the norms. With rounded widths, as in the networks of RecursiveMix's authors, they are larger.
+    No one reading gives all six printed counts: the four deep ones are met within 0.05 by floored widths or
+    by leaving out the norms. Rounded, as the networks of RecursiveMix's authors are, they are larger.
     """
     model = on_meta(PyramidNet, depth, alpha, 10)
     assert parameters(model) == count_pyramid(depth, alpha, 10)

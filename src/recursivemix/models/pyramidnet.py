@@ -19,8 +19,8 @@ def pyramid_widths(alpha: int, blocks: int) -> list[int]:
         alpha: channels that all blocks together add.
         blocks: N.
     """
-    # Differs from the paper, whose equation floors: the networks behind the published CIFAR figures of CutMix
-    # and RecursiveMix round, which makes 26.753M parameters of depth 200 and alpha 240 (floored: 26.617M).
+    # Differs from the paper, whose equation floors: the networks behind the published figures of CutMix and
+    # RecursiveMix round, which makes 26.753M parameters of depth 200 and alpha 240 (floored: 26.617M).
     return [FIRST_WIDTH + (2 * alpha * k + blocks) // (2 * blocks) for k in range(1, blocks + 1)]
 
 

@@ -202,7 +202,9 @@ class Checkpoints(Checkpoint):
     def _refuse(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, MixedClassifier)
         step = module.first_bad_step
-        kept = f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was kept"
+        kept = (
+            f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was kept"
+        )
         if step < 0:
             raise NonFiniteLossError(f"the loss of another process is not finite; {kept}")
         epoch = trainer.current_epoch
@@ -260,5 +262,3 @@ def begin_next_epoch(progress: dict[str, Any], epoch: int) -> None:
     for part in optimizer.values():
         if isinstance(part, dict) and "current" in part:
             part["current"] = dict.fromkeys(part["current"], 0)
-
-

@@ -128,9 +128,7 @@ class Loaders(LightningDataModule):
     def _evaluation(self, images: LabelledImages) -> EvaluationBatches:
         trainer = self.trainer
         assert trainer is not None
-        batches = evaluation_batches(
-            len(images), self.batch_size, trainer.world_size, trainer.global_rank
-        )
+        batches = evaluation_batches(len(images), self.batch_size, trainer.world_size, trainer.global_rank)
         return EvaluationBatches(
             images,
             batches,

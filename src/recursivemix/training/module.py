@@ -82,7 +82,7 @@ class MixedClassifier(LightningModule):
         # Labels of -1 fill up what several processes measure together.
         self.val_acc = MulticlassAccuracy(len(classes), average="micro", ignore_index=-1)
         self.acc_clean = MulticlassAccuracy(len(classes), average="micro", ignore_index=-1)
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric()  # of images, not of batches
         self._sums = torch.zeros(0)
         self._first_bad = torch.zeros(())
         self._resumed: dict[str, Any] | None = None

@@ -1,0 +1,245 @@
+"""Two gloo processes: every test image counts once, each rank draws its own, a stopped run goes on."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import write_images
+from recursivemix.data.order import TrainingOrder, evaluation_batches
+from test_resume import same
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = [str(ROOT / "tests"), str(ROOT / "tests" / "training")]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launch(arguments: list[str], processes: int, port: str) -> list[subprocess.Popen]:
+    """As torchrun starts them: one process a rank, told by the environment."""
+    started = []
+    for rank in range(processes):
+        environment = os.environ | {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
+            "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test",
+        }  # fmt: skip
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return started
+
+
+def finish(processes: list[subprocess.Popen]) -> list[int]:
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        print(f"--- exit {process.returncode}\n{output[-3000:]}")
+    return [process.returncode for process in processes]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three classes; 13 test images, which two processes can't share evenly."""
+    root = tmp_path / "data"
+    for hue, (name, held_out) in enumerate({"blue": 5, "green": 4, "red": 4}.items()):
+        write_images(root / "train" / name, 12, hue=hue)
+        write_images(root / "val" / name, held_out, hue=hue)
+    return root
+
+
+def test_an_odd_test_set_counts_every_image_once(data, tmp_path):
+    """One process against two, on the same weights: the same accuracy to the last digit."""
+    code = f"""
+import sys, json; sys.path[:0] = {PATHS!r}
+from pathlib import Path
+from test_resume import config
+from recursivemix.training.fit import prepare, quiet_lightning
+import torch
+devices = int(sys.argv[1])
+run = prepare(config(Path({str(data)!r}), Path(sys.argv[2]), devices=devices, batch_size=3), [], {{}})
+run.loaders.fill_cache()
+with quiet_lightning():
+    metrics = run.trainer.validate(run.module, datamodule=run.loaders, verbose=False)
+if run.trainer.is_global_zero:
+    Path(sys.argv[2] + ".json").write_text(json.dumps({{k: v.hex() for m in metrics for k, v in m.items()}}))
+"""
+    results = []
+    for devices in (1, 2):
+        out = str(tmp_path / f"by-{devices}")
+        assert finish(launch(["-c", code, str(devices), out], devices, free_port())) == [0] * devices
+        results.append(json.loads(Path(f"{out}.json").read_text()))
+    images = len(list((data / "val").rglob("*.png")))
+    assert images % 2 == 1
+    assert results[0]["acc1"] == results[1]["acc1"]
+    losses = [float.fromhex(result["val_loss"]) for result in results]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # other batches, so other sums
+    hits = float.fromhex(results[0]["acc1"]) / 100 * images
+    assert hits == pytest.approx(round(hits), abs=1e-4)
+
+
+@pytest.mark.parametrize("images", [1, 2, 7, 8, 13])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_evaluation_batches_hold_each_image_once(images, ranks):
+    shares = [evaluation_batches(images, 3, ranks, rank) for rank in range(ranks)]
+    assert len({tuple(len(batch) for batch in share) for share in shares}) == 1
+    seen = sorted(int(i) for share in shares for batch in share for i in batch if i >= 0)
+    assert seen == list(range(images))
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_share_an_epoch(ranks, repeats):
+    orders = [TrainingOrder(20, 4, 7, repeats, ranks, rank) for rank in range(ranks)]
+    epochs = [order.epoch(2) for order in orders]
+    assert len({len(epoch) for epoch in epochs}) == 1
+    assert {order.steps for order in orders} == {orders[0].steps}
+    together = torch.stack(epochs, 1).flatten().tolist()
+    if repeats == 1:
+        assert sorted(set(together)) == list(range(20))
+        assert len(together) - 20 < ranks
+    else:
+        assert all(together[i] == together[i + 1] for i in range(0, 18, 3))
+    assert epochs[0].tolist() != orders[0].epoch(3).tolist()
+    for order, epoch in zip(orders, epochs, strict=True):
+        steps = [order.batch(2, step) for step in range(order.steps)]
+        assert torch.equal(torch.cat(steps), epoch)
+        assert [len(step) for step in steps] == [order.batch_length(i) for i in range(order.steps)]
+
+
+TRAIN = f"""
+import sys; sys.path[:0] = {PATHS!r}
+import signal
+from pathlib import Path
+from test_resume import Signalled, config
+from recursivemix.training.checkpoints import StoppedError
+from recursivemix.training.fit import fit, prepare
+import os
+data, out, stop, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume"
+settings = dict(devices=2, batch_size=3, grad_accum_steps=2, ema_decay=0.9)
+only_the_second = int(os.environ["RANK"]) == 1
+run = prepare(
+    config(data, out, **settings),
+    [Signalled(stop)] if stop and only_the_second else [],
+    {{}},
+    resume=out / "checkpoints" / "last.ckpt" if resume else None,
+)
+try:
+    fit(run)
+except StoppedError:
+    sys.exit(130)
+"""
+
+
+def test_two_processes_stop_together_and_go_on(data, tmp_path):
+    """The signal reaches one process alone; both stop at the same step, and the resumed run ends the same."""
+
+    def train(out, stop=0, resume="no"):
+        arguments = ["-c", TRAIN, str(data), str(tmp_path / out), str(stop), resume]
+        return finish(launch(arguments, 2, free_port()))
+
+    assert train("whole") == [0, 0]
+    assert train("parts", stop=9) == [130, 130]
+    assert train("parts", resume="resume") == [0, 0]
+    last = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("whole", "parts")
+    ]
+    same(*last)
+    states = last[0]["ranks"]
+    assert len(states) == 2
+    assert not torch.equal(states[0]["mixer"]["generator"], states[1]["mixer"]["generator"])
+    assert not torch.equal(states[0]["rng"], states[1]["rng"])
+    assert last[1]["callbacks"]["EpochRows"]["resumed_at"]
+
+
+def test_the_command_line_with_two_devices(data, tmp_path):
+    """``--devices 2`` starts its own second process."""
+    command = [
+        sys.executable, "-m", "recursivemix.cli", "fit", "--data", str(data), "--out", str(tmp_path / "run"),
+        "--devices", "2", "--device", "cpu", "--epochs", "1", "--batch-size", "4", "--workers", "0",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["data"]["evaluation_images"] == len(list((data / "val").rglob("*.png")))
+    assert done.stdout.count("accuracy, last epoch") == 1
+
+
+def sharded(rank: int, port: str, folder: str) -> None:
+    """One process of `test_fully_sharded_regions_train_as_whole_ones`."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    model, mixer, batches = training_parts()
+    fully_shard(model.backbone.layer3, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    losses = train_parts(model, mixer, batches)
+    state = {name: value.full_tensor() for name, value in model.state_dict().items() if "num_batch" not in name
+             and hasattr(value, "full_tensor")}  # fmt: skip
+    if rank == 0:
+        torch.save({"losses": losses, "state": state}, folder)
+    torch.distributed.destroy_process_group()
+
+
+def training_parts():
+    from recursivemix import RecursiveMix, RegionModel
+    from recursivemix.models.create import create_model
+
+    torch.manual_seed(0)
+    model = RegionModel(create_model("resnet20", 5, 32), image_size=(32, 32))
+    generator = torch.Generator().manual_seed(1)
+    batches = [
+        (torch.randn(4, 3, 32, 32, generator=generator), torch.randint(5, (4,), generator=generator))
+        for _ in range(4)
+    ]
+    return model, RecursiveMix(5, rank=0), batches
+
+
+def train_parts(model, mixer, batches):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for images, labels in batches:
+        batch = mixer(images, labels)
+        logits, region_logits = model(batch.images, batch.boxes)
+        loss = mixer.loss(logits, batch, region_logits)
+        mixer.remember(batch, logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return losses
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_fully_sharded_regions_train_as_whole_ones(tmp_path):
+    """FSDP over two processes that get the same batches: losses and weights of one unsharded process."""
+    folder = str(tmp_path / "sharded.pt")
+    torch.multiprocessing.spawn(sharded, args=(free_port(), folder), nprocs=2)
+    found = torch.load(folder, weights_only=True)
+    model, mixer, batches = training_parts()
+    losses = train_parts(model, mixer, batches)
+    assert found["losses"] == pytest.approx(losses, rel=1e-4)
+    whole = model.state_dict()
+    assert "region_head.weight" in found["state"]
+    for name, value in found["state"].items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+
+
