@@ -107,9 +107,13 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         usage="recursivemix fit [options]", description="Train a network on mixed batches."
     )
     train.add_argument("--config", action="config", help="YAML file of settings; later flags win.")
-    train.add_argument("--recipe", type=str, help="A recipe's settings, see recursivemix recipes; flags win.")
     train.add_argument(
-        "--resume", type=str, help="Folder of a run to go on with, or one of its checkpoints; takes its settings."
+        "--recipe", type=str, help="A recipe's settings, see recursivemix recipes; flags win."
+    )
+    train.add_argument(
+        "--resume",
+        type=str,
+        help="Folder of a run to go on with, or one of its checkpoints; takes its settings.",
     )
     train.add_argument(
         "--resume-changed", action="store_true", help="Go on although settings differ from the run's."
@@ -186,7 +190,7 @@ def expanded(words: list[str]) -> list[str]:
     if resume is not None and recipe is not None:
         raise UsageError("--resume takes the settings of its run: leave --recipe out")
     if resume is not None:
-        return ["fit", "--config", run_settings(Path(resume)), *words[1:]]
+        return ["fit", "--config", str(run_settings(Path(resume))), *words[1:]]
     if recipe is not None:
         try:
             settings = read_recipe(recipe).settings_with(value_of(words, "--mixer"))
@@ -221,18 +225,17 @@ def checkpoint_of(resume: Path) -> Path:
     return last
 
 
-def run_settings(resume: Path) -> str:
-    """The settings of the run that is to be resumed, as YAML."""
+def run_settings(resume: Path) -> Path:
+    """The file of settings of the run that is to be resumed."""
     file = checkpoint_of(resume).absolute().parent.parent / "config.yaml"
-    try:
-        return file.read_text()
-    except OSError as error:
-        raise UsageError(f"--resume: cannot read the settings of the run: {error}") from error
+    if not file.is_file():
+        raise UsageError(f"--resume: the settings of the run are not there: {file}")
+    return file
 
 
 def changed_settings(parser: DashedParser, settings: Namespace, resume: Path) -> list[str]:
     """What differs from the run that is to be resumed, a sentence each."""
-    before = vars(parser.parse_args(["--config", run_settings(resume)]).as_flat())
+    before = vars(parser.parse_args(["--config", str(run_settings(resume))]).as_flat())
     now = vars(settings.as_flat())
     changes = []
     for name in sorted(before.keys() | now.keys()):
@@ -311,15 +314,19 @@ def run_recipes(parser: DashedParser, settings: Namespace) -> None:
     try:
         if settings.name is not None:
             recipe = read_recipe(settings.name)
-            print(resources.files("recursivemix.recipes").joinpath(f"{recipe.name}.yaml").read_text(), end="")
+            print(
+                resources.files("recursivemix.recipes").joinpath(f"{recipe.name}.yaml").read_text(), end=""
+            )
             return
         recipes = [read_recipe(name) for name in recipe_names()]
     except ValueError as error:
         raise UsageError(one_line(error)) from error
-    table = Table("recipe", "network", "epochs", "mixers", "expected")
+    table = Table(show_lines=True)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("epochs")
+    table.add_column("expected")
     for recipe in recipes:
-        model, epochs = recipe.settings["model"], recipe.settings["epochs"]
-        table.add_row(recipe.name, model, str(epochs), ", ".join(recipe.mixers), recipe.header["expected"])
+        table.add_row(recipe.name, str(recipe.settings["epochs"]), recipe.header["expected"])
     Console().print(table)
     print("recursivemix fit --recipe NAME --data DIR [--mixer none]; recursivemix recipes NAME prints one")
 

@@ -64,8 +64,8 @@ def test_a_run_folder_holds_everything(run):
     assert (run / "mixed_batches.png").stat().st_size > 5000
 
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert {"state_dict", "optimizer_states", "lr_schedulers", "mixer"} <= set(checkpoint)
-    assert checkpoint["mixer"]["history"]["images"].shape[1:] == (3, 16, 16)
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "ranks"} <= set(checkpoint)
+    assert checkpoint["ranks"][0]["mixer"]["history"]["images"].shape[1:] == (3, 16, 16)
 
 
 def test_test_gives_the_same_accuracy_again(run, image_root, capsys):
@@ -198,10 +198,10 @@ def test_checkpoints_that_do_not_fit(run, image_root, tmp_path, capsys):
     noise = tmp_path / "noise.ckpt"
     noise.write_bytes(b"nothing")
     for arguments, message in [
-        (["--checkpoint", last], "trained on a folder of images"),
+        (["--checkpoint", last], "trained on other images"),
         (["--checkpoint", last, "--data", str(image_root)], "knows 3 classes"),
         (["--checkpoint", str(tmp_path / "none.ckpt")], "there is no checkpoint"),
-        (["--checkpoint", str(noise)], "is no checkpoint of recursivemix fit"),
+        (["--checkpoint", str(noise)], "is damaged or no checkpoint"),
     ]:
         capsys.readouterr()
         assert main(["test", *arguments]) == 2
@@ -287,11 +287,11 @@ def test_ctrl_c_is_one_line(image_root, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
+    checkpoint = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+    step = checkpoint["global_step"]
     assert (
         errors.strip().splitlines()[-1]
-        == f"recursivemix fit: interrupted; the checkpoints so far are in {out}"
+        == f"recursivemix fit: stopped at step {step}; go on with: recursivemix fit --resume {out}"
     )
     assert "Traceback" not in errors
-    assert (
-        torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["mixer"]["mixer"] == "RecursiveMix"
-    )
+    assert checkpoint["ranks"][0]["mixer"]["mixer"] == "RecursiveMix"

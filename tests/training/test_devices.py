@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_resume import same
 
 from conftest import write_images
 from recursivemix.data.order import TrainingOrder, evaluation_batches
-from test_resume import same
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [str(ROOT / "tests"), str(ROOT / "tests" / "training")]
@@ -76,7 +76,8 @@ run.loaders.fill_cache()
 with quiet_lightning():
     metrics = run.trainer.validate(run.module, datamodule=run.loaders, verbose=False)
 if run.trainer.is_global_zero:
-    Path(sys.argv[2] + ".json").write_text(json.dumps({{k: v.hex() for m in metrics for k, v in m.items()}}))
+    values = {{k: v.hex() for m in metrics for k, v in m.items()}}
+    Path(sys.argv[2] + ".json").write_text(json.dumps(values))
 """
     results = []
     for devices in (1, 2):
@@ -146,7 +147,7 @@ except StoppedError:
 
 
 def test_two_processes_stop_together_and_go_on(data, tmp_path):
-    """The signal reaches one process alone; both stop at the same step, and the resumed run ends the same."""
+    """The signal reaches one process; both stop at the same step, and the resumed run ends the same."""
 
     def train(out, stop=0, resume="no"):
         arguments = ["-c", TRAIN, str(data), str(tmp_path / out), str(stop), resume]
@@ -170,8 +171,9 @@ def test_two_processes_stop_together_and_go_on(data, tmp_path):
 def test_the_command_line_with_two_devices(data, tmp_path):
     """``--devices 2`` starts its own second process."""
     command = [
-        sys.executable, "-m", "recursivemix.cli", "fit", "--data", str(data), "--out", str(tmp_path / "run"),
-        "--devices", "2", "--device", "cpu", "--epochs", "1", "--batch-size", "4", "--workers", "0",
+        sys.executable, "-m", "recursivemix.cli", "fit", "--data", str(data),
+        "--out", str(tmp_path / "run"), "--devices", "2", "--device", "cpu",
+        "--epochs", "1", "--batch-size", "4", "--workers", "0",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -192,8 +194,8 @@ def sharded(rank: int, port: str, folder: str) -> None:
     fully_shard(model.backbone.layer3, mesh=mesh)
     fully_shard(model, mesh=mesh)
     losses = train_parts(model, mixer, batches)
-    state = {name: value.full_tensor() for name, value in model.state_dict().items() if "num_batch" not in name
-             and hasattr(value, "full_tensor")}  # fmt: skip
+    parts = model.state_dict().items()  # buffers are not sharded
+    state = {name: value.full_tensor() for name, value in parts if hasattr(value, "full_tensor")}
     if rank == 0:
         torch.save({"losses": losses, "state": state}, folder)
     torch.distributed.destroy_process_group()
@@ -241,5 +243,3 @@ def test_fully_sharded_regions_train_as_whole_ones(tmp_path):
     assert "region_head.weight" in found["state"]
     for name, value in found["state"].items():
         torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
-
-

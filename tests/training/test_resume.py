@@ -150,7 +150,8 @@ import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests" / "trai
 from pathlib import Path
 from test_resume import Signalled, config
 from recursivemix.training.fit import fit, prepare
-fit(prepare(config(Path({str(data)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r}), [Signalled(13, 9)], {{}}))
+parts = config(Path({str(data)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r})
+fit(prepare(parts, [Signalled(13, 9)], {{}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr

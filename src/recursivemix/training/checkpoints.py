@@ -1,4 +1,4 @@
-"""Nothing lost: checkpoints written whole or not at all, by the clock, on a signal, and before harm is done.
+"""Nothing lost: checkpoints written whole or not at all, by the clock, on a signal, none of a bad step.
 
 A checkpoint is only written after an optimiser step, and says at which step of which epoch its run goes
 on; with data that is a pure function of the step, that is all a run needs.
@@ -6,6 +6,7 @@ on; with data that is a pure function of the step, that is all a run needs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -56,7 +57,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 os.fsync(file.fileno())
             part.replace(path)
         except (OSError, RuntimeError) as error:  # torch's writer hides what the system said
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             before = "the one before it is whole" if path.exists() else "there is none before it"
             raise CheckpointError(
                 f"cannot write the checkpoint {path} ({error.__context__ or error}); {before}. Is the disk "
@@ -252,10 +254,10 @@ def begin_next_epoch(progress: dict[str, Any], epoch: int) -> None:
     """
     for name in ("total", "current"):
         counts = progress["epoch_progress"][name]
-        counts.update({key: epoch for key in counts})
+        counts.update(dict.fromkeys(counts, epoch))
     for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
         counts = progress[name]["total"]
-        counts.update({key: counts["ready"] for key in counts})
+        counts.update(dict.fromkeys(counts, counts["ready"]))
         progress[name]["current"] = dict.fromkeys(progress[name]["current"], 0)
         progress[name]["is_last_batch"] = False
     optimizer = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]

@@ -49,11 +49,11 @@ class FitConfig:
     """Settings of a training run.
 
     Args:
-        data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split; a folder
-            with CIFAR's binaries; with --dataset hf the name of a Hugging Face data set. Without it, scikit-learn's
-            handwritten digits.
+        data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
+            a folder with CIFAR's binaries; with --dataset hf the name of a Hugging Face data set. Without
+            it, scikit-learn's handwritten digits.
         dataset: What --data is: auto (look), digits, folder, cifar10, cifar100 or hf.
-        download: Fetch CIFAR or a Hugging Face data set that is not there; nothing else reaches the network.
+        download: Fetch CIFAR or a Hugging Face data set; nothing else reaches the network.
         val_split: Share of every class to hold out, where the folder has no val or test.
         image_size: Pixels a side. Default: the images' own size up to 64, else 224.
         skip_bad: Read every file once first and leave the unreadable ones out, with a list.
@@ -93,7 +93,7 @@ class FitConfig:
         compile: Compile the network with torch.compile; on a GPU with CUDA graphs.
         loggers: wandb, mlflow or both, beside the CSV and TensorBoard.
         checkpoint_every: Steps between two checkpoints. Default: by the clock, 30 s or more apart, for at
-            most 2 % of the time.
+            most a fiftieth of the time.
         out: Folder of the run; must be new. Default: runs/DATE-TIME-MODEL-MIXER.
     """
 
@@ -295,12 +295,12 @@ def prepare(
     rows = EpochRows(folder / "metrics.csv")
     trainer = make_trainer(config, folder, [rows, *callbacks], trainer_options, resume)
     if resume is not None:
-        check_checkpoint(resume, module)
+        check_checkpoint(resume, module, trainer.max_epochs)
     return PreparedRun(config, data, module, loaders, folder, rows, trainer, resume)
 
 
-def check_checkpoint(path: Path, module: MixedClassifier) -> None:
-    """Raises ValueError for a checkpoint that is damaged, or of another network than the run's."""
+def check_checkpoint(path: Path, module: MixedClassifier, epochs: int | None) -> None:
+    """Raises ValueError for a checkpoint that is damaged, of another network, or of a finished run."""
     try:
         checkpoint = read_checkpoint(path)
     except CheckpointError as error:
@@ -309,8 +309,12 @@ def check_checkpoint(path: Path, module: MixedClassifier) -> None:
     for name in ("model", "classes", "image_size", "mixer"):
         if saved[name] != own[name]:
             raise ValueError(
-                f"the checkpoint {path} is of another run: its {name} is {saved[name]}, here it is {own[name]}"
+                f"the checkpoint {path} is of another run: its {name} is {saved[name]}, here it is "
+                f"{own[name]}"
             )
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["completed"]
+    if epochs is not None and done >= epochs:
+        raise ValueError(f"the run is finished: {path} is of epoch {done} of {epochs}")
 
 
 def make_trainer(
@@ -344,6 +348,10 @@ def make_trainer(
     for name in ("limit_train_batches", "limit_val_batches", "max_epochs"):
         if options.get(name) == 0:
             raise ValueError(f"--trainer.{name.replace('_', '-')} 0 leaves nothing to train or to evaluate")
+    if options.pop("enable_checkpointing", True) is False:
+        raise ValueError(
+            "--trainer.enable_checkpointing false: a run without checkpoints can't be taken up"
+        )
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint_every)
     try:
         with quiet_lightning():
@@ -357,10 +365,18 @@ def make_trainer(
         raise ValueError(str(error)) from error
 
 
+def resume_step(path: Path) -> int:
+    """The optimiser step that a checkpoint was written at."""
+    try:
+        return int(read_checkpoint(path)["global_step"])
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+
+
 def make_loggers(config: FitConfig, folder: Path, resume: Path | None) -> list[Logger]:
     """TensorBoard, and what is asked for beside it; all of them write into the run's folder."""
     # Points after the checkpoint were written by a run that is no more.
-    step = None if resume is None else int(read_checkpoint(resume)["global_step"]) + 1
+    step = None if resume is None else resume_step(resume) + 1
     loggers: list[Logger] = [TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step)]
     for name in config.loggers:
         try:

@@ -142,8 +142,8 @@ class Loaders(LightningDataModule):
         size = self.augmentation.size
         if cache == "yes" and not can_be_cached(self.augmentation):
             raise ValueError(
-                "--cache yes holds images that are moved and mirrored; with --crop resized or --color-jitter "
-                "they are read anew in each epoch: leave --cache out"
+                "--cache yes is for images that are moved and mirrored; with --crop resized or "
+                "--color-jitter they are read anew in each epoch: leave --cache out"
             )
         if cache != "auto":
             return cache == "yes"

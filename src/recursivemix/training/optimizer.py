@@ -49,8 +49,8 @@ def check_optimizer(name: str) -> None:
     if name not in timm.optim.list_optimizers():
         known = ", ".join(str(known) for known in timm.optim.list_optimizers()[:12])
         raise ValueError(
-            f"unknown optimizer {name!r}: sgd (with Nesterov momentum), momentum (without), adamw, or any of "
-            f"timm.optim.list_optimizers(), such as {known}"
+            f"unknown optimizer {name!r}: sgd (with Nesterov momentum), momentum (without), adamw, or any "
+            f"of timm.optim.list_optimizers(), such as {known}"
         )
 
 
