@@ -37,15 +37,15 @@ def prepare(options: argparse.Namespace) -> torch.device:
 
 def seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:
     """Mean seconds of one of several calls in a row, the device's work included."""
-    _synchronize(device)
+    synchronize(device)
     start = perf_counter()
     for _ in range(calls):
         run()
-    _synchronize(device)
+    synchronize(device)
     return (perf_counter() - start) / calls
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -19,6 +19,8 @@ ORDER = [
     "models",
     "data",
     "training",
+    "recipes",
+    "export",
     "evaluation",
     "explain",
     "report",

@@ -116,7 +116,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         help="Folder of a run to go on with, or one of its checkpoints; takes its settings.",
     )
     train.add_argument(
-        "--resume-changed", action="store_true", help="Go on although settings differ from the run's."
+        "--resume_changed", action="store_true", help="Go on although settings differ from the run's."
     )
     train.add_class_arguments(FitConfig, as_group=False)
     train.add_class_arguments(Trainer, "trainer", instantiate=False)

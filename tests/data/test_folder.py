@@ -8,9 +8,16 @@ import torch
 from PIL import Image
 
 from conftest import write_images
+from recursivemix.data.augment import (
+    augmentation_of,
+    colour_scale,
+    evaluation_transform,
+    normalise,
+    training_transform,
+)
 from recursivemix.data.digits import digits
 from recursivemix.data.folder import FolderImages, UnreadableImageError, hold_out, image_folder
-from recursivemix.data.images import TransformedImages, denormalise, evaluation_transform, train_transform
+from recursivemix.data.images import denormalise
 
 
 def test_finds_splits_classes_and_size(image_root):
@@ -57,20 +64,17 @@ def test_transforms_give_the_size_for_any_image(image_root, size):
     Image.new("L", (9, 30)).save(image_root / "train" / "red" / "grey.png")
     Image.new("RGBA", (30, 9)).save(image_root / "train" / "red" / "alpha.png")
     data = image_folder(image_root, image_size=size)
-    for transform in (train_transform(data), evaluation_transform(data)):
-        images = TransformedImages(data.train, transform)
-        for index in range(len(images)):
-            image, _ = images[index]
-            assert (image.shape, image.dtype) == ((3, size, size), torch.float32)
+    for transform in (training_transform(augmentation_of(data)), evaluation_transform(size)):
+        for index in range(len(data.train)):
+            image = transform(data.train[index][0])
+            assert (image.shape, image.dtype) == ((3, size, size), torch.uint8)
 
 
 def test_denormalise_undoes_normalise(image_root):
     data = image_folder(image_root)
-    image, _ = TransformedImages(data.evaluation, evaluation_transform(data))[0]
     raw, _ = data.evaluation[0]
-    torch.testing.assert_close(
-        denormalise(image[None], data.mean, data.std)[0], raw / 255, atol=1e-6, rtol=0
-    )
+    image = normalise(raw[None], colour_scale(data.mean, data.std, torch.device("cpu")))
+    torch.testing.assert_close(denormalise(image, data.mean, data.std)[0], raw / 255, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,66 @@ def test_an_unreadable_image_names_its_file(tmp_path):
     cut.write_bytes((tmp_path / "0.png").read_bytes()[:3000])
     with pytest.raises(UnreadableImageError, match=r"cut\.png"):
         FolderImages([(cut, 0)])[0]
+
+
+def test_an_unreadable_image_says_what_to_do(image_root):
+    path = image_root / "train" / "red" / "0.png"
+    path.write_bytes(b"no image")
+    data = image_folder(image_root, image_size=16)
+    bad = data.train.files.index((path, 2))
+    with pytest.raises(UnreadableImageError, match=r"0\.png: in no image format .*; mend .* --skip-bad"):
+        data.train[bad]
+
+
+def test_a_folder_that_is_called_like_an_image_is_none(image_root):
+    (image_root / "train" / "red" / "more.png").mkdir()
+    write_images(image_root / "train" / "red" / "more.png", 2)
+    assert len(image_folder(image_root).train) == 38
+
+
+# -- bad files left out -----------------------------------------------------------------------------
+
+
+def spoil(*paths):
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def test_bad_files_are_left_out_of_both_splits(image_root):
+    bad = [image_root / "train" / "blue" / "0.png", image_root / "val" / "red" / "4.png"]
+    whole = image_folder(image_root)
+    spoil(*bad)
+    data = image_folder(image_root, skip_bad=True)
+    assert (len(data.train), len(data.evaluation), data.image_size) == (35, 14, 16)
+    for part, before, path in zip(
+        (data.train, data.evaluation), (whole.train, whole.evaluation), bad, strict=True
+    ):
+        assert part.files == [file for file in before.files if file[0] != path]
+    assert [text.partition(": ")[0] for text in data.skipped] == [str(path) for path in bad]
+    assert all(text.partition(": ")[2] for text in data.skipped)
+
+
+def test_bad_files_are_left_out_before_a_share_is_held_out(image_root):
+    flat = image_root / "train"
+    spoil(flat / "green" / "3.png")
+    data = image_folder(flat, val_split=0.25, skip_bad=True)
+    assert (len(data.train), len(data.evaluation), len(data.skipped)) == (26, 9, 1)
+    assert flat / "green" / "3.png" not in {path for path, _ in data.train.files + data.evaluation.files}
+
+
+def test_good_files_are_all_kept(image_root):
+    data, plain = image_folder(image_root, skip_bad=True), image_folder(image_root)
+    assert (data.train.files, data.evaluation.files) == (plain.train.files, plain.evaluation.files)
+    assert data.skipped == plain.skipped == ()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_of_bad_files_alone_is_refused(image_root, split):
+    spoil(*(image_root / split / "green").iterdir())
+    with pytest.raises(
+        ValueError, match=rf"no image of the class 'green' can be read.*first is .*{split}/green/0\.png: "
+    ):
+        image_folder(image_root, skip_bad=True)
 
 
 def test_digits_are_split_once_and_for_all():

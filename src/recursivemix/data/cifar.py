@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -264,7 +264,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     # Protocol 2 of either Python, and 5; under the module names of NumPy 1 and 2.
     _rebuild = np.empty(0).__reduce__()[0]
     _rebuild_5 = np.empty(0).__reduce_ex__(5)[0]
-    ALLOWED = {  # noqa: RUF012
+    ALLOWED: ClassVar = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): _rebuild,

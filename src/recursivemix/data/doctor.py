@@ -129,6 +129,19 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """What the names alone tell of a folder."""
+
+    places: dict[str, Path]
+    """Of the splits."""
+    counts: dict[str, dict[str, int]]
+    files: list[ImageFile]
+    unread_folders: list[Path]
+    stray_images: list[Path]
+    not_images: list[Path]
+
+
+@dataclass(frozen=True)
 class Look:
     """What one readable image is like."""
 
@@ -155,54 +168,35 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root} to examine: name one that holds train/CLASS or CLASS")
-    present = [name for name in SPLITS if (root / name).is_dir()]
-    places = {name: root / name for name in present} or {"all": root}
-    files: list[ImageFile] = []
-    strays, others, counts = [], [], {}
-    for split, place in places.items():
-        strays += [p for p in sorted(place.iterdir()) if _is_image(p)]
-        counts[split] = {folder.name: 0 for folder in _folders(place)}
-        for folder in _folders(place):
-            for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
-                if _is_image(path):
-                    counts[split][folder.name] += 1
-                    files.append(ImageFile(path, split, folder.name))
-                elif not path.name.startswith("."):
-                    others.append(path)
-    if present:
-        strays += [p for p in sorted(root.iterdir()) if _is_image(p)]
-    looks = _decoded(look, [file.path for file in files], workers, progress)
-    good = [(file, seen) for file, seen in zip(files, looks, strict=True) if isinstance(seen, Look)]
+    tree = _walk(root)
+    looks = _decoded(look, [file.path for file in tree.files], workers, progress)
+    pairs = list(zip(tree.files, looks, strict=True))
+    good = [(file, seen) for file, seen in pairs if isinstance(seen, Look)]
     duplicates, leaks = _same(good, root)
-    every = {name for classes in counts.values() for name in classes}
-    widths, heights = [seen.size[0] for _, seen in good], [seen.size[1] for _, seen in good]
+    every = {name for classes in tree.counts.values() for name in classes}
     return Diagnosis(
         root=str(root),
-        counts=counts,
-        imbalance={split: _imbalance(classes) for split, classes in counts.items()},
+        counts=tree.counts,
+        imbalance={split: _imbalance(classes) for split, classes in tree.counts.items()},
         missing_classes={
             split: tuple(sorted(every - set(classes)))
-            for split, classes in counts.items()
+            for split, classes in tree.counts.items()
             if every - set(classes)
         },
         empty_classes=tuple(
-            _relative(places[split] / name, root)
-            for split, classes in counts.items()
+            _relative(tree.places[split] / name, root)
+            for split, classes in tree.counts.items()
             for name, count in classes.items()
             if not count
         ),
-        unread_folders=tuple(f.name for f in _folders(root) if f.name not in present) if present else (),
-        stray_images=tuple(_relative(path, root) for path in strays),
-        not_images=tuple(_relative(path, root) for path in others),
-        unreadable=tuple(
-            (_relative(file.path, root), seen)
-            for file, seen in zip(files, looks, strict=True)
-            if isinstance(seen, str)
-        ),
+        unread_folders=tuple(folder.name for folder in tree.unread_folders),
+        stray_images=tuple(_relative(path, root) for path in tree.stray_images),
+        not_images=tuple(_relative(path, root) for path in tree.not_images),
+        unreadable=tuple((_relative(file.path, root), why) for file, why in pairs if isinstance(why, str)),
         duplicates=duplicates,
         leaks=leaks,
-        width=_sides(widths),
-        height=_sides(heights),
+        width=_sides([seen.size[0] for _, seen in good]),
+        height=_sides([seen.size[1] for _, seen in good]),
         small=sum(min(seen.size) < SMALL for _, seen in good),
         elongated=sum(max(seen.size) > ELONGATED * min(seen.size) for _, seen in good),
         modes=dict(Counter(seen.mode for _, seen in good).most_common()),
@@ -210,6 +204,30 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
         exif_rotated=sum(seen.rotated for _, seen in good),
         transparent=sum(seen.transparent for _, seen in good),
     )
+
+
+def _walk(root: Path) -> Tree:
+    present = {name: root / name for name in SPLITS if (root / name).is_dir()}
+    tree = Tree(
+        places=present or {"all": root},
+        counts={},
+        files=[],
+        unread_folders=[f for f in _folders(root) if f.name not in present] if present else [],
+        stray_images=[p for p in sorted(root.iterdir()) if _is_image(p)],
+        not_images=[],
+    )
+    for split, place in tree.places.items():
+        if present:
+            tree.stray_images.extend(p for p in sorted(place.iterdir()) if _is_image(p))
+        counts = tree.counts[split] = {folder.name: 0 for folder in _folders(place)}
+        for folder in _folders(place):
+            for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+                if _is_image(path):
+                    counts[folder.name] += 1
+                    tree.files.append(ImageFile(path, split, folder.name))
+                elif not path.name.startswith("."):
+                    tree.not_images.append(path)
+    return tree
 
 
 def unreadable(files: list[tuple[Path, int]], workers: int, progress: bool) -> list[tuple[Path, str]]:
@@ -340,8 +358,8 @@ def _problems(found: Diagnosis) -> Iterator[str]:
         )
     if found.contradicting:
         yield (
-            f"{len(found.contradicting):,} times the same image in different classes: keep it in the right "
-            f"one; such as {_listed(found.contradicting[0].files)}"
+            f"{_counted(len(found.contradicting), 'set')} of identical images in different classes: "
+            f"keep each in the right one; such as {_listed(found.contradicting[0].files)}"
         )
     within = [d for d in found.duplicates if len(set(d.splits)) < len(d.splits)]
     if within:
@@ -371,12 +389,11 @@ def _refusals(found: Diagnosis) -> Iterator[str]:
             yield f"at least two class folders are needed, {split} has {what}"
     for split, names in found.missing_classes.items():
         yield (
-            f"{len(names):,} of the classes without a folder in {split}: {_listed(names)}; every split "
-            "needs every class, under the same name"
+            f"no folder in {split} for {_listed(names)}: every split needs every class, under the same name"
         )
     if found.empty_classes:
         yield (
-            f"{len(found.empty_classes):,} class folders without any image: "
+            f"{_counted(len(found.empty_classes), 'class folder')} without any image: "
             f"{_listed(found.empty_classes)}; fill them, or remove the class from every split"
         )
 
@@ -395,17 +412,17 @@ def _oddities(found: Diagnosis) -> Iterator[str]:
         )
     if found.exif_rotated:
         yield (
-            f"{_images(found.exif_rotated)} to be turned by its EXIF orientation, which training ignores: "
+            f"{_images(found.exif_rotated)} to be turned by their EXIF tag, which training ignores: "
             "store the pixels upright"
         )
     if found.transparent:
         yield (
             f"{_images(found.transparent)} with transparent pixels, whose hidden colours training sees: "
-            "put it on a background"
+            "put them on a background"
         )
     if "CMYK" in found.modes:
         yield (
-            f"{_images(found.modes['CMYK'])} in CMYK, read without its colour profile: convert it to RGB "
+            f"{_images(found.modes['CMYK'])} in CMYK, read without a colour profile: convert to RGB "
             "where colour matters"
         )
     if found.several_frames:
@@ -494,7 +511,11 @@ def _files_to_see(found: Diagnosis) -> dict[str, list[str]]:
 
 
 def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
+    return _counted(count, "image")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _listed(names: Iterable[str]) -> str:

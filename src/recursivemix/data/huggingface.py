@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,12 @@ class HubImages:
     """
 
     def __init__(self, dataset: Any, column: str, rows: Sequence[tuple[int, int]], source: str) -> None:
-        from datasets import Image
-
         # As stored: the library would turn images by their EXIF orientation, which a folder's are not, and
         # fetch those that are stored as addresses.
         self.dataset = (
-            dataset.with_format(None).select_columns([column]).cast_column(column, Image(decode=False))
+            dataset.with_format(None)
+            .select_columns([column])
+            .cast_column(column, _library().Image(decode=False))
         )
         self.column = column
         self.rows = rows
@@ -74,10 +76,10 @@ def hugging_face(
 
     Args:
         name: a folder, made by ``save_to_disk`` or of files that ``load_dataset`` knows (images, parquet);
-            else a name on the hub, "cifar100" or "owner/name", with its configuration as "owner/name:config".
+            else a name on the hub, "cifar100" or "owner/name", or with a configuration "owner/name:config".
         download: get it from the hub; else only what was downloaded before is used, without any network.
-        val_split: share of every class that is held out for evaluation, in (0, 1), where there is no labelled
-            validation or test split.
+        val_split: share of every class that is held out for evaluation, in (0, 1), where there is no
+            labelled validation or test split.
         image_size: pixels a side for the network; None takes the images' own size up to 64, else 224.
         seed: of the held-out share.
 
@@ -88,58 +90,70 @@ def hugging_face(
     if val_split is not None:
         check_share(val_split)
     splits = _load(name, download)
-    train_name = "train" if "train" in splits else next(iter(splits))
-    if train_name != "train" and len(splits) > 1:
+    first = "train" if "train" in splits else next(iter(splits))
+    if first != "train" and len(splits) > 1:
         raise ValueError(f"{name} has no split 'train', but {', '.join(splits)}: save it with one")
-    train = splits[train_name]
-    image, label = _columns(name, train.features)
-    classes = tuple(train.features[label].names)
-    rows = _labelled(name, train_name, train, label, classes)
-    found = next(
-        (s for s in EVALUATION if s in splits and s != train_name and _has_labels(splits[s], label)), None
-    )
-    if found is not None:
-        if val_split is not None:
+    image, label = _columns(f"{name}[{first}]", splits[first].features)
+    classes = tuple(splits[first].features[label].names)
+    rows = _labelled(f"{name}[{first}]", splits[first], label, classes)
+    second = _evaluation(name, splits, first, label, val_split)
+    if second != first:
+        other = splits[second].features
+        if _columns(f"{name}[{second}]", other) != (image, label) or tuple(other[label].names) != classes:
             raise ValueError(
-                f"{name} has a {found} split, so --val-split has nothing to split: leave it out"
+                f"{first} and {second} of {name} differ in their columns or classes: save them alike"
             )
-        other = splits[found]
-        if tuple(other.features[label].names) != classes:
-            raise ValueError(
-                f"{train_name} and {found} of {name} differ in their classes: save them with the same"
-            )
-        held = HubImages(other, image, _labelled(name, found, other, label, classes), f"{name}[{found}]")
-    elif val_split is None:
-        raise ValueError(
-            f"{name} has no labelled validation or test split, but {', '.join(splits)}: hold a share of "
-            f"{train_name} out with --val-split 0.2"
-        )
+        held = _labelled(f"{name}[{second}]", splits[second], label, classes)
     else:
-        rows, held_rows = hold_out(rows, classes, val_split, seed)
-        held = HubImages(train, image, held_rows, f"{name}[{train_name}]")
-    images = HubImages(train, image, rows, f"{name}[{train_name}]")
+        assert val_split is not None
+        rows, held = hold_out(rows, classes, val_split, seed)
+    train = HubImages(splits[first], image, rows, f"{name}[{first}]")
     return ImageData(
-        train=images,
-        evaluation=held,
+        train=train,
+        evaluation=HubImages(splits[second], image, held, f"{name}[{second}]"),
         classes=classes,
-        image_size=image_size or network_size([min(images[i][0].shape[1:]) for i in spread(len(images))]),
+        image_size=image_size or network_size([min(train[i][0].shape[1:]) for i in spread(len(train))]),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         flip=True,
-        split="held out" if found is None else EVALUATION[found],
+        split="held out" if second == first else EVALUATION[second],
     )
+
+
+def _evaluation(name: str, splits: dict[str, Any], first: str, label: str, val_split: float | None) -> str:
+    """The split to evaluate on; ``first``, the training split, if a share of it is to be held out."""
+    for found in EVALUATION:
+        if found != first and found in splits and _has_labels(splits[found], label):
+            if val_split is None:
+                return found
+            raise ValueError(
+                f"{name} has a {found} split, so --val-split has nothing to split: leave it out"
+            )
+    if val_split is None:
+        raise ValueError(
+            f"{name} has no labelled validation or test split, only {', '.join(splits)}: hold a share of "
+            f"{first} out with --val-split 0.2"
+        )
+    return first
+
+
+def _library() -> Any:
+    """The ``datasets`` library, which has no types and need not be installed."""
+    try:
+        return import_module("datasets")
+    except ImportError as error:
+        raise ValueError(f"data sets of the hub need the library datasets: {EXTRA}") from error
 
 
 def _load(name: str, download: bool) -> dict[str, Any]:
     """The splits of a data set by name."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(f"data sets of the hub need the library datasets: {EXTRA}") from error
+    datasets = _library()
     folder = Path(name).expanduser()
     local = folder.exists()
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder {name}, and a name on the hub is NAME or OWNER/NAME")
+    if local and not download:
+        _refuse_addresses(folder)
     try:
         with _network(download):
             if not local:
@@ -161,6 +175,19 @@ def _load(name: str, download: bool) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
 
 
+def _refuse_addresses(folder: Path) -> None:
+    """A folder's card may name data files elsewhere, which no offline switch of the libraries keeps."""
+    for card in (folder / "README.md", folder / ".huggingface.yaml"):
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        header = text.split("\n---", 1)[0] if card.suffix == ".md" else text
+        address = re.search(r"^[\s-]*((data_files|path)\s*:)?[\s\[\"'-]*(\w+://\S+)", header, re.MULTILINE)
+        if address is not None:
+            raise ValueError(
+                f"{card} takes its data from {address[3]}: get them with --download, or name files in the "
+                "folder there"
+            )
+
+
 @contextmanager
 def _network(allowed: bool) -> Iterator[None]:
     """Keep the libraries off the network, unless it is allowed.
@@ -168,10 +195,7 @@ def _network(allowed: bool) -> Iterator[None]:
     By their offline switches, which are made for the environment and read at import: `datasets` 5 does not
     look at ``DownloadConfig(local_files_only=True)``.
     """
-    import datasets
-    import huggingface_hub
-
-    places: list[Any] = [datasets.config, huggingface_hub.constants]
+    places = [_library().config, import_module("huggingface_hub").constants]
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         if not allowed:
@@ -185,8 +209,7 @@ def _network(allowed: bool) -> Iterator[None]:
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
     """Names of the image and of the label column."""
-    import datasets
-
+    datasets = _library()
     return (
         _column(name, features, datasets.Image, IMAGE_NAMES, "images (the feature Image)", "cast_column"),
         _column(
@@ -196,7 +219,7 @@ def _columns(name: str, features: Any) -> tuple[str, str]:
 
 
 def _column(name: str, features: Any, kind: type, preferred: tuple[str, ...], what: str, mend: str) -> str:
-    fitting = [column for column, feature in features.items() if isinstance(feature, kind)]
+    fitting: list[str] = [column for column, feature in features.items() if isinstance(feature, kind)]
     for column in preferred:
         if column in fitting:
             return column
@@ -228,19 +251,16 @@ def _has_labels(dataset: Any, column: str) -> bool:
     return column in dataset.features and any(v not in (None, -1) for v in _labels(dataset, column))
 
 
-def _labelled(
-    name: str, split: str, dataset: Any, column: str, classes: tuple[str, ...]
-) -> list[tuple[int, int]]:
+def _labelled(source: str, dataset: Any, column: str, classes: tuple[str, ...]) -> list[tuple[int, int]]:
     """Row and class index of every image."""
     rows = []
     for row, label in enumerate(_labels(dataset, column)):
         if label is None or not 0 <= label < len(classes):
-            raise ValueError(
-                f"{name}[{split}][{row}] has the label {label} of {len(classes)} classes: {MEND}"
-            )
+            raise ValueError(f"{source}[{row}] has the label {label} of {len(classes)} classes: {MEND}")
         rows.append((row, label))
     if len(classes) < 2 or not rows:
         raise ValueError(
-            f"{name}[{split}] has {len(rows)} images of {len(classes)} classes; some of at least two are needed"
+            f"{source} has {len(rows)} images of {len(classes)} classes; there must be some, of at "
+            "least two"
         )
     return rows

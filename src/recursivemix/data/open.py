@@ -57,9 +57,7 @@ def open_data(
             str(data), download=download, val_split=val_split, image_size=image_size, seed=seed
         )
     if kind == "folder":
-        return image_folder(
-            data, val_split=val_split, image_size=image_size, skip_bad=skip_bad, seed=seed
-        )
+        return image_folder(data, val_split=val_split, image_size=image_size, skip_bad=skip_bad, seed=seed)
     if val_split is not None:
         raise ValueError(f"{kind} has a test split, so --val-split has nothing to split: leave it out")
     images = cifar(data, kind, download=download)
