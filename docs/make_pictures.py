@@ -11,7 +11,8 @@ import torch
 
 from recursivemix import RecursiveMix
 from recursivemix.data.digits import digits
-from recursivemix.data.images import TransformedImages, evaluation_transform
+from recursivemix.data.augment import colour_scale, normalise
+from recursivemix.data.images import StackedImages
 from recursivemix.explain.gallery import draw_gallery
 
 STEPS, SAMPLES = 4, 8
@@ -20,13 +21,14 @@ STEPS, SAMPLES = 4, 8
 def main() -> None:
     """Four consecutive steps of the paper's method."""
     data = digits()
-    images = TransformedImages(data.train, evaluation_transform(data))
+    assert isinstance(data.train, StackedImages)
+    colours = colour_scale(data.mean, data.std, torch.device("cpu"))
     mixer = RecursiveMix.paper(len(data.classes), seed=0)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
     batches = []
     for step in range(STEPS):
-        samples = [images[i] for i in order[step * SAMPLES : (step + 1) * SAMPLES]]
-        batch = mixer(torch.stack([s[0] for s in samples]), torch.tensor([s[1] for s in samples]))
+        chosen = order[step * SAMPLES : (step + 1) * SAMPLES]
+        batch = mixer(normalise(data.train.images[chosen], colours), data.train.labels[chosen])
         mixer.remember(batch, torch.zeros_like(batch.targets))
         batches.append(batch)
     figure = draw_gallery(batches, data.classes, data.mean, data.std, SAMPLES)

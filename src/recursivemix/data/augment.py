@@ -188,4 +188,5 @@ def normalise(images: Tensor, colours: ColourScale, shift: Tensor | None = None)
     scale, offset = colours
     if shift is not None:
         offset = (offset + 255 * shift * scale)[:, None, None, :]  # (B, 1, 1, 3)
-    return torch.addcmul(offset, images.permute(0, 2, 3, 1).float(), scale).permute(0, 3, 1, 2)
+    last = images.permute(0, 2, 3, 1).float().contiguous()  # (B, H, W, 3)
+    return torch.addcmul(offset, last, scale).permute(0, 3, 1, 2)
