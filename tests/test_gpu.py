@@ -77,3 +77,74 @@ def test_a_history_from_a_cpu_checkpoint_is_used():
     batch = mixer(torch.zeros(8, 3, 32, 32, device="cuda"), torch.arange(8, device="cuda"))
     assert batch.images.is_cuda
     assert (batch.lam < 1).all()
+
+
+@pytest.mark.parametrize("mixer", ["recursivemix", "none"])
+def test_a_step_of_the_trainer_never_waits(mixer, tmp_path):
+    """Batch, mixing, both passes and the optimiser, through Lightning; from the third step on."""
+    from lightning import Callback
+
+    from recursivemix.training.fit import FitConfig, fit, prepare
+
+    class Strict(Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            torch.cuda.set_sync_debug_mode("error" if 2 <= index < 10 else "default")
+
+        def on_train_batch_end(self, *args):
+            torch.cuda.set_sync_debug_mode("default")
+
+    config = FitConfig(mixer=mixer, device="gpu", epochs=1, out=tmp_path / "run", checkpoint_every=1000)
+    options = {"log_every_n_steps": 1000, "limit_train_batches": 10, "enable_progress_bar": False}
+    try:
+        fit(prepare(config, [Strict()], options))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_held_batches_are_those_of_a_cpu():
+    """The images lie on the GPU, the draws are made on the CPU: the same batches, without a wait."""
+    from recursivemix.data.augment import Augmentation
+    from recursivemix.data.batches import TrainingBatches
+    from recursivemix.data.images import StackedImages
+    from recursivemix.data.order import TrainingOrder
+
+    pixels = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8)
+    images = StackedImages(pixels, torch.arange(20), "test")
+    augmentation = Augmentation(16, (0.5,) * 3, (0.2,) * 3, "pad", 2, lighting=0.1)
+    found = {}
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        order = TrainingOrder(20, 8, 0)
+        loader = TrainingBatches(images, order, augmentation, lambda: 0, device=device, hold=True)
+        next(iter(loader))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found[name] = list(loader)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for (a, b), (x, y) in zip(found["cpu"], found["cuda"], strict=True):
+        torch.testing.assert_close(a, x.cpu(), atol=1e-5, rtol=0)
+        assert torch.equal(b, y.cpu())
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
+    import os
+    import signal
+
+    from lightning import Callback
+
+    from recursivemix.training.checkpoints import StoppedError
+    from recursivemix.training.fit import FitConfig, fit, prepare
+
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            if trainer.global_step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    out = tmp_path / "run"
+    config = FitConfig(device="gpu", epochs=2, out=out, compile=compile, ema_decay=0.9)
+    with pytest.raises(StoppedError):
+        fit(prepare(config, [Stops()], {}))
+    result = fit(prepare(config, [], {}, resume=out / "checkpoints" / "last.ckpt"))
+    assert [row["epoch"] for row in result.rows] == [1, 2]

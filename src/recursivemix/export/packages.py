@@ -1,0 +1,25 @@
+"""Packages that only an export needs, imported when one is made."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+EXTRA = "pip install 'recursivemix[export]'"
+
+
+def package(name: str, target: str) -> ModuleType:
+    """Import a package, or say which extra holds it.
+
+    Args:
+        name: what to import, such as ``safetensors.torch``.
+        target: what ``--to`` asks for, for the message.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        missing = error.name or name
+        raise ValueError(f"--to {target} needs {missing}, which cannot be imported: {EXTRA}") from error
