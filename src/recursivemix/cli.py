@@ -26,6 +26,7 @@ try:
     from lightning import Trainer
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from recursivemix import __version__
@@ -326,7 +327,7 @@ def run_recipes(parser: DashedParser, settings: Namespace) -> None:
     table.add_column("epochs")
     table.add_column("expected")
     for recipe in recipes:
-        table.add_row(recipe.name, str(recipe.settings["epochs"]), recipe.header["expected"])
+        table.add_row(recipe.name, str(recipe.settings["epochs"]), escape(recipe.header["expected"]))
     Console().print(table)
     print("recursivemix fit --recipe NAME --data DIR [--mixer none]; recursivemix recipes NAME prints one")
 

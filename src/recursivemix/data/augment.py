@@ -184,7 +184,7 @@ def colour_scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.
 
 
 def normalise(images: Tensor, colours: ColourScale, shift: Tensor | None = None) -> Tensor:
-    """(B, 3, H, W) uint8 to normalised float32, channels_last; ``shift`` (B, 3) is added to RGB in [0, 1]."""
+    """(B, 3, H, W) uint8 to normalised float32, channels_last; ``shift`` (B, 3) goes to RGB in [0, 1]."""
     scale, offset = colours
     if shift is not None:
         offset = (offset + 255 * shift * scale)[:, None, None, :]  # (B, 1, 1, 3)

@@ -1,4 +1,4 @@
-"""In which order images come: a pure function of (seed, epoch, step, rank), so that nothing has to be saved.
+"""In which order images come: a pure function of (seed, epoch, step, rank), with nothing to be saved.
 
 Every random decision about data comes from a generator that is seeded by what it is for. Any number of
 loader processes then gives the same batches, and a resumed run needs to know its step alone.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,6 +167,9 @@ class FitConfig:
             raise ValueError("--schedule step and --milestones [60,120] belong together")
         if self.sync_batchnorm and self.device == "cpu":
             raise ValueError("--sync-batchnorm needs GPUs: torch's SyncBatchNorm does not run on a CPU")
+        for name in self.loggers:
+            if find_spec(name) is None:
+                raise ValueError(f"--loggers [{name}] needs a package: pip install {name}")
         check_optimizer(self.optimizer)
         check_device(self.device)
 
@@ -339,7 +343,13 @@ def make_trainer(
         "log_every_n_steps": 50,
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the loaders know their process
-        "logger": make_loggers(config, folder, resume),
+        # Points after the checkpoint were written by a run that is no more.
+        "logger": TensorBoardLogger(
+            folder,
+            name="tensorboard",
+            version="",
+            purge_step=None if resume is None else resume_step(resume) + 1,
+        ),
     } | trainer_options
     given = options.pop("callbacks", None) or []
     given = given if isinstance(given, list) else [given]
@@ -373,21 +383,18 @@ def resume_step(path: Path) -> int:
         raise ValueError(str(error)) from error
 
 
-def make_loggers(config: FitConfig, folder: Path, resume: Path | None) -> list[Logger]:
-    """TensorBoard, and what is asked for beside it; all of them write into the run's folder."""
-    # Points after the checkpoint were written by a run that is no more.
-    step = None if resume is None else resume_step(resume) + 1
-    loggers: list[Logger] = [TensorBoardLogger(folder, name="tensorboard", version="", purge_step=step)]
+def further_loggers(config: FitConfig, folder: Path) -> list[Logger]:
+    """The loggers that were asked for beside CSV and TensorBoard; made late, since they write at once."""
+    loggers: list[Logger] = []
     for name in config.loggers:
         try:
             if name == "wandb":
                 loggers.append(WandbLogger(project="recursivemix", name=folder.name, save_dir=folder))
             else:
-                loggers.append(
-                    MLFlowLogger("recursivemix", run_name=folder.name, save_dir=str(folder / "mlflow"))
-                )
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--loggers [{name}] needs a package: pip install {name}") from error
+                address = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+                loggers.append(MLFlowLogger("recursivemix", folder.name, tracking_uri=address))
+        except Exception as error:  # anything that a tracking server may have against us
+            raise MisconfigurationException(f"--loggers [{name}]: {error}") from error
     return loggers
 
 
@@ -420,6 +427,7 @@ def fit(run: PreparedRun) -> Result:
     trainer, rows = run.trainer, run.rows.rows
     try:
         with quiet_lightning():
+            trainer.loggers = [*trainer.loggers, *further_loggers(run.config, run.folder)]
             run.loaders.fill_cache()
             if run.config.compile:
                 compile_network(run.module.network, run.config.device)
