@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from recursivemix import RecursiveMix
-from recursivemix.data.digits import digits
 from recursivemix.data.augment import colour_scale, normalise
+from recursivemix.data.digits import digits
 from recursivemix.data.images import StackedImages
 from recursivemix.explain.gallery import draw_gallery
 
