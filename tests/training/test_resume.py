@@ -116,7 +116,7 @@ def test_with_average_and_accumulation(data, tmp_path, batch):
         {"cache": "no", "workers": 2, "crop": "resized", "color_jitter": 0.4, "lighting": 0.1},
         {"repeats": 2, "lighting": 0.1},
         {"model": "vit_tiny_patch16_224", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
-        {"mix_start": 1, "mix_stop": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},
+        {"mix_start": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},
     ],
     ids=lambda settings: "-".join(settings),
 )
@@ -124,6 +124,18 @@ def test_with_every_part_that_draws_or_remembers(data, tmp_path, settings):
     same(
         trained(config(data, tmp_path / "whole", **settings)),
         resumed(config(data, tmp_path / "parts", **settings), STEPS + 3),
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mixer_options": {"across_epochs": False}}, {"ema_decay": 0.9, "grad_accum_steps": 3}],
+    ids=lambda settings: "-".join(settings),
+)
+def test_at_an_epochs_end(data, tmp_path, settings):
+    same(
+        trained(config(data, tmp_path / "whole", **settings)),
+        resumed(config(data, tmp_path / "parts", **settings), 2 * STEPS),
     )
 
 

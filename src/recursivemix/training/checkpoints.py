@@ -225,11 +225,8 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Says where the run goes on, and makes Lightning's counters say the same."""
-        progress = checkpoint["loops"]["fit_loop"]
-        if self._epoch_ends:
-            begin_next_epoch(progress, trainer.current_epoch + 1)
-        done = progress["epoch_loop.batch_progress"]["current"]["processed"]
+        """Says at which step of its epoch the run goes on; Lightning's counters say in which epoch."""
+        done = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
         checkpoint["next_step"] = 0 if self._epoch_ends else done
 
     def on_load_checkpoint(
@@ -244,23 +241,3 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_acc1 = state_dict["best_acc1"]
-
-
-def begin_next_epoch(progress: dict[str, Any], epoch: int) -> None:
-    """Lightning's counters as they are when epoch ``epoch`` is about to begin.
-
-    While the callbacks of an epoch's end run, they are still in the middle of it, and a run that is
-    resumed from that would end the epoch a second time.
-    """
-    for name in ("total", "current"):
-        counts = progress["epoch_progress"][name]
-        counts.update(dict.fromkeys(counts, epoch))
-    for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
-        counts = progress[name]["total"]
-        counts.update(dict.fromkeys(counts, counts["ready"]))
-        progress[name]["current"] = dict.fromkeys(progress[name]["current"], 0)
-        progress[name]["is_last_batch"] = False
-    optimizer = progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    for part in optimizer.values():
-        if isinstance(part, dict) and "current" in part:
-            part["current"] = dict.fromkeys(part["current"], 0)

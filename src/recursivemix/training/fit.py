@@ -316,7 +316,7 @@ def check_checkpoint(path: Path, module: MixedClassifier, epochs: int | None) ->
                 f"the checkpoint {path} is of another run: its {name} is {saved[name]}, here it is "
                 f"{own[name]}"
             )
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["completed"]
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"]
     if epochs is not None and done >= epochs:
         raise ValueError(f"the run is finished: {path} is of epoch {done} of {epochs}")
 
