@@ -33,6 +33,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mixing.py --out results/mixing.json
 	$(BIN)/python benchmarks/step.py --out results/step.json
+	$(BIN)/python benchmarks/training.py --out results/training.json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

@@ -106,16 +106,90 @@ def step_table() -> str:
     return "\n".join([*lines, "", source(record, "results/step.json")])
 
 
+COMPARISONS = {
+    "equal": "equal settings: bfloat16, channels_last, images in memory",
+    "defaults": "defaults of each",
+    "data": "data alone, no network",
+}
+
+
+def training_table() -> str:
+    """Images per second of training, ours beside other loops."""
+    if not (RESULTS / "training.json").exists():
+        return "Not measured yet: make bench."
+    record = read(RESULTS / "training.json")
+    settings = record["settings"]
+    lines = [
+        f"**Training**, ResNet-18, batches of {settings['batch_size']} images of {settings['image_size']}x"
+        f"{settings['image_size']}: images per second, and how many times as fast the first row of its "
+        f"comparison is, as the median over {record['n']} paired rounds.",
+        "",
+        "| comparison | | setting | images/s | first row is faster by | goal |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    goals = {(goal["comparison"], goal["against"]): goal for goal in record["goals"]}
+    for row in record["rows"]:
+        goal = goals.get((row["comparison"], row["name"]))
+        aim = "" if goal is None else f"{goal['at_least']:g} x, {'' if goal['reached'] else 'not '}reached"
+        setting = ", ".join(part for part in (row["precision"], row["setting"]) if part)
+        lines.append(
+            f"| {COMPARISONS[row['comparison']]} | {row['name']} | {setting} | "
+            f"{row['images_per_second']:,.0f} | {row['ours_to_this']:.2f} x | {aim} |"
+        )
+    return "\n".join([*lines, "", source(record, "results/training.json")])
+
+
+def gpu_table() -> str:
+    """What benchmarks/gpu.sh wrote, as far as it got."""
+    names = ("step", "throughput", "cifar100-resnet18")
+    files = {name: RESULTS / "gpu" / f"{name}.json" for name in names}
+    records = {name: read(file) for name, file in files.items() if file.exists()}
+    if not records:
+        return "Not measured yet: benchmarks/gpu.sh."
+    lines = ["**On one GPU**", "", "| | |", "| --- | --- |"]
+    if "step" in records:
+        step = records["step"]
+        settings = step["settings"]
+        lines.append(
+            f"| plain step, {settings['model']}, {settings['batch_size']} images of {settings['image_size']}x"
+            f"{settings['image_size']}, bfloat16 | {1000 * step['rows'][0]['median_s']:.1f} ms |"
+        )
+        for row in step["rows"][1:]:
+            lines.append(
+                f"| the same with {row['name']} | {1000 * row['median_s']:.1f} ms, {row['ratio_to_plain']:.3f} x "
+                f"plain, {row['extra_peak_bytes'] / 2**20:.0f} MiB more at the peak |"
+            )
+    for row in records.get("throughput", {"rows": []})["rows"]:
+        compiled = ", compiled" if row["compile"] else ""
+        speed = row["images_per_second"]
+        said = row.get("error") if speed is None else f"{speed:,.0f} images/s"
+        lines.append(f"| CIFAR-100, ResNet-18 through the trainer, {row['mixer']}{compiled} | {said} |")
+    if "cifar100-resnet18" in records:
+        run = records["cifar100-resnet18"]
+        last = run["epochs"][-1]
+        part = "" if run["finished"] else ", the run is not finished"
+        lines.append(
+            f"| recipe cifar100-resnet18, test accuracy after {last['epoch']:.0f} epochs{part} | "
+            f"{last['acc1']:.2f} %, {last['seconds']:.0f} s |"
+        )
+    return "\n".join([*lines, "", source(next(iter(records.values())), "results/gpu/")])
+
+
 def source(record: dict[str, Any], where: str) -> str:
     """One line that says what a table was measured on."""
     hardware = record["hardware"]
     machine = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} threads"
-    return (
-        f"*{machine}, torch {record['versions']['torch']}, commit {record['commit'][:8]}; records: {where}*"
-    )
+    commit = (record["commit"] or "unknown")[:8]
+    return f"*{machine}, torch {record['versions']['torch']}, commit {commit}; records: {where}*"
 
 
-TABLES = {"cifar10": cifar10_table, "mixing": mixing_table, "step": step_table}
+TABLES = {
+    "cifar10": cifar10_table,
+    "mixing": mixing_table,
+    "step": step_table,
+    "training": training_table,
+    "gpu": gpu_table,
+}
 
 
 def filled(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Both benchmarks run, as a user starts them, and their records hold what a reader relies on.
+"""The benchmarks run, as a user starts them, and their records hold what a reader relies on.
 
 Tiny sizes and no assertion on a time: what is fast is said by the committed records.
 """
@@ -6,18 +6,22 @@ Tiny sizes and no assertion on a time: what is fast is said by the committed rec
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("timm")
 
 
-def run(script: str, folder: Path) -> tuple[dict[str, Any], str]:
+def run(script: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     """The record and the printed text of a quick run."""
     out = folder / "new" / "record.json"
     command = [
@@ -28,6 +32,7 @@ def run(script: str, folder: Path) -> tuple[dict[str, Any], str]:
         "1",
         "--out",
         str(out),
+        *options,
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -89,5 +94,121 @@ def test_step(tmp_path: Path) -> None:
     assert memory["batch_targets_logits"] == images + 2 * rows_of_classes
     # The peak holds at least the parameters with their gradients and momentum.
     assert rows["plain"]["peak_bytes"] > 3 * 11_000_000 * 4
+    by_name = {goal["value_of"]: goal for goal in record["goals"]}
+    assert by_name["ratio_to_plain"]["value"] == rows["recursivemix"]["ratio_to_plain"]
+    assert by_name["ratio_to_plain"]["at_most"] == 1.02
+    assert by_name["extra_peak_bytes"]["value"] == rows["recursivemix"]["extra_peak_bytes"]
+    assert all(goal["reached"] == (goal["value"] <= goal["at_most"]) for goal in by_name.values())
     # Of mixing it sees at least the history that is alive during the step.
     assert rows["recursivemix"]["extra_peak_bytes"] >= memory["history_images"]
+
+
+TRAINING_ROWS = {
+    "equal": ["trainer, no mixing", "trainer, RecursiveMix", "bare loop"],
+    "defaults": ["recursivemix", "timm", "torchvision"],
+    "data": ["recursivemix", "PIL loader"],
+}
+
+
+def test_training(tmp_path: Path, image_root: Path) -> None:
+    record, text = run("training.py", tmp_path, "--data", str(image_root))
+    check_origin(record, "training.py")
+    assert record["n"] == 2
+    assert record["settings"]["images"] == 36
+    assert record["settings"]["image_size"] == 16
+    for comparison, names in TRAINING_ROWS.items():
+        rows = {row["name"]: row for row in record["rows"] if row["comparison"] == comparison}
+        assert list(rows) == names
+        ours = rows[names[0]]["samples"]
+        for row in rows.values():
+            assert len(row["samples"]) == record["n"]
+            assert min(row["samples"]) > 0
+            assert row["images_per_second"] == pytest.approx(median(row["samples"]))
+            paired = [a / b for a, b in zip(ours, row["samples"], strict=True)]
+            assert row["ours_to_this"] == pytest.approx(median(paired))
+            assert row["name"] in text
+        assert {row["precision"] for row in rows.values()} <= {"bf16-mixed", "32-true", None}
+    assert {row["precision"] for row in record["rows"] if row["comparison"] == "equal"} == {"bf16-mixed"}
+
+    ratios = {(row["comparison"], row["name"]): row["ours_to_this"] for row in record["rows"]}
+    goals = {(goal["comparison"], goal["against"]): goal for goal in record["goals"]}
+    assert {key: goal["at_least"] for key, goal in goals.items()} == {
+        ("equal", "bare loop"): 1.0,
+        ("defaults", "timm"): 2.5,
+        ("defaults", "torchvision"): 2.5,
+        ("data", "PIL loader"): 15.0,
+    }
+    for key, goal in goals.items():
+        assert goal["ratio"] == ratios[key]
+        assert goal["reached"] == (goal["ratio"] >= goal["at_least"])
+
+
+def test_training_makes_its_own_images(tmp_path: Path) -> None:
+    record, text = run("training.py", tmp_path, "--only", "data")
+    assert record["settings"]["images"] == 80
+    assert record["settings"]["image_size"] == 32
+    assert [row["name"] for row in record["rows"]] == TRAINING_ROWS["data"]
+    assert [goal["comparison"] for goal in record["goals"]] == ["data"]
+    assert "bare loop" not in text
+
+
+def gpu_sh(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """benchmarks/gpu.sh with results and run in a folder."""
+    own = {"RESULTS": str(folder / "results"), "RUN": str(folder / "run"), "PYTHON": sys.executable}
+    known = {name: value for name, value in os.environ.items() if not name.startswith("CIFAR100")}
+    return subprocess.run(
+        [str(ROOT / "benchmarks" / "gpu.sh")],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=known | own | variables,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_gpu_sh_in_rehearsal(tmp_path: Path, image_root: Path) -> None:
+    images = image_root.rename(tmp_path / "cifar100")
+    (images / "val").rename(images / "test")
+    rehearsal = {"GPU_SH_DEVICE": "cpu", "QUICK": "1", "CIFAR100": str(images), "COMMIT": "a copy's"}
+    done = gpu_sh(tmp_path, **rehearsal)
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "results" / "gpu").iterdir()}
+    assert sorted(records) == ["cifar100-resnet18", "step", "throughput"]
+    assert all(record["commit"] for record in records.values())
+    assert [row["name"] for row in records["step"]["rows"]] == ["plain", "recursivemix", "cutmix"]
+    throughput = records["throughput"]
+    assert [(row["mixer"], row["compile"]) for row in throughput["rows"]] == [
+        ("none", False),
+        ("recursivemix", False),
+    ]
+    assert all(len(row["samples"]) == throughput["n"] == 1 for row in throughput["rows"])
+    recipe = records["cifar100-resnet18"]
+    assert recipe["finished"]
+    assert recipe["config"]["model"] == "resnet18"
+    assert recipe["acc1_last"] == recipe["epochs"][-1]["acc1"]
+
+    again = gpu_sh(tmp_path, PARTS="recipe", **rehearsal)
+    assert again.returncode == 0, again.stderr
+    assert "is finished already" in again.stdout
+
+    tables = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
+    tables["gpu_table"].__globals__["RESULTS"] = tmp_path / "results"
+    assert "recipe cifar100-resnet18, test accuracy after 1 epochs | " in tables["gpu_table"]()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_sh_says_at_once_that_there_is_no_gpu(tmp_path: Path) -> None:
+    done = gpu_sh(tmp_path, CIFAR100=str(tmp_path))
+    assert done.returncode == 2
+    assert "sees no GPU" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_gpu_sh_says_that_there_are_no_images(tmp_path: Path) -> None:
+    done = gpu_sh(tmp_path, GPU_SH_DEVICE="cpu", QUICK="1")
+    assert done.returncode == 2
+    assert "CIFAR100_ZIPS" in done.stderr
+    missing = gpu_sh(tmp_path, GPU_SH_DEVICE="cpu", QUICK="1", CIFAR100_ZIPS=str(tmp_path))
+    assert missing.returncode == 2
+    assert "cifar100-part1.zip" in missing.stderr

@@ -158,7 +158,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser, commands = make_parser()
-    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    words = written_out(sys.argv[1:] if arguments is None else arguments)
     runs = {
         "fit": run_fit,
         "test": run_test,
@@ -181,6 +181,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recursivemix {name}: {error}", file=sys.stderr)
         return 130
     return 0
+
+
+def written_out(arguments: Sequence[str]) -> list[str]:
+    """Options with underscores; ``--compile`` and ``--no-compile`` with the value that they stand for."""
+    words = [_underscored(word) for word in arguments]
+    flags = {f"--{item.name}" for item in dataclasses.fields(FitConfig) if item.type == "bool"}
+    flags.add("--allow_mismatch")
+    for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:])):
+        if word in flags and following not in ("true", "false"):
+            words[i] = f"{word}=true"
+        elif word.startswith("--no_") and f"--{word[5:]}" in flags:
+            words[i] = f"--{word[5:]}=false"
+    return words
 
 
 def expanded(words: list[str]) -> list[str]:

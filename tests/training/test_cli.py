@@ -208,6 +208,21 @@ def test_checkpoints_that_do_not_fit(run, image_root, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (["--compile", "--no-decay-norms", "--epochs", "3"], (True, False, False)),
+        (["--compile", "false", "--download"], (False, True, True)),
+        (["--compile=true", "--decay-norms", "true", "--download=false"], (True, True, False)),
+    ],
+)
+def test_flags_need_no_value(words, settings, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", *words, "--print-config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["compile"], printed["decay_norms"], printed["download"]) == settings
+
+
 def test_an_unknown_option_ends_with_code_two(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--epoch-count", "3"])
