@@ -60,7 +60,7 @@ EXAMPLES = """examples:
 
 RESUME = ("resume", "resume_changed", "recipe", "config")
 """Options that lead to settings and are none."""
-HARMLESS = ("out", "workers", "cache", "checkpoint_every", "loggers")
+HARMLESS = ("workers", "cache", "checkpoint_every", "loggers")
 """Settings that change nothing in what a run computes."""
 
 
@@ -284,7 +284,7 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     if not run.trainer.is_global_zero:
-        fit(run)  # the first process tells of it
+        follow(run)
         return
     where = environment(gpu=run.config.device != "cpu")  # as the run begins: files may change under it
     try:
@@ -301,6 +301,14 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     config_json = parser.dump(settings, format="json")
     write_json(run.folder / "record.json", fit_record(run, result, where, config_json))
     print_result(run, result)
+
+
+def follow(run: PreparedRun) -> None:
+    """`fit` on a process that is not the first, which tells of what happens."""
+    try:
+        fit(run)
+    except (StoppedError, NonFiniteLossError) as error:
+        sys.exit(130 if isinstance(error, StoppedError) else 1)
 
 
 def train(run: PreparedRun) -> Result:

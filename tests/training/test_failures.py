@@ -87,6 +87,23 @@ def test_a_loss_that_is_no_number_names_its_batch(image_root, tmp_path):
     assert gone_on(settings)["global_step"] == 24
 
 
+def test_ruined_weights_reach_no_checkpoint(image_root, tmp_path):
+    """The loss of a step is finite, but its update is not: the checkpoint before it stays."""
+
+    class Ruin(Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+            if trainer.global_step == 10:
+                next(module.parameters()).grad.fill_(torch.inf)
+
+    settings = config(image_root, tmp_path / "run", checkpoint_every=1)
+    run = prepare(settings, [Ruin()], {})
+    with pytest.raises(NonFiniteLossError, match="weights were not finite at step 3 of epoch 2") as stop:
+        fit(run)
+    assert all(name in str(stop.value) for name in run.loaders.training.names(1, 2))
+    good = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert good["global_step"] == 10
+
+
 def test_the_command_line_says_it_in_one_line(image_root, tmp_path, capsys):
     command = ["fit", "--data", str(image_root), "--out", str(tmp_path / "run"), *FAST, "--precision", "32"]
     assert main([*command, "--lr", "1e30", "--warmup-epochs", "0", "--epochs", "4"]) == 1
@@ -156,6 +173,11 @@ def test_another_configuration_is_named(stopped, capsys):
     assert main([*command, "--resume-changed"]) == 0
     record = json.loads((stopped / "record.json").read_text())
     assert record["config"]["lr"] == 0.2
+
+
+def test_the_folder_may_not_change(stopped, tmp_path, capsys):
+    assert main(["fit", "--resume", str(stopped), "--out", str(tmp_path / "other")]) == 2
+    assert "--out is" in capsys.readouterr().err
 
 
 def test_workers_may_change(stopped):

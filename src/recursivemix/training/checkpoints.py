@@ -106,6 +106,7 @@ class Checkpoints(Checkpoint):
         self.every = every
         self.best_acc1: float | None = None
         self._step = 0
+        self._index = 0
         self._saved_at = time.monotonic()
         self._cost = 0.0
         self._seen = False
@@ -130,6 +131,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._index = batch_idx
         if trainer.global_step == self._step:
             return  # within an accumulation window, whose gradients no checkpoint holds
         self._step = trainer.global_step
@@ -196,6 +198,10 @@ class Checkpoints(Checkpoint):
         return stop, due, bad
 
     def _save(self, trainer: Trainer, path: Path) -> None:
+        module = trainer.lightning_module
+        # A step of a finite loss can still ruin the weights; the next loss would only say so after this.
+        if not all(bool(weights.isfinite().all()) for weights in module.parameters()):
+            self._refuse(trainer, module)
         start = time.monotonic()
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_at = time.monotonic()
@@ -204,19 +210,20 @@ class Checkpoints(Checkpoint):
     def _refuse(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, MixedClassifier)
         step = module.first_bad_step
-        kept = (
-            f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was kept"
-        )
-        if step < 0:
-            raise NonFiniteLossError(f"the loss of another process is not finite; {kept}")
+        what = "loss was"
+        if step < 0:  # the weights, or another process's loss
+            what = "loss or a weight was" if trainer.world_size > 1 else "weights were"
+            step = self._index
+        good = [file for file in (self.last, self.folder / "best.ckpt") if file.exists()]
+        kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint was kept"
         epoch = trainer.current_epoch
         batches: Any = trainer.train_dataloader
         names = batches.names(epoch, step)
-        before = epoch * int(trainer.num_training_batches) + step
-        taken = before // trainer.accumulate_grad_batches
+        window = trainer.accumulate_grad_batches
+        taken = epoch * -(-int(trainer.num_training_batches) // window) + step // window
         lr = float(trainer.optimizers[0].defaults["lr"]) * module._lr_factor(taken)
         raise NonFiniteLossError(
-            f"the loss was not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
+            f"the {what} not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
             f"{kept}. Try a lower --lr, or --warmup-epochs. The images of that batch: {', '.join(names)}"
         )
 

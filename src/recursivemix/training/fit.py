@@ -317,7 +317,7 @@ def check_checkpoint(path: Path, module: MixedClassifier, epochs: int | None) ->
                 f"{own[name]}"
             )
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"]
-    if epochs is not None and done >= epochs:
+    if epochs is not None and 0 < epochs <= done:
         raise ValueError(f"the run is finished: {path} is of epoch {done} of {epochs}")
 
 
