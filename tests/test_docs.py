@@ -2,16 +2,27 @@
 
 import re
 import runpy
+import shlex
+import socket
 import subprocess
 import sys
 import textwrap
+from itertools import dropwhile, groupby
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from torch.utils.data import DataLoader, TensorDataset
+
+import recursivemix
+from recursivemix.cli import expanded, make_parser, written_out
+from recursivemix.recipes import recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CARDS = sorted((ROOT / "docs" / "methods").glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 QUOTE = re.compile(r"<!-- from (\S+) -->\n```python\n(.*?)```", re.DOTALL)
 
 
@@ -19,7 +30,7 @@ QUOTE = re.compile(r"<!-- from (\S+) -->\n```python\n(.*?)```", re.DOTALL)
 def test_quotes_are_the_files(page):
     for path, code in QUOTE.findall(page.read_text()):
         file = (ROOT / path).read_text()
-        indented = [textwrap.indent(code, " " * depth) for depth in (0, 4, 8)]
+        indented = [textwrap.indent(code, " " * depth) for depth in (0, 4, 8, 12)]
         assert any(form in file for form in indented), f"{page.name} quotes {path} wrongly:\n{code}"
 
 
@@ -53,3 +64,109 @@ def test_tables_are_what_the_records_say():
     command = [sys.executable, str(ROOT / "docs" / "make_tables.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_page_is_in_the_site():
+    """The navigation names every page once, and nothing else."""
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if "docs" in page.parts]
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert sorted(leaves(nav)) == sorted(pages)
+
+
+def leaves(nav: object) -> list[str]:
+    """The files of mkdocs' navigation."""
+    if isinstance(nav, str):
+        return [nav]
+    return [leaf for part in (nav.values() if isinstance(nav, dict) else nav) for leaf in leaves(part)]
+
+
+def test_every_public_name_is_in_the_api():
+    names = re.findall(r"^::: recursivemix\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(names) == sorted(set(recursivemix.__all__) - {"__version__"})
+
+
+def test_the_code_of_the_guide_to_loops_runs(tmp_path, monkeypatch):
+    """All of it in one order, as the page says, with a small loader and as the only process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launched = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    digits = runpy.run_path(str(ROOT / "examples" / "digits.py"))
+    loader = DataLoader(TensorDataset(torch.rand(32, 3, 32, 32), torch.arange(32) % 10), batch_size=8)
+    names = {
+        "torch": torch, "NUM_CLASSES": 10, "small_network": digits["small_network"], "loader": loader,
+        "test_loader": loader, "epochs": 1, "device": "cpu", "checkpoint": tmp_path / "checkpoint.pt",
+    }  # fmt: skip
+    page = (ROOT / "docs" / "guides" / "loop.md").read_text()
+    code = "\n".join(code for language, code in BLOCK.findall(page) if language == "python")
+    try:
+        exec(compile(code, "loop.md", "exec"), names)
+        assert names["loss"].isfinite()
+        assert (names["batch"].lam < 1).any()
+        assert names["mixer"].label_smoothing == 0
+        assert (tmp_path / "mixer_0.pt").is_file()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words after ``recursivemix`` of every shell command of a page that calls it."""
+    found = []
+    for language, block in BLOCK.findall(page.read_text()):
+        if language not in ("", "bash"):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            for operator, words in groupby(lexer, key=lambda word: word[0] in ";|&<>()"):
+                call = list(dropwhile(lambda word: Path(word).name != "recursivemix", words))
+                if call and not operator:
+                    found.append(call[1:])
+    return found
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page.name}: {shlex.join(words)}")
+    for page in PAGES
+    for words in commands(page)
+]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return make_parser()[0]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_commands_are_understood(arguments, parser, capsys):
+    """Every flag exists and takes that value; nothing is run, so RUN and DIR may stay what they are."""
+    words = written_out(arguments)
+    if "--config" in words:  # a file of the reader's
+        at = words.index("--config")
+        del words[at : at + 2]
+    if "--recipe" in words:
+        assert words[words.index("--recipe") + 1] in recipe_names()
+        words = expanded(words)
+    try:
+        parser.parse_args(words)
+    except SystemExit as end:  # also after --print-config, and then it is 0
+        if end.code:
+            pytest.fail(capsys.readouterr().err)
+
+
+# Options of torchrun, SLURM, pip and git that pages speak of.
+OTHERS = ("--dependency", "--node-rank", "--nodes", "--ntasks-per-node", "--signal")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_options_in_sentences_exist(page):
+    known = {name for command in make_parser()[1].values() for name in command._option_string_actions}
+    for name in re.findall(r"`(--[a-z][\w.-]*\w)", BLOCK.sub("", page.read_text())):
+        (word,) = written_out([name])
+        plain = word.partition("=")[0]
+        group = re.match(r"--(mixer|optimizer)_options\.|--trainer$", plain)
+        assert plain in known or group or name in OTHERS, f"{page.name} speaks of {name}"

@@ -60,7 +60,10 @@ EXAMPLES = """examples:
 
 RESUME = ("resume", "resume_changed", "recipe", "config")
 """Options that lead to settings and are none."""
-HARMLESS = ("workers", "cache", "checkpoint_every", "loggers")
+HARMLESS = (
+    "workers", "checkpoint_every", "loggers", "download", "trainer.logger", "trainer.callbacks",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler",
+)  # fmt: skip
 """Settings that change nothing in what a run computes."""
 
 
@@ -187,7 +190,7 @@ def written_out(arguments: Sequence[str]) -> list[str]:
     """Options with underscores; ``--compile`` and ``--no-compile`` with the value that they stand for."""
     words = [_underscored(word) for word in arguments]
     flags = {f"--{item.name}" for item in dataclasses.fields(FitConfig) if item.type == "bool"}
-    flags.add("--allow_mismatch")
+    flags |= {"--allow_mismatch", "--flip"}
     for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:])):
         if word in flags and following not in ("true", "false"):
             words[i] = f"{word}=true"
@@ -234,7 +237,11 @@ def checkpoint_of(resume: Path) -> Path:
         raise UsageError(f"--resume: there is no run {resume}")
     if not last.is_file():
         others = sorted((resume / "checkpoints").glob("*.ckpt"))
-        more = f"; there is {others[0]}" if others else ": it was stopped before it wrote one"
+        more = (
+            f"; there is {others[0]}"
+            if others
+            else ": it was stopped before it wrote one, so remove it and begin anew"
+        )
         raise UsageError(f"--resume: the run {resume} has no checkpoint {last}{more}")
     return last
 
@@ -253,7 +260,7 @@ def changed_settings(parser: DashedParser, settings: Namespace, resume: Path) ->
     now = vars(settings.as_flat())
     changes = []
     for name in sorted(before.keys() | now.keys()):
-        if name.split(".")[0] in RESUME + HARMLESS:
+        if name in RESUME or name.startswith(HARMLESS):
             continue
         old, new = before.get(name), now.get(name)
         if str(old) != str(new):
@@ -266,7 +273,10 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     names = [field.name for field in dataclasses.fields(FitConfig)]
     defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
     resume = None if settings.resume is None else checkpoint_of(Path(settings.resume))
-    if resume is not None and not settings.resume_changed:
+    changed = settings.resume_changed
+    if settings.data is not None and Path(settings.data).exists():
+        settings.data = Path(settings.data).absolute()  # a run may be taken up from another folder
+    if resume is not None and not changed:
         changes = changed_settings(parser, settings, resume)
         if changes:
             raise UsageError(
@@ -280,7 +290,7 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
         gallery = MixedBatchGallery()
         options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
         config = FitConfig(**{name: chosen[name] for name in names})
-        run = prepare(config, [gallery], options, resume)
+        run = prepare(config, [gallery], options, resume, changed)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     if not run.trainer.is_global_zero:
@@ -294,7 +304,7 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
         raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
     if run.data.skipped:
         write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
-        print(f"{len(run.data.skipped)} unreadable files are left out: {run.folder / 'skipped.txt'}")
+        print(f"unreadable and left out: {len(run.data.skipped)}, see {run.folder / 'skipped.txt'}")
     if resume is None:
         gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
     result = train(run)
@@ -307,8 +317,10 @@ def follow(run: PreparedRun) -> None:
     """`fit` on a process that is not the first, which tells of what happens."""
     try:
         fit(run)
-    except (StoppedError, NonFiniteLossError) as error:
-        sys.exit(130 if isinstance(error, StoppedError) else 1)
+    except (StoppedError, NonFiniteLossError, CheckpointError):
+        return  # happens to all of them; the first one's exit code counts
+    except (UnreadableImageError, MisconfigurationException) as error:
+        raise UsageError(one_line(error)) from error
 
 
 def train(run: PreparedRun) -> Result:

@@ -168,6 +168,58 @@ def test_two_processes_stop_together_and_go_on(data, tmp_path):
     assert last[1]["callbacks"]["EpochRows"]["resumed_at"]
 
 
+FULL_DISK = f"""
+import sys; sys.path[:0] = {PATHS!r}
+import os, resource, signal
+from pathlib import Path
+from test_resume import config
+from recursivemix.training.checkpoints import CheckpointError
+from recursivemix.training.fit import fit, prepare
+run = prepare(config(Path(sys.argv[1]), Path(sys.argv[2]), devices=2), [], {{}})
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    fit(run)
+except CheckpointError as error:
+    assert "cannot write the checkpoint" in str(error)
+    sys.exit(9)
+"""
+
+
+def test_a_full_disk_of_one_process_ends_both(data, tmp_path):
+    launched = launch(["-c", FULL_DISK, str(data), str(tmp_path / "run")], 2, free_port())
+    assert finish(launched) == [9, 9]
+
+
+BAD = f"""
+import sys; sys.path[:0] = {PATHS!r}
+import os, torch
+from pathlib import Path
+from lightning import Callback
+from test_resume import config
+from recursivemix.training.checkpoints import NonFiniteLossError
+from recursivemix.training.fit import fit, prepare
+class Poison(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if os.environ["RANK"] == "1" and trainer.global_step == 2:
+            batch[0].fill_(torch.nan)
+settings = config(Path(sys.argv[1]), Path(sys.argv[2]), devices=2, batch_size=3, mixer="none")
+run = prepare(settings, [Poison()], {{}})
+try:
+    fit(run)
+except NonFiniteLossError as error:
+    assert all(name in str(error) for name in run.loaders.training.names(0, 2, 1)), error
+    assert not any(name in str(error) for name in run.loaders.training.names(0, 2, 0)), error
+    sys.exit(8)
+"""
+
+
+def test_the_images_of_the_process_whose_loss_is_bad_are_named(data, tmp_path):
+    launched = launch(["-c", BAD, str(data), str(tmp_path / "run")], 2, free_port())
+    assert finish(launched) == [8, 8]
+
+
 def test_the_command_line_with_two_devices(data, tmp_path):
     """``--devices 2`` starts its own second process."""
     command = [

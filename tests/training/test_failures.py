@@ -180,6 +180,36 @@ def test_the_folder_may_not_change(stopped, tmp_path, capsys):
     assert "--out is" in capsys.readouterr().err
 
 
+def test_what_would_not_be_exact_is_refused(stopped, image_root, capsys, monkeypatch):
+    def refused(*arguments):
+        capsys.readouterr()
+        assert main(["fit", "--resume", str(stopped), *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "--cache is no, was auto" in refused("--cache", "no")
+    assert "can't be taken up exactly" in refused("--resume-changed", "--trainer.max-steps", "5")
+    assert "val-check-interval" in refused("--resume-changed", "--trainer.val-check-interval", "0.5")
+    (image_root / "train" / "red" / "11.png").unlink()
+    assert "the run was of 36 training images, here are 35" in refused()
+    assert main(["fit", "--resume", str(stopped), "--resume-changed"]) == 0
+
+
+def test_the_run_is_taken_up_from_another_folder(stopped, image_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "data")
+    assert main(["fit", "--resume", str(stopped), "--trainer.enable-progress-bar", "false"]) == 0
+
+
+def test_signals_are_as_before_after_a_run(image_root, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    fit(prepare(config(image_root, tmp_path / "run", epochs=1), [], {}))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_gradients_can_be_clipped(image_root, tmp_path):
+    settings = config(image_root, tmp_path / "run", epochs=1, precision="bf16")
+    fit(prepare(settings, [], {"gradient_clip_val": 1.0}))
+
+
 def test_workers_may_change(stopped):
     assert main(["fit", "--resume", str(stopped), "--workers", "1"]) == 0
 

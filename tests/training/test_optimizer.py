@@ -212,6 +212,7 @@ def test_mixing_starts_and_stops(image_root, tmp_path):
         ({"ema_decay": 1.0}, "--ema-decay must be in"),
         ({"label_smoothing": 1.0}, "--label-smoothing"),
         ({"sync_batchnorm": True, "device": "cpu"}, "needs GPUs"),
+        ({"label_smoothing": -0.1}, "--label-smoothing"),
         ({"grad_accum_steps": 0}, "--grad-accum-steps must be at least 1"),
     ],
 )

@@ -7,6 +7,7 @@ both can begin an epoch in its middle.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -190,9 +191,10 @@ class TrainingBatches:
         for step, (images, labels) in enumerate(batches, start=first):
             yield normalise(images, self._colours, self._lighting(epoch, step, len(images))), labels
 
-    def names(self, epoch: int, step: int) -> list[str]:
-        """What the images of a batch are called."""
-        return [self.images.name(index) for index in self.order.batch(epoch, step).tolist()]
+    def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
+        """What the images of a batch are called; of this process, or of another."""
+        order = self.order if rank is None else replace(self.order, rank=rank)
+        return [self.images.name(index) for index in order.batch(epoch, step).tolist()]
 
     def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Batch]:
         assert self._held is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
@@ -12,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from .augment import Augmentation, evaluation_transform
 from .images import LabelledImages, StackedImages
 
-BYTES_A_PIXEL = 4
-SHARE_OF_MEMORY = 0.3
-"""Of the memory that is free, how much a cache may take without being asked for."""
+CACHE_LIMIT = 2 * 2**30
+"""Bytes that a cache may take without being asked for, in each process. Not a share of what is free: a run
+draws differently with and without a cache, and must not depend on what else the machine does."""
 
 
 class SquareImages(Dataset[tuple[Tensor, int]]):
@@ -60,18 +58,11 @@ def stack(images: LabelledImages, size: int, workers: int, progress: bool, what:
 
 
 def cache_bytes(counts: list[int], size: int) -> int:
-    """What the caches of sets with these many images take."""
-    return sum(counts) * (size + size // 4) ** 2 * BYTES_A_PIXEL
+    """What the caches of sets with these many images take: bytes as read, and packed with their border."""
+    border = size // 8
+    return sum(counts) * (3 * size**2 + 4 * (size + 2 * border) ** 2)
 
 
 def can_be_cached(augmentation: Augmentation) -> bool:
     """Whether a batch can be varied as a whole: moved, mirrored and lit, but no more."""
     return augmentation.crop != "resized" and not augmentation.color_jitter
-
-
-def free_memory() -> int:
-    """Bytes that this machine can still give."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not Linux: say 4 GiB
-        return 4 * 2**30

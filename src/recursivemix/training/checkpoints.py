@@ -110,6 +110,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         self._cost = 0.0
         self._seen = False
+        self._kept = False
         self._epoch_ends = False
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
@@ -157,7 +158,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.folder / "best.ckpt")
         final = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         final |= trainer.global_step == trainer.max_steps
-        if save or stop or final or not self.last.exists():
+        if save or stop or final or not self._kept:
             self._save(trainer, self.last)
         self._epoch_ends = False
         if stop and not final:
@@ -166,7 +167,14 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen = True
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        """Before Lightning restores its own, which would come back else."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -200,25 +208,32 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, path: Path) -> None:
         module = trainer.lightning_module
         # A step of a finite loss can still ruin the weights; the next loss would only say so after this.
-        if not all(bool(weights.isfinite().all()) for weights in module.parameters()):
+        if not all(bool(weights.isfinite().all()) for weights in module.state_dict().values()):
             self._refuse(trainer, module)
         start = time.monotonic()
-        trainer.save_checkpoint(path, weights_only=False)
+        problem = ""
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except CheckpointError as error:
+            problem = str(error)
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes wait
+        problem = trainer.strategy.broadcast(problem)
+        if problem:
+            raise CheckpointError(problem)
+        self._kept |= path == self.last
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
 
     def _refuse(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, MixedClassifier)
-        step = module.first_bad_step
-        what = "loss was"
-        if step < 0:  # the weights, or another process's loss
-            what = "loss or a weight was" if trainer.world_size > 1 else "weights were"
-            step = self._index
+        what, (step, rank) = "loss was", first_bad_of(trainer, module)
+        if step < 0:
+            what, step = "weights were", self._index
         good = [file for file in (self.last, self.folder / "best.ckpt") if file.exists()]
         kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint was kept"
         epoch = trainer.current_epoch
         batches: Any = trainer.train_dataloader
-        names = batches.names(epoch, step)
+        names = batches.names(epoch, step, rank)
         window = trainer.accumulate_grad_batches
         taken = epoch * -(-int(trainer.num_training_batches) // window) + step // window
         lr = float(trainer.optimizers[0].defaults["lr"]) * module._lr_factor(taken)
@@ -234,7 +249,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Says at which step of its epoch the run goes on; Lightning's counters say in which epoch."""
         done = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
-        checkpoint["next_step"] = 0 if self._epoch_ends else done
+        checkpoint["next_step"] = 0 if self._epoch_ends and trainer.is_last_batch else done
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -242,9 +257,21 @@ class Checkpoints(Checkpoint):
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is not None:
             datamodule.first = checkpoint["next_step"]
+        self._kept = True
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_acc1": self.best_acc1}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_acc1 = state_dict["best_acc1"]
+
+
+def first_bad_of(trainer: Trainer, module: MixedClassifier) -> tuple[int, int]:
+    """The first step of any process whose loss was not finite, and that process; -1 if there is none."""
+    own = torch.tensor(module.first_bad_step, device=module.device)
+    steps = [own]
+    if trainer.world_size > 1:
+        steps = [torch.zeros_like(own) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(steps, own)
+    bad = [(int(step), rank) for rank, step in enumerate(steps) if step >= 0]
+    return min(bad, default=(-1, trainer.global_rank))

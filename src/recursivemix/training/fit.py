@@ -58,7 +58,8 @@ class FitConfig:
         val_split: Share of every class to hold out, where the folder has no val or test.
         image_size: Pixels a side. Default: the images' own size up to 64, else 224.
         skip_bad: Read every file once first and leave the unreadable ones out, with a list.
-        cache: Hold all images decoded in memory (on the device, where they fit): auto, yes or no.
+        cache: Hold all images decoded in memory (on the device, where they fit): yes, no, or auto for small
+            images of up to 2 GiB together.
         workers: Processes that read images. Default: 0 for the digits, else 2.
         crop: pad (moved over black, for small images), resized (a random share, for large ones) or none.
         flip: Mirror half of the images. Default: yes, but not for the digits.
@@ -228,6 +229,9 @@ def run_folder(config: FitConfig) -> Path:
     rank = int(getattr(rank_zero_only, "rank", 0))
     if rank > 0 and known is not None:
         return Path(known)
+    processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    if config.out is None and known is None and processes > 1:
+        raise ValueError("several processes must agree on the run folder: name it with --out")
     folder = config.out or Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{config.model}-{config.mixer}")
     if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         more = f", or go on with --resume {folder}" if (folder / "checkpoints").is_dir() else ""
@@ -240,6 +244,7 @@ def prepare(
     callbacks: Sequence[Callback],
     trainer_options: dict[str, Any],
     resume: Path | None = None,
+    changed: bool = False,
 ) -> PreparedRun:
     """Load the data, build network, mixer and trainer; raises ValueError for anything that can't be.
 
@@ -248,6 +253,7 @@ def prepare(
         callbacks: more of them, for pictures.
         trainer_options: arguments of Lightning's Trainer; they win over the run's settings.
         resume: a checkpoint of the run, in RUN/checkpoints, to go on from.
+        changed: go on from it with other data or another number of processes, too.
 
     Raises:
         ValueError: anything that the person who chose the settings can mend.
@@ -263,6 +269,8 @@ def prepare(
         seed=config.seed,
     )
     seed_everything(config.seed, verbose=False)
+    if config.label_smoothing and "label_smoothing" in config.mixer_options:
+        raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     module = MixedClassifier(
         model=config.model,
@@ -274,6 +282,7 @@ def prepare(
             "dataset": config.dataset if config.data is not None else "digits",
             "val_split": config.val_split,
             "seed": config.seed,
+            "images": len(data.train),
             "mean": list(data.mean),
             "std": list(data.std),
         },
@@ -299,12 +308,12 @@ def prepare(
     rows = EpochRows(folder / "metrics.csv")
     trainer = make_trainer(config, folder, [rows, *callbacks], trainer_options, resume)
     if resume is not None:
-        check_checkpoint(resume, module, trainer.max_epochs)
+        check_checkpoint(resume, module, trainer, changed)
     return PreparedRun(config, data, module, loaders, folder, rows, trainer, resume)
 
 
-def check_checkpoint(path: Path, module: MixedClassifier, epochs: int | None) -> None:
-    """Raises ValueError for a checkpoint that is damaged, of another network, or of a finished run."""
+def check_checkpoint(path: Path, module: MixedClassifier, trainer: Trainer, changed: bool) -> None:
+    """Raises ValueError for a checkpoint that the run can't go on from, and says why."""
     try:
         checkpoint = read_checkpoint(path)
     except CheckpointError as error:
@@ -317,8 +326,22 @@ def check_checkpoint(path: Path, module: MixedClassifier, epochs: int | None) ->
                 f"{own[name]}"
             )
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"]
-    if epochs is not None and 0 < epochs <= done:
+    epochs = trainer.max_epochs
+    if epochs is not None and done >= epochs:
         raise ValueError(f"the run is finished: {path} is of epoch {done} of {epochs}")
+    if trainer.max_steps != -1:
+        raise ValueError(
+            "a run with --trainer.max-steps can't be taken up exactly: its epochs end where the steps do"
+        )
+    differences = {
+        "processes": (len(checkpoint["ranks"]), trainer.world_size),
+        "training images": (saved["data"]["images"], own["data"]["images"]),
+    }
+    for name, (before, now) in differences.items():
+        if before != now and not changed:
+            raise ValueError(
+                f"the run was of {before} {name}, here are {now}: go on nevertheless with --resume-changed"
+            )
 
 
 def make_trainer(
@@ -335,7 +358,7 @@ def make_trainer(
     options: dict[str, Any] = {
         "max_epochs": config.epochs,
         "accelerator": config.device,
-        "devices": config.devices or int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        "devices": config.devices or launched_devices(),
         "precision": lightning_precision(config.precision, config.device),
         "accumulate_grad_batches": config.grad_accum_steps,
         "sync_batchnorm": config.sync_batchnorm,
@@ -358,6 +381,15 @@ def make_trainer(
     for name in ("limit_train_batches", "limit_val_batches", "max_epochs"):
         if options.get(name) == 0:
             raise ValueError(f"--trainer.{name.replace('_', '-')} 0 leaves nothing to train or to evaluate")
+    if (options["max_epochs"] or 1) < 1:
+        raise ValueError(
+            "--trainer.max-epochs -1 has no end that the learning rate could fall to: --epochs N"
+        )
+    if options.get("val_check_interval") not in (None, 1.0):
+        raise ValueError(
+            "--trainer.val-check-interval: accuracy is measured as an epoch ends, so that rows and best "
+            "checkpoint are of the same weights; rarer with --trainer.check-val-every-n-epoch"
+        )
     if options.pop("enable_checkpointing", True) is False:
         raise ValueError(
             "--trainer.enable_checkpointing false: a run without checkpoints can't be taken up"
@@ -371,8 +403,13 @@ def make_trainer(
                 callbacks=[*callbacks, *given, checkpoints],
                 plugins=[AtomicCheckpoints(), *plugins],
             )
-    except MisconfigurationException as error:
-        raise ValueError(str(error)) from error
+    except (MisconfigurationException, ValueError) as error:
+        raise ValueError(f"Lightning's Trainer refuses: {error}") from error
+
+
+def launched_devices() -> int:
+    """How many processes torchrun or srun started on this machine; 1 without them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
 
 
 def resume_step(path: Path) -> int:
@@ -393,6 +430,7 @@ def further_loggers(config: FitConfig, folder: Path) -> list[Logger]:
             else:
                 address = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
                 loggers.append(MLFlowLogger("recursivemix", folder.name, tracking_uri=address))
+            _ = loggers[-1].experiment  # type: ignore[attr-defined]  # speaks to its server now, not later
         except Exception as error:  # anything that a tracking server may have against us
             raise MisconfigurationException(f"--loggers [{name}]: {error}") from error
     return loggers
@@ -422,7 +460,8 @@ def fit(run: PreparedRun) -> Result:
         CheckpointError: a checkpoint can't be written; the one before is kept.
         StoppedError: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    if run.trainer.is_global_zero:
+        run.folder.mkdir(parents=True, exist_ok=True)
     os.environ[FOLDER_VARIABLE] = str(run.folder)  # for the processes that Lightning starts
     trainer, rows = run.trainer, run.rows.rows
     try:

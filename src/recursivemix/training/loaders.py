@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 
 from recursivemix.data.augment import Augmentation
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
-from recursivemix.data.cache import SHARE_OF_MEMORY, cache_bytes, can_be_cached, free_memory, stack
+from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
 from recursivemix.data.images import ImageData, LabelledImages, StackedImages
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.models.create import SMALL_IMAGE
@@ -109,7 +109,7 @@ class Loaders(LightningDataModule):
             hold=self.hold,
             workers=self.workers,
         )
-        self.training.first = self.first
+        self.training.first, self.first = self.first, 0
         return self.training
 
     def val_dataloader(self) -> list[EvaluationBatches]:
@@ -148,5 +148,4 @@ class Loaders(LightningDataModule):
         if cache != "auto":
             return cache == "yes"
         needed = cache_bytes([len(self.data.train), len(self.data.evaluation)], size)
-        fits = needed <= SHARE_OF_MEMORY * free_memory()
-        return can_be_cached(self.augmentation) and size <= SMALL_IMAGE and fits
+        return can_be_cached(self.augmentation) and size <= SMALL_IMAGE and needed <= CACHE_LIMIT

@@ -96,6 +96,7 @@ class MixedClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         self._clear_sums()
+        self._switch_mixing()  # an epoch that goes on in its middle has no start
         state = self._resumed
         if state is None:
             torch.manual_seed(seed_of(self.hparams["seed"], "network", self.global_rank))
@@ -105,7 +106,6 @@ class MixedClassifier(LightningModule):
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self._sums, self._first_bad = state["sums"].to(self.device), state["first_bad"].to(self.device)
-        self._switch_mixing()  # an epoch that goes on in its middle has no start
 
     def on_train_epoch_start(self) -> None:
         self._clear_sums()
@@ -207,6 +207,9 @@ class MixedClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         settings = self.hparams
+        options = dict(settings["optimizer_options"] or {})
+        if self.trainer.gradient_clip_val:
+            options.setdefault("fused", False)  # Lightning can't clip between its scaling and a fused step
         optimizer = create_optimizer(
             self.network,
             settings["optimizer"],
@@ -214,7 +217,7 @@ class MixedClassifier(LightningModule):
             weight_decay=settings["weight_decay"],
             momentum=settings["momentum"],
             decay_norms=settings["decay_norms"],
-            options=settings["optimizer_options"] or {},
+            options=options,
         )
         scheduler = LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -76,6 +76,8 @@ def create_optimizer(
     """
     check_optimizer(name)
     fused = {"fused": True} if name in FUSED and "foreach" not in options else {}
+    if options.get("fused") is False and name not in FUSED:
+        options = {key: value for key, value in options.items() if key != "fused"}
     try:
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             network,
