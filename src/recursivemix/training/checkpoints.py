@@ -208,7 +208,9 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, path: Path) -> None:
         module = trainer.lightning_module
         # A step of a finite loss can still ruin the weights; the next loss would only say so after this.
-        if not all(bool(weights.isfinite().all()) for weights in module.state_dict().values()):
+        sound = all(bool(weights.isfinite().all()) for weights in module.state_dict().values())
+        # Batch norm's statistics are each process's own.
+        if not trainer.strategy.reduce_boolean_decision(sound, all=True):
             self._refuse(trainer, module)
         start = time.monotonic()
         problem = ""
