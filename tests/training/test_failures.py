@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from lightning import Callback
+from test_cli import FAST
 from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main
 from recursivemix.training.checkpoints import AtomicCheckpoints, CheckpointError, NonFiniteLossError
 from recursivemix.training.fit import fit, prepare
 
-FAST = ["--epochs", "2", "--batch-size", "12", "--workers", "0", "--device", "cpu", "--lr", "0.05"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
 

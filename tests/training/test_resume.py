@@ -10,7 +10,6 @@ import pytest
 import torch
 from lightning import Callback
 
-from conftest import write_images
 from recursivemix.training.checkpoints import StoppedError
 from recursivemix.training.fit import FitConfig, fit, prepare
 
@@ -75,22 +74,13 @@ def same(a: object, b: object, path: str = "") -> None:
         assert a == b, path
 
 
-@pytest.fixture
-def data(tmp_path):
-    root = tmp_path / "data"
-    for hue, name in enumerate(("blue", "green", "red")):
-        write_images(root / "train" / name, 12, hue=hue)
-        write_images(root / "val" / name, 5, hue=hue)
-    return root
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "batch", [1, STEPS + 3, STEPS, 2 * STEPS - 1], ids=["first", "middle", "epoch's end", "last but one"]
 )
-def test_stopped_at_any_step(data, tmp_path, batch, number):
-    whole = trained(config(data, tmp_path / "whole"))
-    parts = resumed(config(data, tmp_path / "parts"), batch, number)
+def test_stopped_at_any_step(image_root, tmp_path, batch, number):
+    whole = trained(config(image_root, tmp_path / "whole"))
+    parts = resumed(config(image_root, tmp_path / "parts"), batch, number)
     same(whole, parts)
     rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "parts")]
     without_clock = [[line.rsplit(",", 1)[0] for line in lines] for lines in rows]
@@ -98,12 +88,12 @@ def test_stopped_at_any_step(data, tmp_path, batch, number):
 
 
 @pytest.mark.parametrize("batch", [2, 5, STEPS, STEPS + 4], ids=str)
-def test_with_average_and_accumulation(data, tmp_path, batch):
+def test_with_average_and_accumulation(image_root, tmp_path, batch):
     """Windows of three batches: a stop within one waits for its end."""
     settings = {"ema_decay": 0.9, "grad_accum_steps": 3, "mixer": "recursivemix"}
     same(
-        trained(config(data, tmp_path / "whole", **settings)),
-        resumed(config(data, tmp_path / "parts", **settings), batch),
+        trained(config(image_root, tmp_path / "whole", **settings)),
+        resumed(config(image_root, tmp_path / "parts", **settings), batch),
     )
 
 
@@ -120,10 +110,10 @@ def test_with_average_and_accumulation(data, tmp_path, batch):
     ],
     ids=lambda settings: "-".join(settings),
 )
-def test_with_every_part_that_draws_or_remembers(data, tmp_path, settings):
+def test_with_every_part_that_draws_or_remembers(image_root, tmp_path, settings):
     same(
-        trained(config(data, tmp_path / "whole", **settings)),
-        resumed(config(data, tmp_path / "parts", **settings), STEPS + 3),
+        trained(config(image_root, tmp_path / "whole", **settings)),
+        resumed(config(image_root, tmp_path / "parts", **settings), STEPS + 3),
     )
 
 
@@ -132,16 +122,16 @@ def test_with_every_part_that_draws_or_remembers(data, tmp_path, settings):
     [{"mixer_options": {"across_epochs": False}}, {"ema_decay": 0.9, "grad_accum_steps": 3}],
     ids=lambda settings: "-".join(settings),
 )
-def test_at_an_epochs_end(data, tmp_path, settings):
+def test_at_an_epochs_end(image_root, tmp_path, settings):
     same(
-        trained(config(data, tmp_path / "whole", **settings)),
-        resumed(config(data, tmp_path / "parts", **settings), 2 * STEPS),
+        trained(config(image_root, tmp_path / "whole", **settings)),
+        resumed(config(image_root, tmp_path / "parts", **settings), 2 * STEPS),
     )
 
 
-def test_stopped_again_and_again(data, tmp_path):
-    whole = trained(config(data, tmp_path / "whole"))
-    parts = config(data, tmp_path / "parts")
+def test_stopped_again_and_again(image_root, tmp_path):
+    whole = trained(config(image_root, tmp_path / "whole"))
+    parts = config(image_root, tmp_path / "parts")
     last = parts.out / "checkpoints" / "last.ckpt"
     with pytest.raises(StoppedError):
         fit(prepare(parts, [Signalled(2)], {}))
@@ -153,21 +143,21 @@ def test_stopped_again_and_again(data, tmp_path):
     assert result["callbacks"]["EpochRows"]["resumed_at"] == [2, 3, 8, 11]
 
 
-def test_killed(data, tmp_path):
+def test_killed(image_root, tmp_path):
     """kill -9: the last periodic checkpoint is what there is, and the run ends the same from there."""
     settings = {"checkpoint_every": 3, "ema_decay": 0.9}
-    whole = trained(config(data, tmp_path / "whole", **settings))
+    whole = trained(config(image_root, tmp_path / "whole", **settings))
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests" / "training")!r}]
 from pathlib import Path
 from test_resume import Signalled, config
 from recursivemix.training.fit import fit, prepare
-parts = config(Path({str(data)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r})
+parts = config(Path({str(image_root)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r})
 fit(prepare(parts, [Signalled(13, 9)], {{}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    parts = config(data, tmp_path / "parts", **settings)
+    parts = config(image_root, tmp_path / "parts", **settings)
     left = torch.load(parts.out / "checkpoints" / "last.ckpt", weights_only=True)
     assert left["global_step"] == 12
     same(whole, gone_on(parts))

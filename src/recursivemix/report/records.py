@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from recursivemix.training.whole import written_whole
+
 PACKAGES = ("recursivemix", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "kornia")
 
 
@@ -64,10 +66,8 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(text)
 
 
 def _processor() -> str:

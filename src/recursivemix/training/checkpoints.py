@@ -6,7 +6,6 @@ on; with data that is a pure function of the step, that is all a run needs.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import signal
@@ -22,6 +21,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from .module import MixedClassifier
+from .whole import written_whole
 
 LEAST_SECONDS = 30.0
 """Between two checkpoints that nobody asked for."""
@@ -31,7 +31,7 @@ STEPS_BETWEEN_LOOKS = 20
 """At a loss on a device that must not be waited for, and at what other processes want."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint that can't be written or read; the message says which, why, and what is still there."""
 
 
@@ -48,17 +48,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with written_whole(path) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
         except (OSError, RuntimeError) as error:  # torch's writer hides what the system said
-            with contextlib.suppress(OSError):
-                part.unlink()
             before = "the one before it is whole" if path.exists() else "there is none before it"
             raise CheckpointError(
                 f"cannot write the checkpoint {path} ({error.__context__ or error}); {before}. Is the disk "

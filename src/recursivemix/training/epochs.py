@@ -11,6 +11,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from .module import MixedClassifier
+from .whole import written_whole
 
 COLUMNS = (
     "epoch",
@@ -97,9 +98,8 @@ class EpochRows(Callback):
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
         writer.writerows(self.rows)
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.write_text(text.getvalue(), newline="")
-        part.replace(self.path)
+        with written_whole(self.path) as part:
+            part.write_text(text.getvalue(), newline="")
 
     def state_dict(self) -> dict[str, Any]:
         self._pause()

@@ -27,7 +27,7 @@ from recursivemix.data.augment import Crop, augmentation_of
 from recursivemix.data.images import ImageData
 from recursivemix.data.open import Source, open_data
 
-from .checkpoints import AtomicCheckpoints, CheckpointError, Checkpoints, read_checkpoint
+from .checkpoints import AtomicCheckpoints, Checkpoints, read_checkpoint
 from .epochs import EpochRows
 from .loaders import Cache, Loaders
 from .module import MixedClassifier
@@ -226,7 +226,7 @@ def lightning_precision(precision: Precision, device: Device) -> LightningPrecis
 def run_folder(config: FitConfig) -> Path:
     """The folder of a run, new and the same for all processes of it; makes nothing."""
     known = os.environ.get(FOLDER_VARIABLE)
-    rank = int(getattr(rank_zero_only, "rank", 0))
+    rank = launched_rank()
     if rank > 0 and known is not None:
         return Path(known)
     processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
@@ -303,21 +303,22 @@ def prepare(
         cache=config.cache,
         repeats=config.repeats,
         seed=config.seed,
-        progress=int(getattr(rank_zero_only, "rank", 0)) == 0,
+        progress=launched_rank() == 0,
     )
     rows = EpochRows(folder / "metrics.csv")
-    trainer = make_trainer(config, folder, [rows, *callbacks], trainer_options, resume)
-    if resume is not None:
-        check_checkpoint(resume, module, trainer, changed)
+    checkpoint = None if resume is None else read_checkpoint(resume)
+    # Points after the checkpoint were written by a run that is no more.
+    purge = None if checkpoint is None else int(checkpoint["global_step"]) + 1
+    trainer = make_trainer(config, folder, [rows, *callbacks], trainer_options, purge)
+    if resume is not None and checkpoint is not None:
+        check_checkpoint(checkpoint, resume, module, trainer, changed)
     return PreparedRun(config, data, module, loaders, folder, rows, trainer, resume)
 
 
-def check_checkpoint(path: Path, module: MixedClassifier, trainer: Trainer, changed: bool) -> None:
+def check_checkpoint(
+    checkpoint: dict[str, Any], path: Path, module: MixedClassifier, trainer: Trainer, changed: bool
+) -> None:
     """Raises ValueError for a checkpoint that the run can't go on from, and says why."""
-    try:
-        checkpoint = read_checkpoint(path)
-    except CheckpointError as error:
-        raise ValueError(str(error)) from error
     saved, own = checkpoint["hyper_parameters"], module.hparams
     for name in ("model", "classes", "image_size", "mixer"):
         if saved[name] != own[name]:
@@ -349,9 +350,12 @@ def make_trainer(
     folder: Path,
     callbacks: list[Callback],
     trainer_options: dict[str, Any],
-    resume: Path | None = None,
+    purge: int | None = None,
 ) -> Trainer:
-    """Lightning's Trainer with what a run always has: checkpoints, a TensorBoard log, the average."""
+    """Lightning's Trainer with what a run always has: checkpoints, a TensorBoard log, the average.
+
+    ``purge`` is the first step whose points an earlier log is to forget.
+    """
     if config.ema_decay is not None:
         average = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
         callbacks = [average, *callbacks]
@@ -366,13 +370,7 @@ def make_trainer(
         "log_every_n_steps": 50,
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the loaders know their process
-        # Points after the checkpoint were written by a run that is no more.
-        "logger": TensorBoardLogger(
-            folder,
-            name="tensorboard",
-            version="",
-            purge_step=None if resume is None else resume_step(resume) + 1,
-        ),
+        "logger": TensorBoardLogger(folder, name="tensorboard", version="", purge_step=purge),
     } | trainer_options
     given = options.pop("callbacks", None) or []
     given = given if isinstance(given, list) else [given]
@@ -412,12 +410,9 @@ def launched_devices() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
 
 
-def resume_step(path: Path) -> int:
-    """The optimiser step that a checkpoint was written at."""
-    try:
-        return int(read_checkpoint(path)["global_step"])
-    except CheckpointError as error:
-        raise ValueError(str(error)) from error
+def launched_rank() -> int:
+    """This process's rank as its launcher tells it, before any group of processes is there."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def further_loggers(config: FitConfig, folder: Path) -> list[Logger]:
@@ -463,7 +458,7 @@ def fit(run: PreparedRun) -> Result:
     if run.trainer.is_global_zero:
         run.folder.mkdir(parents=True, exist_ok=True)
     os.environ[FOLDER_VARIABLE] = str(run.folder)  # for the processes that Lightning starts
-    trainer, rows = run.trainer, run.rows.rows
+    trainer = run.trainer
     try:
         with quiet_lightning():
             trainer.loggers = [*trainer.loggers, *further_loggers(run.config, run.folder)]

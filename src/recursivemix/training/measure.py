@@ -10,7 +10,7 @@ from lightning import Trainer
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.open import Source, open_data
 
-from .checkpoints import CheckpointError, read_checkpoint
+from .checkpoints import read_checkpoint
 from .fit import Device, Precision, check_device, lightning_precision, quiet_lightning
 from .loaders import Loaders
 from .module import MixedClassifier
@@ -22,10 +22,7 @@ def load_checkpoint(path: Path) -> MixedClassifier:
     Raises:
         ValueError: a file that is missing or is no such checkpoint.
     """
-    try:
-        checkpoint = read_checkpoint(path)
-    except CheckpointError as error:
-        raise ValueError(str(error)) from error
+    checkpoint = read_checkpoint(path)
     module = MixedClassifier(**checkpoint["hyper_parameters"])
     module.load_state_dict(checkpoint["state_dict"])
     return module
