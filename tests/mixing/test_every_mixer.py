@@ -10,8 +10,25 @@ import torch
 from recursivemix import MIXERS, Mixer, MixUp, NoMix, RecursiveMix, create_mixer
 
 K = 12
-PASTING = sorted(set(MIXERS) - {"none", "mixup"})
+PASTING = ["cutmix", "recursivemix", "resizemix"]
+"""The label is the share of pixels, and every pixel is one image's."""
 MIXING = sorted(set(MIXERS) - {"none"})
+
+
+def make(name: str, **options) -> Mixer:
+    """A mixer of the coded classes; one that works inside a network gets a small one."""
+    return create_mixer(name, K, network() if MIXERS[name].needs_model else None, **options)
+
+
+def network() -> torch.nn.Module:
+    """A classifier of (B, 3, H, W) images of any size."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, K),
+    )
 
 
 def coded(batch_size: int, size: tuple[int, ...] = (9, 7), first: int = 0, dtype=torch.float32):
@@ -31,7 +48,7 @@ def step(mixer: Mixer, images, targets, **options):
 
 def warmed(name: str, **options) -> Mixer:
     """A mixer whose next step mixes."""
-    mixer = create_mixer(name, K, **options)
+    mixer = make(name, **options)
     step(mixer, *coded(6, first=6))
     return mixer
 
@@ -47,7 +64,7 @@ def label_shares(images: torch.Tensor) -> torch.Tensor:
 class TestEveryMixer:
     @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
     def test_rows_sum_to_one_and_shapes_hold(self, name, per_sample, batch_size):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for _ in range(4):
             images, labels = coded(batch_size)
             batch = step(mixer, images, labels)
@@ -73,7 +90,7 @@ class TestEveryMixer:
         "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8]
     )
     def test_dtype_is_kept(self, name, per_sample, dtype):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for _ in range(3):
             images, labels = coded(4, dtype=dtype)
             batch = step(mixer, images, labels)
@@ -81,7 +98,7 @@ class TestEveryMixer:
             assert batch.targets.dtype == torch.float32
 
     def test_channels_last_is_kept(self, name, per_sample):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for _ in range(4):
             images, labels = coded(4, size=(8, 6))
             images = images.contiguous(memory_format=torch.channels_last)
@@ -89,13 +106,13 @@ class TestEveryMixer:
             assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
     def test_batch_size_may_change(self, name, per_sample):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for batch_size in (4, 1, 7, 2, 7):
             batch = step(mixer, *coded(batch_size))
             assert len(batch.images) == batch_size
 
     def test_resolution_may_change(self, name, per_sample):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for size in ((9, 7), (5, 12), (1, 1), (16, 16)):
             batch = step(mixer, *coded(3, size=size))
             assert batch.images.shape[2:] == size
@@ -118,13 +135,13 @@ class TestEveryMixer:
         def run(mixer, start, stop):
             return [step(mixer, *coded(5, first=t)) for t in range(start, stop)]
 
-        whole = run(create_mixer(name, K, per_sample=per_sample, seed=3), 0, 8)
-        first = create_mixer(name, K, per_sample=per_sample, seed=3)
+        whole = run(make(name, per_sample=per_sample, seed=3), 0, 8)
+        first = make(name, per_sample=per_sample, seed=3)
         run(first, 0, 4)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)
         file.seek(0)
-        resumed = create_mixer(name, K, per_sample=per_sample, seed=99)
+        resumed = make(name, per_sample=per_sample, seed=99)
         resumed.load_state_dict(torch.load(file, weights_only=True))
         for a, b in zip(whole[4:], run(resumed, 4, 8), strict=True):
             assert torch.equal(a.images, b.images)
@@ -136,7 +153,7 @@ class TestEveryMixer:
             return  # draws nothing
 
         def draws(**options):
-            mixer = create_mixer(name, K, per_sample=per_sample, **options)
+            mixer = make(name, per_sample=per_sample, **options)
             return [mixer.draw(6, (64, 48)) for _ in range(4)]
 
         def same(a, b):
@@ -152,7 +169,7 @@ class TestEveryMixer:
         """What Accelerate and Lightning do: the first process's state is loaded by all."""
         first = warmed(name, per_sample=per_sample, rank=0)
         state = first.state_dict()
-        others = [create_mixer(name, K, per_sample=per_sample, rank=rank) for rank in (1, 2, 1)]
+        others = [make(name, per_sample=per_sample, rank=rank) for rank in (1, 2, 1)]
         for other in others:
             other.load_state_dict(state)
         assert "state is of rank 0" in caplog.text
@@ -206,7 +223,7 @@ class TestEveryMixer:
             assert regions.grad is not None
 
     def test_multi_hot_targets_with_bce(self, name, per_sample):
-        mixer = create_mixer(name, K, per_sample=per_sample, loss="bce")
+        mixer = make(name, per_sample=per_sample, loss="bce")
         for _ in range(3):
             images, labels = coded(5)
             multi_hot = torch.nn.functional.one_hot(labels, K).roll(1, 1) + torch.nn.functional.one_hot(
@@ -242,7 +259,7 @@ class TestEveryMixer:
         assert targets.shape == (4, K)
 
     def test_video_mixes_height_and_width_of_every_frame(self, name, per_sample):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for first in (6, 0):
             images, labels = coded(4, size=(9, 7), first=first)
             video = images[:, :, None].expand(-1, -1, 5, -1, -1).contiguous()  # (B, C, T, H, W)
@@ -254,8 +271,8 @@ class TestEveryMixer:
     def test_other_spatial_dims_agree_with_moved_ones(self, name, per_sample, dims):
         """Mixing chosen dimensions is mixing the last ones of the permuted tensor."""
         last = tuple(range(-len(dims), 0))
-        chosen = create_mixer(name, K, per_sample=per_sample, spatial_dims=dims)
-        plain = create_mixer(name, K, per_sample=per_sample, spatial_dims=last)
+        chosen = make(name, per_sample=per_sample, spatial_dims=dims)
+        plain = make(name, per_sample=per_sample, spatial_dims=last)
         for t in range(3):
             images = torch.rand(4, 3, 6, 5, 4, generator=torch.Generator().manual_seed(t))
             labels = torch.arange(4) + t
@@ -265,8 +282,8 @@ class TestEveryMixer:
             assert torch.equal(a.targets, b.targets)
 
     def test_inplace_writes_the_same_result_into_the_batch(self, name, per_sample):
-        pure = create_mixer(name, K, per_sample=per_sample)
-        owner = create_mixer(name, K, per_sample=per_sample, inplace=True)
+        pure = make(name, per_sample=per_sample)
+        owner = make(name, per_sample=per_sample, inplace=True)
         for first in (6, 0, 3):
             images, labels = coded(5, first=first)
             own = images.clone()
@@ -285,7 +302,7 @@ class TestPastingMixers:
 
     def test_targets_are_the_pixel_shares(self, name, per_sample, size):
         nearest = {} if name == "cutmix" else {"interpolation": "nearest"}
-        mixer = create_mixer(name, K, per_sample=per_sample, **nearest)
+        mixer = make(name, per_sample=per_sample, **nearest)
         step(mixer, *coded(6, size, first=6))
         mixer.start_epoch()  # a history of one source: no older pixels
         step(mixer, *coded(6, size, first=6))
@@ -300,7 +317,7 @@ class TestPastingMixers:
             )
 
     def test_masks_get_the_same_draw_and_no_new_classes(self, name, per_sample, size):
-        mixer = create_mixer(name, K, per_sample=per_sample)
+        mixer = make(name, per_sample=per_sample)
         for t in range(6):
             images, labels = coded(6, size, first=t)
             masks = (images[:, 0] * 10).long()
@@ -318,7 +335,7 @@ class TestPastingMixers:
         """The two forms of the paste: one shared box, and that box repeated for each sample."""
         if per_sample:
             return
-        mixer = create_mixer(name, K, **({} if name == "cutmix" else {"interpolation": "nearest"}))
+        mixer = make(name, **({} if name == "cutmix" else {"interpolation": "nearest"}))
         for t in range(8):
             images = torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(t))
             draw = mixer.draw(4, size)
@@ -334,7 +351,7 @@ class TestPastingMixers:
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_prob_is_the_share_that_is_mixed(name, prob, per_sample):
     """One gate: a second one would mix prob squared of the batches."""
-    mixer = create_mixer(name, K, prob=prob, per_sample=per_sample)
+    mixer = make(name, prob=prob, per_sample=per_sample)
     mixed, count = 0, 0
     for _ in range(300 if per_sample else 1500):
         draw = mixer.draw(8, (224, 224))
@@ -352,7 +369,7 @@ def test_prob_is_the_share_that_is_mixed(name, prob, per_sample):
 @pytest.mark.parametrize("name", ["resizemix", "recursivemix"])
 def test_shared_box_and_single_boxes_agree_for_every_interpolation(name, dtype, interpolation):
     """`F.interpolate` against weights of fixed shape."""
-    mixer = create_mixer(name, K, interpolation=interpolation)
+    mixer = make(name, interpolation=interpolation)
     # Of 255: float rounding of the weights; one step of an integer, or of a bfloat16 at 255.
     tolerance = {torch.float32: 2e-3, torch.uint8: 1, torch.bfloat16: 1}[dtype]
     for t in range(6):
@@ -389,7 +406,7 @@ IMAGES, LABELS = coded(4)
 @pytest.mark.parametrize("name", MIXERS)
 def test_wrong_input_is_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        create_mixer(name, K)(*arguments)
+        make(name)(*arguments)
 
 
 @pytest.mark.parametrize("masks", [torch.zeros(4, 9, 6, dtype=torch.long), torch.zeros(4, 9, 7)])
@@ -402,7 +419,7 @@ def test_wrong_masks_are_named(masks):
 def test_states_belong_to_one_method(name):
     for other in set(MIXERS) - {name}:
         with pytest.raises(ValueError, match="can't be loaded into"):
-            create_mixer(name, K).load_state_dict(create_mixer(other, K).state_dict())
+            make(name).load_state_dict(make(other).state_dict())
 
 
 def test_mixup_passes_masks_through_where_it_does_not_mix():
@@ -457,7 +474,7 @@ def test_a_draw_for_another_batch_is_named():
 )
 def test_wrong_settings_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
-        create_mixer(name, K, **options)
+        make(name, **options)
 
 
 def test_the_loss_names_a_wrong_width_and_missing_regions():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from .batch import MixedBatch
 from .boxes import Interpolation
 from .cutmix import CutMix
@@ -23,16 +25,30 @@ MIXERS: dict[str, type[Mixer]] = {
 }
 
 
-def create_mixer(name: str, num_classes: int, **options: Any) -> Mixer:
+def create_mixer(name: str, num_classes: int, model: nn.Module | None = None, **options: Any) -> Mixer:
     """A mixer by its lower-case name, as on the command line.
 
+    Args:
+        name: a key of `MIXERS`.
+        num_classes: K.
+        model: the network, for a method that works inside it; the others leave it alone.
+        options: keyword arguments of that mixer.
+
     Raises:
-        ValueError: an unknown name, or an option that this mixer does not have.
+        ValueError: an unknown name, an option that this mixer does not have, or a missing network.
     """
     if name not in MIXERS:
         raise ValueError(f"unknown mixer {name!r}; there are {', '.join(MIXERS)}")
+    kind = MIXERS[name]
+    arguments: tuple[Any, ...] = (num_classes,)
+    if kind.needs_model:
+        if model is None:
+            raise ValueError(
+                f"mixer {name!r} works inside the network: create_mixer({name!r}, num_classes, model)"
+            )
+        arguments = (num_classes, model)
     try:
-        return MIXERS[name](num_classes, **options)
+        return kind(*arguments, **options)
     except TypeError as error:
         raise ValueError(f"mixer {name!r} does not take these options: {error}") from error
 

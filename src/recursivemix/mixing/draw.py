@@ -28,6 +28,12 @@ class Draw(NamedTuple):
     """(N,) float32 weight of the current image, for methods that blend instead of paste."""
     partners: Tensor | None = None
     """(B,) int64: which sample of the same batch each one is mixed with."""
+    weights: Tensor | None = None
+    """(N, S1, ..., Sd) float32 in [0, 1]: weight of the current image at every pixel."""
+    layer: Tensor | None = None
+    """(1,) int64: which of the network's layers is mixed, for methods that mix inside it; 0 is the input."""
+    noise_seed: Tensor | None = None
+    """(1,) int64: seeds the noise of methods that disturb images."""
 
 
 def seeded_generator(seed: int, rank: int) -> torch.Generator:

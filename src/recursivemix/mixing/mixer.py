@@ -32,6 +32,10 @@ class Inputs(NamedTuple):
     """(B, K) float32: the batch's own labels."""
     masks: Tensor | None
     """(B, S1, ..., Sd) integers."""
+    indices: Tensor | None = None
+    """(B,) int64 on the CPU: which sample of the data set each one is."""
+    labels: Tensor | None = None
+    """The labels as they came in, for a method that puts other samples in their places."""
 
 
 class Mixed(NamedTuple):
@@ -43,6 +47,8 @@ class Mixed(NamedTuple):
     boxes: Tensor | None = None
     history_probs: Tensor | None = None
     masks: Tensor | None = None
+    labels: Tensor | None = None
+    """Where samples were replaced: the labels of what stands there now, of the kind that came in."""
 
 
 class Mixer(ABC):
@@ -63,7 +69,9 @@ class Mixer(ABC):
     """
 
     draws: tuple[str, ...] = ()
-    """The fields of `Draw` that this method makes and applies."""
+    """The fields of `Draw` that this method makes and applies, in the order of `Draw`."""
+    needs_model: bool = False
+    """Whether the constructor takes the network as its second argument, since the method works inside it."""
 
     @property
     def trains_regions(self) -> bool:
@@ -142,6 +150,7 @@ class Mixer(ABC):
         *,
         draw: Draw | None = None,
         masks: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> MixedBatch:
         """Mix one batch.
 
@@ -151,11 +160,14 @@ class Mixer(ABC):
             targets: (B,) class indices, or (B, K) one-hot, soft or multi-hot.
             draw: a `Draw` to replay; None draws from this mixer's stream.
             masks: (B, H, W) integers or bools that get the same draw, pasted and never blended.
+            indices: (B,) int64 on the CPU, which sample of the data set each one is; for a method that
+                remembers something of every sample, unused by the others.
 
         Raises:
             ValueError: an input of another kind; the message says what came and what is allowed.
         """
         self._check_images(images, targets, masks)
+        self._check_indices(indices, len(images))
         one_hot = self._soft_targets(targets, len(images))
         size = tuple(images.shape[d] for d in self.spatial_dims)
         if draw is not None:
@@ -167,7 +179,7 @@ class Mixer(ABC):
         d = len(self.spatial_dims)
         last = tuple(range(-d, 0))
         moved = images if self.spatial_dims == last else images.movedim(self.spatial_dims, last)
-        mixed = self.apply(Inputs(moved, one_hot, masks), draw)
+        mixed = self.apply(Inputs(moved, one_hot, masks, indices, targets), draw)
         result = mixed.images
         if result is moved:
             result = images
@@ -177,7 +189,7 @@ class Mixer(ABC):
             images=result,
             targets=mixed.targets,
             lam=mixed.lam,
-            labels=targets,
+            labels=targets if mixed.labels is None else mixed.labels,
             draw=draw,
             boxes=mixed.boxes,
             history_probs=mixed.history_probs,
@@ -331,6 +343,15 @@ class Mixer(ABC):
                 f"{tuple(masks.shape)}"
             )
 
+    def _check_indices(self, indices: Tensor | None, batch_size: int) -> None:
+        if indices is None:
+            return
+        if indices.shape != (batch_size,) or indices.dtype != torch.int64 or indices.device.type != "cpu":
+            raise ValueError(
+                f"indices must be ({batch_size},) int64 on the CPU, which sample of the data set each image "
+                f"is; got {indices.dtype} of shape {tuple(indices.shape)} on {indices.device}"
+            )
+
     def _soft_targets(self, targets: Tensor, batch_size: int) -> Tensor:
         """(B, K) float32 from every kind of label that is allowed."""
         k = self.num_classes
@@ -360,19 +381,27 @@ class Mixer(ABC):
                 f"{' and '.join(given)}: was it another mixer's?"
             )
         d = len(size)
-        end = torch.tensor(size[::-1])
+        row_shapes: dict[str, tuple[int, ...]] = {"boxes": (2 * d,), "weights": size}
+        limits = {
+            "boxes": torch.tensor(size[::-1]),
+            "partners": torch.tensor(batch_size - 1),
+            "layer": torch.tensor(torch.iinfo(torch.int64).max),
+            "noise_seed": torch.tensor(torch.iinfo(torch.int64).max),
+        }
         for name in given:
             value: Tensor = getattr(draw, name)
-            rows = (batch_size,) if name == "partners" else (1, batch_size)
-            shapes = [(n, 2 * d) if name == "boxes" else (n,) for n in rows]
-            kind = torch.float32 if name == "lam" else torch.int64
+            counts = {"partners": (batch_size,), "layer": (1,), "noise_seed": (1,)}.get(
+                name, (1, batch_size)
+            )
+            shapes = [(n, *row_shapes.get(name, ())) for n in counts]
+            kind = torch.float32 if name in ("lam", "weights") else torch.int64
             if value.shape not in shapes or value.device.type != "cpu" or value.dtype != kind:
                 raise ValueError(
                     f"draw.{name} does not fit a batch of {batch_size}: got {value.dtype}, shape "
                     f"{tuple(value.shape)}, {value.device}; make one with mixer.draw({batch_size}, {size})"
                 )
             low, high = (value[:, :d], value[:, d:]) if name == "boxes" else (value, value)
-            limit = {"boxes": end, "partners": torch.tensor(batch_size - 1), "lam": torch.tensor(1.0)}[name]
+            limit = limits.get(name, torch.tensor(1.0))
             if (low < 0).any() or (high > limit).any() or (high < low).any():
                 raise ValueError(
                     f"draw.{name} must lie inside the image of size {size}, the batch of {batch_size}, or "

@@ -105,7 +105,7 @@ class RecursiveMix(Mixer):
         return Draw(boxes=centred_boxes(area, u[:, 2:], size))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
-        images, targets, masks = inputs
+        images, targets, masks = inputs.images, inputs.targets, inputs.masks
         batch_size, size = len(images), images.shape[-len(self.spatial_dims) :]
         device = images.device
         whole = torch.tensor([[0] * len(size) + list(size[::-1])])  # (1, 2 d), as the draw on the CPU
