@@ -338,3 +338,63 @@ def test_integer_and_floating_pixels_are_not_mixed():
     batch = mixer(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 1]))
     assert (batch.images == 0).all()
     assert (batch.lam == 1).all()
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_cut_takes_the_histories_own_pixels(per_sample):
+    """The ablation's cut: CutMix's patch, from the history."""
+    mixer = RecursiveMix(K, patch="cut", per_sample=per_sample, seed=4)
+    past = torch.rand(3, 2, 12, 20)
+    mixer.remember(mixer(past, torch.tensor([0, 1, 2])), torch.zeros(3, K))
+    images = torch.rand(3, 2, 12, 20)
+    batch = mixer(images, torch.tensor([3, 3, 3]))
+    for i in range(3):
+        x1, y1, x2, y2 = batch.draw.boxes[i if per_sample else 0].tolist()
+        expected = images[i].clone()
+        for y in range(y1, y2):
+            for x in range(x1, x2):
+                expected[:, y, x] = past[i, :, y, x]
+        assert torch.equal(batch.images[i], expected)
+        assert batch.lam[i].item() == pytest.approx(1 - (x2 - x1) * (y2 - y1) / 240)
+
+
+def test_a_cut_needs_a_history_of_the_same_size(caplog):
+    mixer = RecursiveMix(K, patch="cut")
+    mixer.remember(mixer(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])), torch.zeros(2, K))
+    assert (mixer(torch.zeros(2, 3, 9, 8), torch.tensor([0, 1])).lam == 1).all()
+    assert "another size to cut from" in caplog.text
+
+
+@pytest.mark.parametrize("patch", ["resize", "cut"])
+def test_a_partner_of_the_same_batch_needs_no_history(patch):
+    mixer = RecursiveMix(K, partner="batch", patch=patch, omega=0, seed=1)
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
+    labels = torch.arange(4)
+    mixed = 0
+    for _ in range(10):
+        batch = mixer(images, labels)
+        assert batch.boxes is None
+        for i, partner in enumerate(batch.draw.partners.tolist()):
+            share = (batch.images[i] == i).float().mean().item()
+            if partner == i:
+                continue
+            assert share == pytest.approx(batch.lam[i].item(), abs=1e-6)
+            assert (batch.images[i] == partner).float().mean().item() == pytest.approx(1 - share, abs=1e-6)
+            assert batch.targets[i, partner].item() == pytest.approx(1 - share, abs=1e-6)
+            mixed += share < 1
+        mixer.remember(batch, torch.zeros(4, K))
+        assert mixer.history is None
+    assert mixed > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"partner": "other"}, "'history' or 'batch', got 'other'"),
+        ({"patch": "crop"}, "'resize' or 'cut', got 'crop'"),
+        ({"partner": "batch"}, "omega=0, got 0.5"),
+    ],
+)
+def test_wrong_parts_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        RecursiveMix(K, **options)

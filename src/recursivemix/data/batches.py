@@ -170,6 +170,7 @@ class TrainingBatches:
         self.epoch = epoch
         self.first = 0
         """The step that the next iteration begins with; it goes back to 0 then."""
+        self._batches: Sequence[Tensor] = []
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._device = device
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
@@ -186,10 +187,14 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.epoch(), self.first
         self.first = 0
-        order = torch.split(self.order.epoch(epoch), self.order.batch_size)
+        self._batches = order = torch.split(self.order.epoch(epoch), self.order.batch_size)
         batches = self._from_memory(epoch, first, order) if self._held else self._read(epoch, first, order)
         for step, (images, labels) in enumerate(batches, start=first):
             yield normalise(images, self._colours, self._lighting(epoch, step, len(images))), labels
+
+    def indices(self, step: int) -> Tensor:
+        """(B,) int64: which training images the batch of a step holds, in the epoch that is under way."""
+        return self._batches[step]
 
     def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
         """What the images of a batch are called; of this process, or of another."""

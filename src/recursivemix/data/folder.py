@@ -96,6 +96,10 @@ class FolderImages:
         with opened_file(path) as image:
             return as_rgb(image), label
 
+    def label(self, index: int) -> int:
+        """The class index of one file."""
+        return self.files[index][1]
+
     def name(self, index: int) -> str:
         """The image's path."""
         return str(self.files[index][0])

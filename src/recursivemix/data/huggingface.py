@@ -56,6 +56,10 @@ class HubImages:
         with opened(content, self.name(index), MEND) as image:
             return as_rgb(image), label
 
+    def label(self, index: int) -> int:
+        """The class index of one row."""
+        return self.rows[index][1]
+
     def name(self, index: int) -> str:
         """The image's place in its data set: NAME[SPLIT][ROW]."""
         return f"{self.source}[{self.rows[index][0]}]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,10 @@ class LabelledImages(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    def label(self, index: int) -> int:
+        """An image's class index, without reading the image."""
+        ...
 
     def name(self, index: int) -> str:
         """What to call an image in a message: its file, or its place in its source."""
@@ -50,9 +54,62 @@ class StackedImages:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
 
+    def label(self, index: int) -> int:
+        """The class index of one image."""
+        return int(self.labels[index])
+
     def name(self, index: int) -> str:
         """The image's own name, or its place in its source."""
         return f"{self.source}, image {index}" if self._names is None else self._names(index)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a set."""
+
+    images: LabelledImages
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[self.indices[index]]
+
+    def label(self, index: int) -> int:
+        """The image's class in the set."""
+        return self.images.label(self.indices[index])
+
+    def name(self, index: int) -> str:
+        """The image's name in the set."""
+        return self.images.name(self.indices[index])
+
+
+def fewer(images: LabelledImages, count: int, generator: torch.Generator) -> LabelledImages:
+    """``count`` random images of a set, of every class its share; in the order of the set.
+
+    Raises:
+        ValueError: more images than there are, or fewer than classes.
+    """
+    labels = torch.tensor([images.label(i) for i in range(len(images))])
+    classes = sorted(set(labels.tolist()))
+    if not len(classes) <= count <= len(images):
+        raise ValueError(
+            f"--train-images must be at least one image of each of the {len(classes)} classes and no more "
+            f"than the {len(images)} there are, got {count}"
+        )
+    # Each image's place in a shuffled list of its class, as a share: the first hold all classes evenly.
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in classes:
+        own = (labels == label).nonzero()[:, 0]
+        place[own] = torch.randperm(len(own), generator=generator).double() / len(own)
+    # Equal places, such as each class's first, in random order.
+    shuffled = torch.randperm(len(labels), generator=generator)
+    chosen = shuffled[place[shuffled].argsort(stable=True)[:count]].sort().values
+    if isinstance(images, StackedImages):
+        names = [images.name(i) for i in chosen.tolist()]
+        return StackedImages(images.images[chosen], images.labels[chosen], images.source, names.__getitem__)
+    return Subset(images, chosen.tolist())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from .cifar import cifar, find_cifar
 from .digits import digits
 from .folder import image_folder
 from .huggingface import hugging_face
-from .images import ImageData
+from .images import ImageData, fewer
+from .order import generator_of
 
 Source = Literal["auto", "digits", "folder", "cifar10", "cifar100", "hf"]
 
@@ -22,6 +23,7 @@ def open_data(
     download: bool = False,
     val_split: float | None = None,
     image_size: int | None = None,
+    train_images: int | None = None,
     skip_bad: bool = False,
     seed: int = 0,
 ) -> ImageData:
@@ -33,12 +35,38 @@ def open_data(
         download: fetch what is not there; nothing else reaches the network.
         val_split: share of every class to hold out, where there is no val or test split.
         image_size: pixels a side for the network; None is the images' own size up to 64, else 224.
+        train_images: train on so many of the training images, of every class its share; None is all.
         skip_bad: leave unreadable files out, after reading every one once.
-        seed: of the held-out share.
+        seed: of the held-out share, and of the choice of training images.
 
     Raises:
         ValueError: what is missing, or does not go together, and how to mend it.
     """
+    images = _open(
+        data,
+        dataset,
+        download=download,
+        val_split=val_split,
+        image_size=image_size,
+        skip_bad=skip_bad,
+        seed=seed,
+    )
+    if train_images is None:
+        return images
+    return replace(images, train=fewer(images.train, train_images, generator_of(seed, "train images")))
+
+
+def _open(
+    data: Path | None,
+    dataset: Source,
+    *,
+    download: bool,
+    val_split: float | None,
+    image_size: int | None,
+    skip_bad: bool,
+    seed: int,
+) -> ImageData:
+    """The whole data set, see `open_data`."""
     if data is None:
         if dataset not in ("auto", "digits"):
             raise ValueError(f"--dataset {dataset} needs to know where it is: --data DIR")

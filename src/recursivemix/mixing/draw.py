@@ -31,7 +31,7 @@ class Draw(NamedTuple):
     weights: Tensor | None = None
     """(N, S1, ..., Sd) float32 in [0, 1]: weight of the current image at every pixel."""
     layer: Tensor | None = None
-    """(1,) int64: which of the network's layers is mixed, for methods that mix inside it; 0 is the input."""
+    """(1,) int64: which of the network's layers is mixed, by methods that work inside it; 0: the input."""
     noise_seed: Tensor | None = None
     """(1,) int64: seeds the noise of methods that disturb images."""
 

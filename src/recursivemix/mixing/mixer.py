@@ -71,7 +71,7 @@ class Mixer(ABC):
     draws: tuple[str, ...] = ()
     """The fields of `Draw` that this method makes and applies, in the order of `Draw`."""
     needs_model: bool = False
-    """Whether the constructor takes the network as its second argument, since the method works inside it."""
+    """Whether the constructor takes the network as its second argument: the method works inside it."""
 
     @property
     def trains_regions(self) -> bool:
@@ -348,7 +348,7 @@ class Mixer(ABC):
             return
         if indices.shape != (batch_size,) or indices.dtype != torch.int64 or indices.device.type != "cpu":
             raise ValueError(
-                f"indices must be ({batch_size},) int64 on the CPU, which sample of the data set each image "
+                f"indices must be ({batch_size},) int64 on the CPU, which sample of the data each image "
                 f"is; got {indices.dtype} of shape {tuple(indices.shape)} on {indices.device}"
             )
 

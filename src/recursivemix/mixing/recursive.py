@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from .batch import MixedBatch
 from .boxes import Interpolation, paste
+from .cutmix import paste_partners
 from .draw import Draw, box_shares, centred_boxes, uniform
 from .losses import consistency
 from .mixer import Inputs, Mixed, Mixer, in_range, known_interpolation, mix_rows, unmixed
@@ -54,11 +55,15 @@ class RecursiveMix(Mixer):
             take, want that. The authors use 0.1 on CIFAR-10 and 0.5 on ImageNet (paper.md 1.2).
         interpolation: how the history is shrunk: "nearest" (the authors'), "bilinear" or "area".
         across_epochs: keep the history when an epoch begins (see `start_epoch`) instead of dropping it.
+        partner: what is pasted: the "history", or for comparison another image of the same "batch", of
+            which nothing was predicted before, so that ``omega`` must be 0.
+        patch: "resize" shrinks the whole partner into the box; "cut" takes the partner's own pixels of the
+            box, as CutMix does.
         alpha: another name for ``max_area``; unlike everywhere else it is no Beta parameter.
         others: see `Mixer`.
     """
 
-    draws = ("boxes",)
+    draws: tuple[str, ...] = ("boxes",)
 
     def __init__(
         self,
@@ -68,10 +73,21 @@ class RecursiveMix(Mixer):
         omega: float = 0.5,
         interpolation: Interpolation = "nearest",
         across_epochs: bool = False,
+        partner: Literal["history", "batch"] = "history",
+        patch: Literal["resize", "cut"] = "resize",
         alpha: float | None = None,
         **others: Any,
     ) -> None:
         super().__init__(num_classes, **others)
+        if partner not in ("history", "batch"):
+            raise ValueError(f"partner must be 'history' or 'batch', got {partner!r}")
+        if patch not in ("resize", "cut"):
+            raise ValueError(f"patch must be 'resize' or 'cut', got {patch!r}")
+        if partner == "batch" and omega > 0:
+            raise ValueError(
+                f"partner='batch' pastes images of which no earlier prediction is known, so there is no "
+                f"consistency: give omega=0, got {omega}"
+            )
         if max_area is not None and alpha is not None:
             raise ValueError(f"alpha is max_area by another name: got both, {alpha} and {max_area}")
         share = max_area if max_area is not None else alpha if alpha is not None else 0.5
@@ -81,6 +97,10 @@ class RecursiveMix(Mixer):
         self.omega = omega
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
+        self.partner = partner
+        self.patch = patch
+        if partner == "batch":
+            self.draws = ("boxes", "partners")
         self.history: History | None = None
         self._version: int | None = None
         self._dropped = torch.zeros((), dtype=torch.long)
@@ -102,9 +122,17 @@ class RecursiveMix(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         u = uniform(batch_size if self.per_sample else 1, 2 + len(size), generator)
         area = torch.where(u[:, 0] < self.prob, u[:, 1] * self.max_area, 0.0)
-        return Draw(boxes=centred_boxes(area, u[:, 2:], size))
+        boxes = centred_boxes(area, u[:, 2:], size)
+        if self.partner == "history":
+            return Draw(boxes=boxes)
+        return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        shrunk = self.patch == "resize"
+        if self.partner == "batch":
+            return paste_partners(
+                inputs, draw, shrunk=shrunk, inplace=self.inplace, interpolation=self.interpolation
+            )
         images, targets, masks = inputs.images, inputs.targets, inputs.masks
         batch_size, size = len(images), images.shape[-len(self.spatial_dims) :]
         device = images.device
@@ -131,7 +159,7 @@ class RecursiveMix(Mixer):
             probs = None if probs is None else torch.where(paired[:, None], probs, 0.0)
 
         paste_history = partial(
-            paste, boxes=draw.boxes, dims=len(size), shrunk=True, mixed=paired, inplace=self.inplace
+            paste, boxes=draw.boxes, dims=len(size), shrunk=shrunk, mixed=paired, inplace=self.inplace
         )
         mixed_masks = None
         if masks is not None and past.masks is not None:
@@ -176,7 +204,7 @@ class RecursiveMix(Mixer):
         """
         if not self.enabled:
             self.reset()  # what is old by the time mixing starts again is no history
-        if not (self.enabled and self.training):
+        if not (self.enabled and self.training) or self.partner == "batch":
             return
         images, targets = batch.images.detach(), batch.targets.detach()
         # A sum is finite exactly if its terms are (and it does not overflow): one cheap pass.
@@ -258,10 +286,11 @@ class RecursiveMix(Mixer):
             or past.images.is_floating_point() != inputs.images.is_floating_point()
             or (past.masks is None and inputs.masks is not None)
             or (past.probs is None and self.trains_regions)
+            or (self.patch == "cut" and moved.shape[-d:] != inputs.images.shape[-d:])
         ):
             log.warning(
                 "The history does not fit this batch (channels, classes, integer or floating pixels, "
-                "masks, or no probabilities): not mixed."
+                "masks, no probabilities, or another size to cut from): not mixed."
             )
             return None
         if past.images.device == inputs.images.device:

@@ -21,7 +21,7 @@ SMALL_IMAGE = 64
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
-    "wrn28_10": partial(WideResNet, 28, 10),
+    **{f"wrn{d}_{k}": partial(WideResNet, d, k) for d, k in ((10, 2), (16, 4), (28, 10))},
     "pyramidnet164_270": partial(PyramidNet, 164, 270),
     "pyramidnet200_240": partial(PyramidNet, 200, 240),
 }

@@ -57,6 +57,7 @@ class FitConfig:
         download: Fetch CIFAR or a Hugging Face data set; nothing else reaches the network.
         val_split: Share of every class to hold out, where the folder has no val or test.
         image_size: Pixels a side. Default: the images' own size up to 64, else 224.
+        train_images: Train on so many of the training images, of every class its share; chosen by --seed.
         skip_bad: Read every file once first and leave the unreadable ones out, with a list.
         cache: Hold all images decoded in memory (on the device, where they fit): yes, no, or auto for small
             images of up to 2 GiB together.
@@ -67,7 +68,7 @@ class FitConfig:
         lighting: Standard deviation of PCA lighting noise; 0.1 in the paper's ImageNet recipe.
         repeats: Copies of an image in a batch, each varied by itself (repeated augmentation).
         model: resnet20 and its family for small images, or any timm model name.
-        mixer: none, mixup, cutmix, resizemix or recursivemix.
+        mixer: The method, such as none, cutmix or recursivemix; docs/methods has a card of each.
         mixer_options: Settings of the mixer, such as --mixer-options.omega 0.1.
         region_head: separate (the paper's) or shared; for a mixer that trains regions.
         mix_start: First epoch that is mixed, counted from 0.
@@ -104,6 +105,7 @@ class FitConfig:
     download: bool = False
     val_split: float | None = None
     image_size: int | None = None
+    train_images: int | None = None
     skip_bad: bool = False
     cache: Cache = "auto"
     workers: int | None = None
@@ -265,6 +267,7 @@ def prepare(
         download=config.download,
         val_split=config.val_split,
         image_size=config.image_size,
+        train_images=config.train_images,
         skip_bad=config.skip_bad,
         seed=config.seed,
     )

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
-import torch
 from lightning import LightningDataModule
 
 from recursivemix.data.augment import Augmentation
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
-from recursivemix.data.images import ImageData, LabelledImages, StackedImages
+from recursivemix.data.images import ImageData, LabelledImages, StackedImages, Subset
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.models.create import SMALL_IMAGE
 
 Cache = Literal["auto", "yes", "no"]
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a set."""
-
-    images: LabelledImages
-    indices: range
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.images[self.indices[index]]
-
-    def name(self, index: int) -> str:
-        """The image's name in the set."""
-        return self.images.name(self.indices[index])
 
 
 class Loaders(LightningDataModule):

@@ -70,8 +70,8 @@ class MixedClassifier(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         options = {"seed": seed} | (mixer_options or {})
-        self.mixer = create_mixer(mixer, len(classes), **options)
         self.network: nn.Module = create_model(model, len(classes), image_size)
+        self.mixer = create_mixer(mixer, len(classes), self.network, **options)
         if self.mixer.trains_regions:
             size = (image_size, image_size)
             self.network = RegionModel(self.network, region_head=region_head, image_size=size)
@@ -114,7 +114,8 @@ class MixedClassifier(LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images, labels = batch
-        mixed = self.mixer(images, labels)
+        batches: Any = self.trainer.train_dataloader
+        mixed = self.mixer(images, labels, indices=batches.indices(index))
         if self.watch is not None:
             self.watch(mixed)
         region_logits = None
