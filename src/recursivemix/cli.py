@@ -21,6 +21,7 @@ from typing import Any
 
 EXTRA = "pip install 'recursivemix[train]'"
 try:
+    import torch
     import yaml
     from jsonargparse import ArgumentParser, Namespace
     from lightning import Trainer
@@ -427,10 +428,32 @@ def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: 
         "seconds": result.seconds,
         "resumed_at_steps": run.rows.resumed_at,
         "images_per_second": round(result.images_per_second, 1),
+        "peak_memory_bytes": peak_memory(run),
+        "parameters": parameters(run),
         "mixer_stats": run.module.mixer.stats,
         "feature_map": feature_map(run),
         "epochs": result.rows,
     }
+
+
+def peak_memory(run: PreparedRun) -> int | None:
+    """The most memory that training took: the GPU's, or else this whole process's, where that is known."""
+    if run.trainer.strategy.root_device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB elsewhere
+
+
+def parameters(run: PreparedRun) -> dict[str, int]:
+    """How many numbers are trained, and how many of them a prediction needs."""
+    network = run.module.network
+    backbone = network.backbone if isinstance(network, RegionModel) else network
+    count = {"training": network, "inference": backbone}
+    return {name: sum(p.numel() for p in module.parameters()) for name, module in count.items()}
 
 
 def feature_map(run: PreparedRun) -> str | None:

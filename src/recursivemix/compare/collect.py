@@ -1,0 +1,270 @@
+"""From the records of the runs to what the page shows: `comparison.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recursivemix.report.statistics import LEVEL, Difference, estimate, holm, paired_difference
+
+from .execute import EVALUATION, RECORD, is_finished
+from .grid import CompareConfig, Job, jobs_of
+
+Run = dict[str, Any]
+"""One finished run, as in ``comparison.json``."""
+
+METRICS: dict[str, tuple[str, str, bool, Callable[[Run], float | None]]] = {
+    "acc1_last": ("Accuracy, last epoch", "%", True, lambda run: run["acc1_last"]),
+    "acc1_best": ("Accuracy, best epoch", "%", True, lambda run: run["acc1_best"]),
+    "top5": ("Top-5 accuracy", "%", True, lambda run: run["evaluation"]["accuracy"]["top5"]),
+    "nll": ("Negative log-likelihood", "", False, lambda run: run["evaluation"]["nll"]),
+    "brier": ("Brier score", "", False, lambda run: run["evaluation"]["brier"]),
+    "ece": ("Calibration error (ECE)", "%", False, lambda run: run["evaluation"]["ece"]),
+    "corruption_mean": (
+        "Accuracy under corruption",
+        "%",
+        True,
+        lambda run: run["evaluation"]["corruption_mean"],
+    ),
+    "occlusion_mean": (
+        "Accuracy under occlusion",
+        "%",
+        True,
+        lambda run: run["evaluation"]["occlusion_mean"],
+    ),
+    "scale_mean": ("Accuracy on shrunk objects", "%", True, lambda run: run["evaluation"]["scale_mean"]),
+    "multiple_top4": (
+        "Four images in one, found in the top 4",
+        "%",
+        True,
+        lambda run: (run["evaluation"]["multiple"] or {}).get("top4"),
+    ),
+    "localisation": (
+        "Activation points into the right quarter",
+        "%",
+        True,
+        lambda run: (run["evaluation"]["localisation"] or {}).get("pointing"),
+    ),
+    "images_per_second": ("Training speed", "images/s", True, lambda run: run["cost"]["images_per_second"]),
+}
+"""Every number that methods are compared by: name, unit, whether more is better, and where it is."""
+
+
+def collect(config: CompareConfig, folder: Path, where: dict[str, Any]) -> dict[str, Any]:
+    """What the finished runs of a comparison say.
+
+    Args:
+        config: its settings, with the number of epochs.
+        folder: its folder.
+        where: what `environment` says.
+
+    Raises:
+        ValueError: no run is finished.
+    """
+    jobs = jobs_of(config)
+    finished = [job for job in jobs if is_finished(folder / "runs" / job.name)]
+    if not finished:
+        raise ValueError(f"{folder} has no finished run: see the logs in {folder / 'runs'}")
+    runs: dict[str, dict[int, Run]] = {label: {} for label in config.labels}
+    for job in finished:
+        runs[job.label][job.seed] = read_run(folder, job)
+    for own in runs.values():
+        for seed, run in own.items():
+            reference = runs[config.reference].get(seed)
+            run["cost"]["step_overhead"] = (
+                None
+                if reference is None
+                else reference["cost"]["images_per_second"] / run["cost"]["images_per_second"]
+            )
+    record = json.loads((folder / "runs" / finished[0].name / RECORD).read_text())
+    evaluated = json.loads((folder / "runs" / finished[0].name / EVALUATION).read_text())
+    pairs = compare_all(runs, config.reference)
+    comparison = {
+        "kind": "comparison",
+        **where,
+        "config": config_values(config),
+        "config_yaml": config_yaml(config),
+        "data": {
+            "name": "digits" if config.data is None else config.data.name,
+            "train_images": record["data"]["train_images"],
+            "evaluation_images": record["data"]["evaluation_images"],
+            "evaluation_split": record["data"]["evaluation_split"],
+            "classes": evaluated["classes"],
+            "image_size": record["data"]["image_size"],
+        },
+        "model": config.model,
+        "epochs": config.epochs,
+        "seeds": list(range(config.seeds)),
+        "baseline": config.reference,
+        "unfinished": [job.name for job in jobs if job not in finished],
+        "methods": [
+            {
+                "label": label,
+                "mixer": config.method(label)["mixer"],
+                "options": {name: v for name, v in config.method(label).items() if name != "mixer"},
+                "runs": [own[seed] for seed in sorted(own)],
+                "estimates": {
+                    metric: asdict(estimate(values))
+                    for metric in METRICS
+                    if (
+                        values := [
+                            v for v in (METRICS[metric][3](own[s]) for s in sorted(own)) if v is not None
+                        ]
+                    )
+                },
+            }
+            for label, own in runs.items()
+            if own
+        ],
+        "metrics": {
+            metric: {"name": name, "unit": unit, "higher_is_better": more}
+            for metric, (name, unit, more, _) in METRICS.items()
+        },
+        "pairs": pairs,
+    }
+    return comparison | {"answer": answer(comparison, runs)}
+
+
+def read_run(folder: Path, job: Job) -> Run:
+    """One finished run, of its two records."""
+    own = folder / "runs" / job.name
+    record = json.loads((own / RECORD).read_text())
+    return {
+        "seed": job.seed,
+        "folder": f"runs/{job.name}",
+        "acc1_last": record["acc1_last"],
+        "acc1_best": record["acc1_best"],
+        "best_epoch": record["best_epoch"],
+        "epochs": record["epochs"],
+        "cost": {
+            "seconds": record["seconds"],
+            "images_per_second": record["images_per_second"],
+            "peak_memory_bytes": record["peak_memory_bytes"],
+            "parameters_training": record["parameters"]["training"],
+            "parameters_inference": record["parameters"]["inference"],
+        },
+        "evaluation": json.loads((own / EVALUATION).read_text()),
+    }
+
+
+def compare_all(runs: dict[str, dict[int, Run]], reference: str) -> list[dict[str, Any]]:
+    """Every method against the reference in every metric, p-values corrected within each metric."""
+    pairs = []
+    for metric, (_, _, _, value) in METRICS.items():
+        found: list[tuple[str, Difference]] = []
+        for label, own in runs.items():
+            if label == reference:
+                continue
+            both = [
+                (a, b)
+                for seed in sorted(own.keys() & runs[reference].keys())
+                if (a := value(own[seed])) is not None and (b := value(runs[reference][seed])) is not None
+            ]
+            if both:
+                found.append((label, paired_difference([a for a, _ in both], [b for _, b in both])))
+        tested = [difference.p for _, difference in found if difference.p is not None]
+        corrected = iter(holm(tested))
+        for label, difference in found:
+            pairs.append(
+                {
+                    "method": label,
+                    "baseline": reference,
+                    "metric": metric,
+                    **asdict(difference),
+                    "p_corrected": None if difference.p is None else next(corrected),
+                }
+            )
+    return pairs
+
+
+def answer(comparison: dict[str, Any], runs: dict[str, dict[int, Run]]) -> str:
+    """One sentence: which method pays, if one can be told, and how sure that is."""
+    reference = comparison["baseline"]
+    pairs = [pair for pair in comparison["pairs"] if pair["metric"] == "acc1_last"]
+    images, data = comparison["data"]["train_images"], comparison["data"]["name"]
+    place = f"on {data} ({images:,} training images, {comparison['model']}, {comparison['epochs']} epochs)"
+    if not pairs:
+        return (
+            f"Nothing can be compared yet {place}: no seed is finished for {reference} and another method."
+        )
+    best = max(pairs, key=lambda pair: float(pair["mean"]))
+    if best["n"] < 2:
+        return (
+            f"One seed can't tell methods apart {place}: {best['method']} is {best['mean']:+.2f} points "
+            f"from {reference}, with no interval; run more --seeds."
+        )
+    better = [pair for pair in pairs if settled(pair) and pair["mean"] > 0]
+    if better:
+        first = max(better, key=lambda pair: float(pair["mean"]))
+        words = (
+            f"{first['method']} is more accurate than {reference} {place}, by {first['mean']:.2f} points "
+            f"({interval(first)}, {first['n']} seeds, corrected p {first['p_corrected']:.2g})"
+        )
+        rivals = {pair["method"]: pair for pair in pairs if pair is not first}
+        close = [label for label in rivals if not separated(runs, first["method"], label)]
+        return words + (f"; it can't be told apart from {listed(close)}." if close else ".")
+    words = (
+        f"No method is shown to be more accurate than {reference} {place}: the largest difference is "
+        f"that of {best['method']}, {best['mean']:+.2f} points ({interval(best)}, {best['n']} seeds, corrected p "
+        f"{best['p_corrected']:.2g})"
+    )
+    if best["mean"] > 0 and best["seeds_needed"]:
+        words += f"; about {best['seeds_needed']} seeds would settle it if it stayed so"
+    worse = [pair["method"] for pair in pairs if settled(pair) and pair["mean"] < 0]
+    return words + (
+        f"; {listed(worse)} {'is' if len(worse) == 1 else 'are'} less accurate." if worse else "."
+    )
+
+
+def settled(pair: dict[str, Any]) -> bool:
+    """Whether a pair's difference is shown: the interval leaves zero out and the corrected p is small."""
+    if pair["p_corrected"] is None:
+        return False
+    return bool((pair["low"] > 0 or pair["high"] < 0) and pair["p_corrected"] < LEVEL)
+
+
+def separated(runs: dict[str, dict[int, Run]], first: str, second: str) -> bool:
+    """Whether the interval of two methods' difference in accuracy leaves zero out; not corrected."""
+    seeds = sorted(runs[first].keys() & runs[second].keys())
+    value = METRICS["acc1_last"][3]
+    values = [[value(runs[label][seed]) or 0.0 for seed in seeds] for label in (first, second)]
+    difference = paired_difference(*values)
+    return (
+        difference.low is not None
+        and difference.high is not None
+        and (difference.low > 0 or difference.high < 0)
+    )
+
+
+def interval(pair: dict[str, Any]) -> str:
+    """A pair's interval in words."""
+    return f"95 % interval {pair['low']:+.2f} to {pair['high']:+.2f}"
+
+
+def listed(labels: list[str]) -> str:
+    """Labels as part of a sentence."""
+    if len(labels) < 2:
+        return "".join(labels)
+    return f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def config_values(config: CompareConfig) -> dict[str, Any]:
+    """The settings that decide what is run, as plain values."""
+    values = asdict(config)
+    for name in ("dry_run", "executor", "jobs", "address", "out", "budget"):
+        del values[name]
+    if config.data is None:
+        del values["data"], values["dataset"]
+    else:
+        values["data"] = str(config.data)
+    return {name: value for name, value in values.items() if value not in (None, {})}
+
+
+def config_yaml(config: CompareConfig) -> str:
+    """A file for ``recursivemix compare --config`` that repeats the comparison."""
+    return str(yaml.safe_dump(config_values(config), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,114 @@
+"""The page's pictures: what each method makes of the same images, and where each network looks.
+
+Made once from data and checkpoints, and kept beside the records, from which alone the page is rebuilt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from recursivemix.data.augment import augmentation_of
+from recursivemix.data.cache import stack
+from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
+from recursivemix.evaluation.activation import activation_maps
+from recursivemix.explain.gallery import top_labels
+from recursivemix.report.records import write_json
+from recursivemix.training.measure import load_checkpoint
+
+from .execute import LAST
+from .grid import CompareConfig
+
+SHOWN = 8
+EARLIER = 3
+"""Steps of other images before the one that is shown, so that a method with a memory has something in it."""
+
+
+def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
+    """Pictures of every method that has a finished run, from its first seed's last checkpoint."""
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    colours = (data.mean, data.std)
+    size = augmentation_of(data).size
+    train = _some(data.train, SHOWN * (EARLIER + 1), size)
+    test = _some(data.evaluation, SHOWN, size)
+    _write_strip(pictures / "cams-images.png", denormalise(_normalised(test[0], *colours), *colours))
+    captions: dict[str, Any] = {}
+    predictions: dict[str, list[str]] = {}
+    for label in config.labels:
+        checkpoint = folder / "runs" / f"{label}-seed0" / LAST
+        if not checkpoint.is_file():
+            continue
+        module = load_checkpoint(checkpoint)
+        mixed, targets = _mixed(module, _normalised(train[0], *colours), train[1])
+        _write_strip(pictures / f"gallery-{label}.png", denormalise(mixed, *colours))
+        captions[label] = {
+            "captions": [top_labels(row, data.classes).replace("\n", ", ") for row in targets]
+        }
+        images = _normalised(test[0], *colours)
+        module.network.eval()
+        backbone = getattr(module.network, "backbone", module.network)
+        with torch.no_grad():
+            probabilities = backbone(images).softmax(1)
+        maps = activation_maps(backbone, images, test[1])
+        _write_strip(pictures / f"cams-{label}.png", _overlaid(denormalise(images, *colours), maps))
+        top = probabilities.max(1)
+        predictions[label] = [
+            f"{data.classes[k]}, {100 * p:.0f} %"
+            for k, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+    write_json(pictures / "gallery.json", captions)
+    names = [data.classes[label] for label in test[1].tolist()]
+    write_json(pictures / "cams.json", {"images": names, "methods": predictions})
+
+
+def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """(count, 3, S, S) uint8 and labels, spread over a set, of as many classes as there are."""
+    spread = [i * len(images) // count for i in range(count)]
+    held = stack(Subset(images, spread), size, 0, False, "pictures")
+    return held.images, held.labels
+
+
+def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    channel_mean, channel_std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+    return (images.float() / 255 - channel_mean) / channel_std
+
+
+def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The last `SHOWN` images and their targets as the method mixes them after `EARLIER` steps.
+
+    The shown ones are the first of ``images``, spread evenly too.
+    """
+    mixer, network = module.mixer, module.network.train()
+    order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...
+    batch = None
+    with torch.no_grad():
+        for rows in order:
+            batch = mixer(images[rows], labels[rows], indices=rows)
+            logits = network(batch.images)
+            mixer.remember(batch, logits)
+    assert batch is not None
+    return batch.images, batch.targets
+
+
+def _overlaid(images: Tensor, maps: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1]: a grey picture under a map from dark to bright."""
+    import matplotlib as mpl
+
+    heat = torch.from_numpy(mpl.colormaps["inferno"](maps.cpu().numpy())[..., :3]).movedim(-1, 1)
+    grey = images.mean(1, keepdim=True)
+    return (0.5 * grey + 0.5 * heat).float()
+
+
+def _write_strip(path: Path, images: Tensor) -> None:
+    """(B, 3, H, W) in [0, 1] side by side, with a white gap, as a PNG."""
+    gap = max(1, images.shape[-1] // 16)
+    padded = torch.nn.functional.pad(images, (0, gap), value=1.0)
+    strip = torch.cat(list(padded), -1)[..., :-gap]
+    pixels: Any = (255 * strip).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
