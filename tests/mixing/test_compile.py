@@ -23,7 +23,8 @@ def data(t):
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("name", MIXERS)
+# A method that works inside the network keeps what is to happen there as Python state, and is not compiled.
+@pytest.mark.parametrize("name", [name for name, kind in MIXERS.items() if not kind.needs_model])
 def test_mixing_step(name, per_sample):
     """The compiled step gives the batches of the plain one."""
     plain = create_mixer(name, K, per_sample=per_sample)
@@ -32,7 +33,8 @@ def test_mixing_step(name, per_sample):
     for t in range(24):
         torch._dynamo.config.error_on_recompile = t >= 4
         images, labels = data(t)
-        expected, batch = plain(images, labels), compiled(images, labels)
+        expected = plain(images, labels, indices=torch.arange(4))
+        batch = compiled(images, labels, indices=torch.arange(4))
         # Equal for nearest; other interpolations round differently in their two forms.
         torch.testing.assert_close(batch.images, expected.images, atol=1e-5, rtol=0)
         torch.testing.assert_close(batch.targets, expected.targets)

@@ -100,8 +100,11 @@ def test_options_reach_the_optimiser_or_are_refused():
 @pytest.mark.parametrize("name", MIXERS)
 def test_label_smoothing_is_torchs(name):
     """Reference: torch's cross-entropy with ``label_smoothing`` on the same mixed targets."""
-    mixer = create_mixer(name, 5, label_smoothing=0.1)
-    batch = mixer(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0]))
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 5}
+    model = timm.create_model("vit_tiny_patch16_224", **sizes)
+    mixer = create_mixer(name, 5, model, label_smoothing=0.1)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    batch = mixer(torch.rand(6, 3, 8, 8), labels, indices=torch.arange(6))
     logits = torch.randn(6, 5)
     found = mixer.label_loss(logits, batch)
     expected = nn.functional.cross_entropy(logits, batch.targets, label_smoothing=0.1)

@@ -6,22 +6,34 @@ from typing import Any
 
 from torch import nn
 
+from .alignmix import AlignMix
 from .batch import MixedBatch
 from .boxes import Interpolation
 from .cutmix import CutMix
+from .dlb import DLB
 from .draw import Draw
+from .manifoldmix import ManifoldMix
+from .mean_teacher import MeanTeacher
 from .mixer import Mixer
 from .mixup import MixUp
 from .nomix import NoMix
 from .recursive import History, RecursiveMix
 from .resizemix import ResizeMix
+from .temporal_ensembling import TemporalEnsembling
+from .transmix import TransMix
 
 MIXERS: dict[str, type[Mixer]] = {
     "none": NoMix,
     "mixup": MixUp,
+    "manifoldmix": ManifoldMix,
     "cutmix": CutMix,
     "resizemix": ResizeMix,
+    "alignmix": AlignMix,
+    "transmix": TransMix,
     "recursivemix": RecursiveMix,
+    "temporal_ensembling": TemporalEnsembling,
+    "mean_teacher": MeanTeacher,
+    "dlb": DLB,
 }
 
 
@@ -54,16 +66,22 @@ def create_mixer(name: str, num_classes: int, model: nn.Module | None = None, **
 
 
 __all__ = [
+    "DLB",
     "MIXERS",
+    "AlignMix",
     "CutMix",
     "Draw",
     "History",
     "Interpolation",
+    "ManifoldMix",
+    "MeanTeacher",
     "MixUp",
     "MixedBatch",
     "Mixer",
     "NoMix",
     "RecursiveMix",
     "ResizeMix",
+    "TemporalEnsembling",
+    "TransMix",
     "create_mixer",
 ]

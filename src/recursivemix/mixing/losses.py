@@ -1,6 +1,8 @@
-"""The two terms of the loss, as pure functions. All of them compute in float32."""
+"""The terms of the loss, as pure functions. All of them compute in float32."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -32,3 +34,19 @@ def consistency(sample_losses: Tensor, lam: Tensor) -> Tensor:
     gradient is that of the KL divergence of the paper's figure.
     """
     return ((1 - lam) * sample_losses).mean()
+
+
+def probabilities(logits: Tensor, loss: str) -> Tensor:
+    """(B, K) float32 predictions: softmax for the loss "ce", sigmoid for "bce"."""
+    return logits.float().softmax(-1) if loss == "ce" else logits.float().sigmoid()
+
+
+def squared_difference(probs: Tensor, targets: Tensor) -> Tensor:
+    """(B,) squared differences of (B, K) predictions, averaged over the K classes."""
+    return (probs - targets).square().mean(-1)
+
+
+def ramp_up(epoch: int, length: float) -> float:
+    """``exp(-5 (1 - t)^2)``, t from 0 to 1 over the first ``length`` epochs (arXiv 1610.02242)."""
+    t = min(epoch / length, 1.0) if length > 0 else 1.0
+    return math.exp(-5 * (1 - t) ** 2)

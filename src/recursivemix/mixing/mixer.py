@@ -435,6 +435,13 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
+def loss_weight(name: str, value: float) -> float:
+    """``value`` as it came, if it can weigh a loss."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is the weight of a loss and must be 0 or more, got {value}")
+    return float(value)
+
+
 def known_interpolation(value: Interpolation) -> Interpolation:
     """``value`` as it came, if it is one of the interpolations there are."""
     if value not in INTERPOLATIONS:

@@ -33,19 +33,24 @@ class MixUp(Mixer):
         return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
-        if draw.lam is None or draw.partners is None:
-            return unmixed(inputs)
-        if inputs.masks is not None:
-            raise ValueError(
-                "MixUp blends images and a blended mask would invent classes; use CutMix, ResizeMix or "
-                "RecursiveMix for masks"
-            )
-        images, device = inputs.images, inputs.images.device
-        lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
-        partners = draw.partners.to(device, non_blocking=True)
-        # Half precision cannot hold lam exactly enough to match the label; blend in float32.
-        pixels = images if images.dtype in (torch.float32, torch.float64) else images.float()
-        weight = lam.to(pixels.dtype).view(-1, *(1,) * (images.dim() - 1))
-        blend = cast_like(torch.lerp(pixels[partners], pixels, weight), images)
-        targets = mix_rows(lam, inputs.targets, inputs.targets[partners])
-        return Mixed(images.copy_(blend) if self.inplace else blend, targets, lam)
+        return blend_partners(inputs, draw, inplace=self.inplace)
+
+
+def blend_partners(inputs: Inputs, draw: Draw, *, inplace: bool) -> Mixed:
+    """Blend each sample with its partner, pixels and labels."""
+    if draw.lam is None or draw.partners is None:
+        return unmixed(inputs)
+    if inputs.masks is not None:
+        raise ValueError(
+            "MixUp blends images and a blended mask would invent classes; use CutMix, ResizeMix or "
+            "RecursiveMix for masks"
+        )
+    images, device = inputs.images, inputs.images.device
+    lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
+    partners = draw.partners.to(device, non_blocking=True)
+    # Half precision cannot hold lam exactly enough to match the label; blend in float32.
+    pixels = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    weight = lam.to(pixels.dtype).view(-1, *(1,) * (images.dim() - 1))
+    blend = cast_like(torch.lerp(pixels[partners], pixels, weight), images)
+    targets = mix_rows(lam, inputs.targets, inputs.targets[partners])
+    return Mixed(images.copy_(blend) if inplace else blend, targets, lam)

@@ -1,0 +1,188 @@
+"""AlignMix (Venkataramanan et al., arXiv 2103.15375): feature maps are aligned before they are mixed."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .batch import MixedBatch
+from .draw import Draw, beta, uniform
+from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
+from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .mixup import blend_partners
+
+INPUT, ONTO_OWN, ONTO_PARTNER = range(3)
+"""What is mixed, the values of ``draw.layer``: pixels; features with the partner's moved to where the own
+ones are; features with the own ones moved to where the partner's are."""
+
+
+class AlignMix(Mixer):
+    """Half of the batches are mixed as `MixUp` does, half in the last feature map, aligned.
+
+    There, an optimal transport plan says which place of the partner's map corresponds to which place
+    of the own one. One of the two, drawn at random, is moved to the places of the other, and then they
+    are blended: the result has the geometry of one image and features of both.
+
+    Args:
+        model: the network that is trained, before any wrapping.
+        alpha: Beta parameter, above 0; 2.0 in the paper.
+        layer: name of the submodule whose output is the feature map; None takes the last stage (see
+            `recursivemix.mixing.hidden.find_stages`).
+        epsilon: entropic regularisation of the plan, above 0, in units of squared distances between
+            features; 0.1 in the authors' code.
+        iterations: of the Sinkhorn algorithm; 100 in the authors' code.
+        others: see `Mixer`.
+    """
+
+    draws = ("lam", "partners", "layer")
+    needs_model = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        model: nn.Module,
+        *,
+        alpha: float = 2.0,
+        layer: str | None = None,
+        epsilon: float = 0.1,
+        iterations: int = 100,
+        **others: Any,
+    ) -> None:
+        super().__init__(num_classes, **others)
+        self.alpha = beta_parameter(alpha)
+        if not 0 < epsilon < math.inf or iterations < 1:
+            raise ValueError(
+                f"epsilon must be above 0 and iterations at least 1, got {epsilon} and {iterations}"
+            )
+        self.layer = find_stages(model)[-1] if layer is None else layer
+        self.epsilon = epsilon
+        self.iterations = iterations
+        self.model = model
+        (self._stage,) = stages_of(model, [self.layer])
+        self._next_pass = NextPass(model, [self._stage])
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        count = batch_size if self.per_sample else 1
+        chosen = uniform(count, 1, generator)[:, 0] < self.prob
+        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        partners = torch.randperm(batch_size, generator=generator)
+        layer = (torch.randint(4, (1,), generator=generator) - 1).clamp(min=INPUT)  # 1/2, 1/4, 1/4
+        return Draw(lam=lam, partners=partners, layer=layer)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        self._next_pass.clear()
+        if draw.lam is None or draw.partners is None or draw.layer is None:
+            return unmixed(inputs)
+        layer = int(draw.layer)  # of a tensor on the CPU
+        if layer > ONTO_PARTNER:
+            raise ValueError(f"draw.layer must be 0, 1 or 2 for AlignMix, got {layer}")
+        if layer == INPUT or inputs.masks is not None:
+            return blend_partners(inputs, draw, inplace=self.inplace)
+        images, device = inputs.images, inputs.images.device
+        lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
+        partners = draw.partners.to(device, non_blocking=True)
+        mix = partial(
+            align_and_blend,
+            lam=lam,
+            partners=partners,
+            onto_own=layer == ONTO_OWN,
+            image_size=(images.shape[-2], images.shape[-1]),
+            prefix_tokens=int(getattr(self.model, "num_prefix_tokens", 0)),
+            epsilon=self.epsilon,
+            iterations=self.iterations,
+        )
+        self._next_pass.prepare(self._stage, len(images), mixing(mix, len(images)))
+        return Mixed(images, mix_rows(lam, inputs.targets, inputs.targets[partners]), lam)
+
+    def losses(
+        self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``label``, after the network's pass: without it nothing would have been mixed."""
+        self._next_pass.check_done()
+        return super().losses(logits, batch, region_logits)
+
+
+def align_and_blend(
+    features: Tensor,
+    lam: Tensor,
+    partners: Tensor,
+    *,
+    onto_own: bool,
+    image_size: tuple[int, int],
+    prefix_tokens: int = 0,
+    epsilon: float,
+    iterations: int,
+) -> Tensor:
+    """Blend feature maps with their partners', one of the two moved to the places of the other.
+
+    Args:
+        features: (B, C, h, w), (B, h, w, C) where only that has the image's aspect, or (B, tokens, C).
+        lam: (B,) float32, weight of the own features.
+        partners: (B,) int64.
+        onto_own: move the partner's features to the own places; else the own ones to the partner's.
+        prefix_tokens: of a transformer, such as the class token: have no place, are blended as they are.
+    """
+    places = _as_places(features, image_size, prefix_tokens)  # (B, r, C)
+    other = places[partners]
+    plan = transport_plan(places.detach(), other.detach(), epsilon, iterations)
+    matches = (len(plan[0]) * plan).to(places.dtype)  # (B, r, r), rows and columns sum to 1
+    weight = lam.to(places.dtype)[:, None, None]
+    if onto_own:
+        mixed = torch.lerp(matches @ other, places, weight)
+    else:
+        mixed = torch.lerp(other, matches.mT @ places, weight)
+    if features.dim() == 3:
+        return torch.cat([blend_hidden(features[:, :prefix_tokens], lam, partners), mixed], 1)
+    if _channels_last(features, image_size):
+        return mixed.view(features.shape)
+    return mixed.mT.reshape(features.shape)
+
+
+@torch.no_grad()
+def transport_plan(a: Tensor, b: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Entropic optimal transport between two sets of r points with equal weights, for every sample.
+
+    Minimises ``<P, M> - epsilon H(P)`` over plans whose rows and columns sum to 1 / r, M the squared
+    distances (paper, section 3.2), by Sinkhorn's iterations on logarithms, which cannot underflow.
+
+    Args:
+        a, b: (B, r, C).
+
+    Returns:
+        (B, r, r) float32; columns sum to 1 / r exactly, rows as far as the iterations have converged.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = a.float(), b.float()
+        squares = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :]
+        similarity = -(squares - 2 * a @ b.mT).clamp(min=0) / epsilon  # (B, r, r)
+        # What a whole row has in common is taken out by the first iteration anyway, less exactly.
+        similarity = similarity - similarity.amax(2, keepdim=True)
+        share = -math.log(a.shape[1])
+        rows = columns = similarity.new_zeros(a.shape[:2])
+        for _ in range(iterations):
+            rows = share - torch.logsumexp(similarity + columns[:, None, :], 2)
+            columns = share - torch.logsumexp(similarity + rows[:, :, None], 1)
+        return torch.exp(similarity + rows[:, :, None] + columns[:, None, :])
+
+
+def _as_places(features: Tensor, image_size: tuple[int, int], prefix_tokens: int) -> Tensor:
+    """(B, r, C): the features of every place."""
+    if features.dim() == 3:
+        return features[:, prefix_tokens:]
+    if features.dim() != 4:
+        raise ValueError(
+            f"AlignMix aligns feature maps (B, C, h, w) or tokens (B, N, C), got {tuple(features.shape)}; "
+            f"name another submodule with layer="
+        )
+    return features.flatten(1, 2) if _channels_last(features, image_size) else features.flatten(2).mT
+
+
+def _channels_last(features: Tensor, image_size: tuple[int, int]) -> bool:
+    _, a, b, c = features.shape
+    height, width = image_size
+    return a * width == b * height and b * width != c * height

@@ -1,0 +1,88 @@
+"""ManifoldMix (Verma et al., arXiv 1806.05236): MixUp of the hidden states of a layer drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .batch import MixedBatch
+from .draw import Draw, beta, uniform
+from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
+from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .mixup import blend_partners
+
+
+class ManifoldMix(Mixer):
+    """A layer is drawn for each batch; its output is blended as `MixUp` blends images, and the labels.
+
+    The draw 0 is the input, mixed as `MixUp` does. Every other batch leaves the mixer with its own
+    images and mixed targets, and is mixed by hooks in the network's next pass in training mode.
+
+    Args:
+        model: the network that is trained, before any wrapping (DDP, compile, `RegionModel`).
+        alpha: Beta parameter, above 0; 2.0 in the paper.
+        layers: names of submodules, as in ``model.named_modules()``, whose output may be mixed. None takes
+            the first half of the network's stages (see `recursivemix.mixing.hidden.find_stages`), rounded
+            up: two of a ResNet's three or four, which with the input are the paper's layers {0, 1, 2}.
+        others: see `Mixer`.
+    """
+
+    draws = ("lam", "partners", "layer")
+    needs_model = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        model: nn.Module,
+        *,
+        alpha: float = 2.0,
+        layers: Sequence[str] | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init__(num_classes, **others)
+        self.alpha = beta_parameter(alpha)
+        if layers is None:
+            stages = find_stages(model)
+            layers = stages[: (len(stages) + 1) // 2]
+        self.layers = tuple(layers)
+        self.model = model
+        self._stages = stages_of(model, self.layers)
+        self._next_pass = NextPass(model, self._stages)
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        count = batch_size if self.per_sample else 1
+        chosen = uniform(count, 1, generator)[:, 0] < self.prob
+        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        partners = torch.randperm(batch_size, generator=generator)
+        layer = torch.randint(1 + len(self.layers), (1,), generator=generator)
+        return Draw(lam=lam, partners=partners, layer=layer)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        self._next_pass.clear()
+        if draw.lam is None or draw.partners is None or draw.layer is None:
+            return unmixed(inputs)
+        layer = int(draw.layer)  # of a tensor on the CPU
+        if layer > len(self.layers):
+            raise ValueError(
+                f"draw.layer is {layer}, and this mixer has the input, 0, and {len(self.layers)} layers"
+            )
+        if layer == 0 or inputs.masks is not None:
+            return blend_partners(inputs, draw, inplace=self.inplace)
+        images, device = inputs.images, inputs.images.device
+        lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
+        partners = draw.partners.to(device, non_blocking=True)
+        mix = partial(blend_hidden, lam=lam, partners=partners)
+        self._next_pass.prepare(self._stages[layer - 1], len(images), mixing(mix, len(images)))
+        return Mixed(images, mix_rows(lam, inputs.targets, inputs.targets[partners]), lam)
+
+    def losses(
+        self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``label``, after the network's pass: without it nothing would have been mixed."""
+        self._next_pass.check_done()
+        return super().losses(logits, batch, region_logits)

@@ -1,0 +1,161 @@
+"""Temporal ensembling (Laine & Aila, arXiv 1610.02242): agree with what was said of the sample before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batch import MixedBatch
+from .draw import Draw
+from .losses import probabilities, ramp_up, squared_difference
+from .mixer import Inputs, Mixed, Mixer, in_range, loss_weight, unmixed
+
+
+class TemporalEnsembling(Mixer):
+    """Mixes nothing. The loss asks for the average of the network's earlier predictions of each sample.
+
+    Call it with ``indices``, the loss, then `remember`, and `start_epoch` as each epoch begins: the
+    weight of the consistency rises with the epochs. ``batch.history_probs`` is the ensemble's
+    prediction, 0 for a sample that was not seen yet, which has no part in the consistency.
+
+    Args:
+        weight: of the consistency, 0 or more; 30 in the paper, where all samples have labels.
+        momentum: of the ensemble, in [0, 1]; 0.6 in the paper.
+        rampup: epochs over which the weight rises as ``exp(-5 (1 - t)^2)``; 80 in the paper, of 300.
+        others: see `Mixer`; ``prob`` and ``per_sample`` have no meaning here, since nothing is drawn.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        weight: float = 30.0,
+        momentum: float = 0.6,
+        rampup: float = 80,
+        **others: Any,
+    ) -> None:
+        super().__init__(num_classes, **others)
+        self.weight = loss_weight("weight", weight)
+        self.momentum = in_range("momentum", momentum, 0, 1)
+        if momentum == 1:
+            raise ValueError("momentum must be below 1: the ensemble would never change")
+        self.rampup = in_range("rampup", rampup, 0, float("inf"))
+        self._epochs = 0
+        self._ensemble = torch.zeros(0, num_classes)  # (N, K), where the logits are
+        self._counts = torch.zeros(0, dtype=torch.long)  # (N,) predictions in it, on the CPU
+        self._indices: Tensor | None = None  # of the batch that `remember` will be told of
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch, from 0, as `start_epoch` has counted."""
+        return max(self._epochs - 1, 0)
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        return Draw()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        self._indices = None
+        if not (self.enabled and self.training):
+            return unmixed(inputs)
+        indices = inputs.indices
+        if indices is None or int(indices.min()) < 0:
+            raise ValueError(
+                "TemporalEnsembling remembers every sample, so it must be told which ones these are, "
+                "counted from 0: call mixer(images, labels, indices=indices)"
+            )
+        self._indices = indices
+        device = inputs.targets.device
+        if len(self._counts) == 0:
+            return unmixed(inputs)._replace(history_probs=torch.zeros_like(inputs.targets))
+        self._ensemble = self._ensemble.to(device)
+        places = indices.clamp(max=len(self._counts) - 1)
+        counts = torch.where(indices == places, self._counts[places], 0)
+        # Start-up bias: the ensemble began at 0. A sample without a prediction keeps its 0.
+        scale = torch.where(counts > 0, 1 / (1 - self.momentum ** counts.double()), 0.0).float()
+        rows = self._ensemble[places.to(device, non_blocking=True)]
+        probs = rows * scale.to(device, non_blocking=True)[:, None]
+        return unmixed(inputs)._replace(history_probs=probs)
+
+    def losses(
+        self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``label`` and ``consistency``, the mean squared difference to the ensemble."""
+        losses = super().losses(logits, batch, region_logits)
+        past = batch.history_probs
+        if past is None:
+            return losses | {"consistency": torch.zeros_like(losses["label"])}
+        difference = squared_difference(probabilities(logits, self.loss_name), past)
+        seen = past.sum(-1) > 0
+        factor = self.weight * ramp_up(self.epoch, self.rampup)
+        return losses | {"consistency": factor * (difference * seen).mean()}
+
+    @torch.no_grad()
+    def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
+        """Add the step's predictions to the ensemble of its samples.
+
+        Args:
+            batch: what this mixer returned last.
+            logits: (B, K) of the main head.
+        """
+        indices, self._indices = self._indices, None
+        if batch.history_probs is None or not (self.enabled and self.training):
+            return
+        if indices is None or logits is None or logits.shape != (len(indices), self.num_classes):
+            raise ValueError(
+                f"remember takes the mixer's last batch, once, and its logits, got logits of "
+                f"{None if logits is None else tuple(logits.shape)}"
+            )
+        self._grow(int(indices.max()) + 1, logits.device)
+        rows, newest = _last_of_each(indices)
+        probs = probabilities(logits.detach(), self.loss_name)
+        if newest is not None:
+            probs = probs[newest.to(probs.device, non_blocking=True)]
+        self._counts[rows] += 1
+        rows = rows.to(probs.device, non_blocking=True)
+        self._ensemble[rows] = torch.lerp(probs, self._ensemble[rows], self.momentum)
+
+    def reset(self) -> None:
+        """Forget all predictions; the epochs stay counted."""
+        self._ensemble, self._counts = self._ensemble[:0], self._counts[:0]
+        self._indices = None
+
+    def start_epoch(self) -> None:
+        """Count the epoch, by which the weight of the consistency rises."""
+        self._epochs += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {
+            "epochs": self._epochs,
+            "ensemble": self._ensemble.clone(),  # written to by every step
+            "counts": self._counts.clone(),
+            "indices": self._indices,
+        }
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._epochs = state["epochs"]
+        self.reset()
+        if self._is_own(state):
+            self._ensemble, self._counts = state["ensemble"].clone(), state["counts"].cpu().clone()
+            self._indices = state["indices"]
+
+    def _grow(self, length: int, device: torch.device) -> None:
+        have = len(self._counts)
+        self._ensemble = self._ensemble.to(device)
+        if length > have:
+            more = max(length, have + have // 4) - have  # seldom, whatever order the indices come in
+            self._ensemble = torch.cat([self._ensemble, self._ensemble.new_zeros(more, self.num_classes)])
+            self._counts = torch.cat([self._counts, self._counts.new_zeros(more)])
+
+
+def _last_of_each(indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Every index once, and where it stands last; None if each stands once. All on the CPU."""
+    unique, inverse = torch.unique(indices, return_inverse=True)
+    if len(unique) == len(indices):
+        return indices, None
+    places = torch.arange(len(indices))
+    return unique, torch.zeros_like(unique).scatter_reduce(0, inverse, places, "amax", include_self=False)
