@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from recursivemix.data.augment import augmentation_of
+from recursivemix.data.images import ImageData
 from recursivemix.data.open import Source, open_data
 
 from .checkpoints import read_checkpoint
@@ -26,6 +27,44 @@ def load_checkpoint(path: Path) -> MixedClassifier:
     module = MixedClassifier(**checkpoint["hyper_parameters"])
     module.load_state_dict(checkpoint["state_dict"])
     return module
+
+
+def open_measured(
+    checkpoint: Path, data: Path | None, dataset: Source | None
+) -> tuple[MixedClassifier, ImageData]:
+    """A checkpoint's network, and the images that its training was evaluated on, prepared as there.
+
+    Args:
+        checkpoint: written by `fit`.
+        data: the folder it was trained on, or another with the same classes; None: the digits.
+        dataset: what ``data`` is; None is what the network was trained on.
+
+    Raises:
+        ValueError: no such checkpoint, or data that do not belong to it.
+    """
+    module = load_checkpoint(checkpoint)
+    settings = module.hparams
+    origin = settings["data"]
+    if data is None and origin["dataset"] != "digits":
+        raise ValueError(f"{checkpoint} was trained on other images: name them with --data DIR")
+    kind: Source = "auto" if data is None else dataset or origin["dataset"]
+    has_split = data is None or any((data / name).is_dir() for name in ("val", "test"))
+    if not has_split and origin["val_split"] is None and kind == "folder":
+        raise ValueError(f"{data} has no val or test folder to measure on")
+    images = open_data(
+        data,
+        kind,
+        val_split=None if has_split else origin["val_split"],
+        image_size=None if data is None else settings["image_size"],
+        seed=origin["seed"],
+    )
+    images = replace(images, mean=tuple(origin["mean"]), std=tuple(origin["std"]))
+    if list(images.classes) != list(settings["classes"]):
+        raise ValueError(
+            f"{checkpoint} knows {len(settings['classes'])} classes ({', '.join(settings['classes'][:3])}, "
+            f"...), the data has {len(images.classes)} ({', '.join(images.classes[:3])}, ...)"
+        )
+    return module, images
 
 
 def measure_checkpoint(
@@ -52,28 +91,7 @@ def measure_checkpoint(
         ``acc1`` in percent and ``val_loss``.
     """
     check_device(device)
-    module = load_checkpoint(checkpoint)
-    settings = module.hparams
-    origin = settings["data"]
-    if data is None and origin["dataset"] != "digits":
-        raise ValueError(f"{checkpoint} was trained on other images: name them with --data DIR")
-    kind: Source = "auto" if data is None else dataset or origin["dataset"]
-    has_split = data is None or any((data / name).is_dir() for name in ("val", "test"))
-    if not has_split and origin["val_split"] is None and kind == "folder":
-        raise ValueError(f"{data} has no val or test folder to measure on")
-    images = open_data(
-        data,
-        kind,
-        val_split=None if has_split else origin["val_split"],
-        image_size=None if data is None else settings["image_size"],
-        seed=origin["seed"],
-    )
-    images = replace(images, mean=tuple(origin["mean"]), std=tuple(origin["std"]))
-    if list(images.classes) != list(settings["classes"]):
-        raise ValueError(
-            f"{checkpoint} knows {len(settings['classes'])} classes ({', '.join(settings['classes'][:3])}, "
-            f"...), the data has {len(images.classes)} ({', '.join(images.classes[:3])}, ...)"
-        )
+    module, images = open_measured(checkpoint, data, dataset)
     workers = 0 if data is None else workers
     loaders = Loaders(images, augmentation_of(images), batch_size=batch_size, workers=workers, cache="no")
     with quiet_lightning():

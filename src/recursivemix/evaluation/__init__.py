@@ -1,0 +1,1 @@
+"""What a checkpoint is worth beyond accuracy: calibration, corruption, occlusion, scale, localisation."""
