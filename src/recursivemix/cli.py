@@ -1,4 +1,4 @@
-"""The command line: ``recursivemix fit | test | recipes | export | doctor``.
+"""The command line: ``recursivemix fit | test | evaluate | compare | report | recipes | export | doctor``.
 
 Flags and YAML keys are made from the signatures they fill. What can't be used ends in one line on standard
 error and exit code 2, before anything is written.
@@ -31,13 +31,19 @@ try:
     from rich.table import Table
 
     from recursivemix import __version__
+    from recursivemix.compare.compare import compare, plan_lines, rebuild, with_epochs
+    from recursivemix.compare.estimate import measure
+    from recursivemix.compare.execute import GridStoppedError
+    from recursivemix.compare.grid import CompareConfig, open_grid
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.folder import UnreadableImageError
+    from recursivemix.evaluation.evaluate import evaluate_checkpoint
     from recursivemix.explain.gallery import MixedBatchGallery
     from recursivemix.export.export import export_checkpoint
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
     from recursivemix.report.records import environment, write_json, write_text
+    from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
     from recursivemix.training.fit import FitConfig, PreparedRun, Result, fit, prepare
     from recursivemix.training.measure import measure_checkpoint
@@ -55,10 +61,16 @@ EXAMPLES = """examples:
   recursivemix fit --resume RUN
       go on with a run that was stopped or killed, as if it had not been
   recursivemix test --checkpoint RUN/checkpoints/last.ckpt --data DIR
+  recursivemix compare --data DIR --mixers none,cutmix,recursivemix --seeds 3 --epochs 30 --out compared
+      methods x seeds under one budget, and a page that says which pays; --dry-run says how long it takes
+  recursivemix evaluate --checkpoint RUN/checkpoints/last.ckpt --data DIR
+      calibration, corruptions, occlusion, scale, several objects, localisation
   recursivemix export --checkpoint RUN/checkpoints/last.ckpt --to timm --out backbone.safetensors
   recursivemix doctor DIR
       unreadable files, duplicates across splits, class counts, sizes, colour modes"""
 
+TABLES = {"json": as_json, "csv": as_csv, "latex": as_latex}
+"""Formats of `run_report`."""
 RESUME = ("resume", "resume_changed", "recipe", "config")
 """Options that lead to settings and are none."""
 HARMLESS = (
@@ -130,6 +142,24 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         description="Measure a checkpoint on the images its training was evaluated on.",
     )
     test.add_function_arguments(measure_checkpoint, as_group=False)
+    evaluate = DashedParser(
+        usage="recursivemix evaluate --checkpoint CHECKPOINT [options]",
+        description="Measure what a checkpoint is worth beyond accuracy.",
+    )
+    evaluate.add_function_arguments(evaluate_checkpoint, as_group=False)
+    evaluate.add_argument("--out", type=Path, help="Write the record as JSON, too.")
+    comparing = DashedParser(
+        usage="recursivemix compare [options]", description="Compare methods over seeds, on one page."
+    )
+    comparing.add_argument("--config", action="config", help="YAML file of settings; later flags win.")
+    comparing.add_class_arguments(CompareConfig, as_group=False)
+    report = DashedParser(
+        usage="recursivemix report DIR [options]",
+        description="Make a comparison's page anew from its records.",
+    )
+    report.add_argument("folder", type=Path, help="The comparison's folder.")
+    for name in TABLES:
+        report.add_argument(f"--{name}", type=Path, help=f"Write the table of methods as {name}, too.")
     recipes = DashedParser(
         usage="recursivemix recipes [NAME]", description="List the recipes, or print one."
     )
@@ -145,10 +175,22 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
     doctor.add_argument("data", type=Path, help="The folder.")
     doctor.add_argument("--workers", type=int, default=2, help="Threads that read images.")
     doctor.add_argument("--out", type=Path, help="Write what was found as JSON, too.")
-    commands = {"fit": train, "test": test, "recipes": recipes, "export": export, "doctor": doctor}
+    commands = {
+        "fit": train,
+        "test": test,
+        "evaluate": evaluate,
+        "compare": comparing,
+        "report": report,
+        "recipes": recipes,
+        "export": export,
+        "doctor": doctor,
+    }
     helps = {
         "fit": "train a network, or go on with a run",
         "test": "measure the accuracy of a checkpoint again",
+        "evaluate": "measure a checkpoint beyond accuracy",
+        "compare": "compare methods over seeds",
+        "report": "make a comparison's page anew, or its table",
         "recipes": "list the recipes",
         "export": "write a backbone for timm, torchvision, Hugging Face or ONNX",
         "doctor": "examine a folder of images",
@@ -166,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = {
         "fit": run_fit,
         "test": run_test,
+        "evaluate": run_evaluate,
+        "compare": run_compare,
+        "report": run_report,
         "recipes": run_recipes,
         "export": run_export,
         "doctor": run_doctor,
@@ -190,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def written_out(arguments: Sequence[str]) -> list[str]:
     """Options with underscores; ``--compile`` and ``--no-compile`` with the value that they stand for."""
     words = [_underscored(word) for word in arguments]
-    flags = {f"--{item.name}" for item in dataclasses.fields(FitConfig) if item.type == "bool"}
+    settings = [*dataclasses.fields(FitConfig), *dataclasses.fields(CompareConfig)]
+    flags = {f"--{item.name}" for item in settings if item.type == "bool"}
     flags |= {"--allow_mismatch", "--flip"}
     for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:])):
         if word in flags and following not in ("true", "false"):
@@ -396,6 +442,86 @@ def run_test(parser: DashedParser, settings: Namespace) -> None:
     table.add_row("accuracy", f"{metrics['acc1']:.2f} %")
     table.add_row("loss", f"{metrics['val_loss']:.4f}")
     Console().print(table)
+
+
+def run_evaluate(parser: DashedParser, settings: Namespace) -> None:
+    """Print what a checkpoint is worth, and keep the record."""
+    arguments = settings.as_dict()
+    out = arguments.pop("out")
+    try:
+        evaluation = evaluate_checkpoint(**arguments)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    if out is not None:
+        try:
+            write_json(out, environment(gpu=arguments["device"] != "cpu") | evaluation)
+        except OSError as error:
+            raise UsageError(f"cannot write {out} (--out): {error}") from error
+    print_evaluation(evaluation)
+
+
+def print_evaluation(evaluation: dict[str, Any]) -> None:
+    """The short table of `run_evaluate`."""
+    table = Table(show_header=False)
+    accuracy = evaluation["accuracy"]
+    rows: list[tuple[str, float | None, str]] = [
+        ("accuracy", accuracy["top1"], " %"),
+        ("top-5 accuracy", accuracy["top5"], " %"),
+        ("negative log-likelihood", evaluation["nll"], ""),
+        ("Brier score", evaluation["brier"], ""),
+        ("calibration error (ECE)", evaluation["ece"], " %"),
+        ("accuracy under corruption", evaluation["corruption_mean"], " %"),
+        ("accuracy under occlusion", evaluation["occlusion_mean"], " %"),
+        ("accuracy on shrunk objects", evaluation["scale_mean"], " %"),
+        ("four images in one, found in the top 4", (evaluation["multiple"] or {}).get("top4"), " %"),
+        ("activation in the right quarter", (evaluation["localisation"] or {}).get("pointing"), " %"),
+    ]
+    for name, value, unit in rows:
+        if value is not None:
+            table.add_row(name, f"{value:.2f}{unit}" if unit else f"{value:.4f}")
+    Console().print(table)
+
+
+def run_compare(parser: DashedParser, settings: Namespace) -> None:
+    """Run the grid, or say how long it would take; ends in a page."""
+    if settings.data is not None and Path(settings.data).exists():
+        settings.data = Path(settings.data).absolute()  # runs may begin in other folders
+    settings.pop("config", None)
+    try:
+        chosen = parser.instantiate(settings)
+        config = CompareConfig(
+            **{item.name: chosen[item.name] for item in dataclasses.fields(CompareConfig)}
+        )
+        open_grid(config)
+        config, paces = with_epochs(config)
+        if config.dry_run:
+            for line in plan_lines(config, paces or measure(config)):
+                print(line)
+            return
+        print(f"{len(config.labels)} methods x {config.seeds} seeds, {config.epochs} epochs each")
+        problems = compare(config, lambda line: print(line, flush=True))
+    except (UnreadableImageError, MisconfigurationException, ValueError) as error:
+        raise UsageError(one_line(error)) from error
+    except (GridStoppedError, StoppedError, KeyboardInterrupt) as error:
+        raise Interrupted("stopped; the same command goes on") from error
+    page = config.out / "page.html"
+    print(rebuild(config.out)["answer"])
+    print(f"page: {page}")
+    if problems:
+        raise Failed(f"{len(problems)} runs failed: {'; '.join(problems.values())}")
+
+
+def run_report(parser: DashedParser, settings: Namespace) -> None:
+    """Make the page of a comparison anew, and the table in other formats."""
+    try:
+        comparison = rebuild(settings.folder)
+        for name, write in TABLES.items():
+            if settings[name] is not None:
+                write_text(settings[name], write(comparison))
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    print(comparison["answer"])
+    print(f"page: {settings.folder / 'page.html'}")
 
 
 def one_line(error: Exception) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from recursivemix.report.statistics import LEVEL, Difference, estimate, holm, paired_difference
+from recursivemix.report.statistics import Difference, estimate, holm, paired_difference
+from recursivemix.report.table import settled
 
 from .execute import EVALUATION, RECORD, is_finished
 from .grid import CompareConfig, Job, jobs_of
@@ -210,8 +211,8 @@ def answer(comparison: dict[str, Any], runs: dict[str, dict[int, Run]]) -> str:
         return words + (f"; it can't be told apart from {listed(close)}." if close else ".")
     words = (
         f"No method is shown to be more accurate than {reference} {place}: the largest difference is "
-        f"that of {best['method']}, {best['mean']:+.2f} points ({interval(best)}, {best['n']} seeds, corrected p "
-        f"{best['p_corrected']:.2g})"
+        f"{best['method']}'s, {best['mean']:+.2f} points ({interval(best)}, {best['n']} seeds, "
+        f"corrected p {best['p_corrected']:.2g})"
     )
     if best["mean"] > 0 and best["seeds_needed"]:
         words += f"; about {best['seeds_needed']} seeds would settle it if it stayed so"
@@ -219,13 +220,6 @@ def answer(comparison: dict[str, Any], runs: dict[str, dict[int, Run]]) -> str:
     return words + (
         f"; {listed(worse)} {'is' if len(worse) == 1 else 'are'} less accurate." if worse else "."
     )
-
-
-def settled(pair: dict[str, Any]) -> bool:
-    """Whether a pair's difference is shown: the interval leaves zero out and the corrected p is small."""
-    if pair["p_corrected"] is None:
-        return False
-    return bool((pair["low"] > 0 or pair["high"] < 0) and pair["p_corrected"] < LEVEL)
 
 
 def separated(runs: dict[str, dict[int, Run]], first: str, second: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ def compare(config: CompareConfig, say: Callable[[str], None]) -> dict[str, str]
         ValueError: settings that can't be used, or that are not those of the folder's runs.
         GridStoppedError: Ctrl-C or SIGTERM; the same command goes on.
     """
+    for package in ("jinja2", "plotly", "pytorch_grad_cam"):
+        if find_spec(package) is None:  # known now, and not after the runs
+            raise ValueError(f"a comparison needs {package}: pip install 'recursivemix[report]'")
     data = open_grid(config)
     runs = config.out / "runs"
     jobs = jobs_of(config)

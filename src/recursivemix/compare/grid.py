@@ -34,8 +34,8 @@ class CompareConfig:
         seeds: How many seeds each method is run with, counted from 0.
         epochs: Passes over the training images. Default: 30, or what --budget allows.
         model: The network, as in recursivemix fit.
-        settings: Further settings of recursivemix fit, for all methods alike, such as --settings.lr 0.05; those
-            of Lightning's Trainer under trainer.
+        settings: Further settings of recursivemix fit, for all methods alike, such as --settings.lr 0.05;
+            those of Lightning's Trainer under trainer.
         budget: Time for everything, such as 2h or 45m; decides the number of epochs. Leave --epochs out.
         baseline: The label that the others are compared with. Default: none, or else the first.
         images: How many test images corruptions, occlusion, scale and localisation are measured on.
@@ -94,7 +94,7 @@ class CompareConfig:
             for name in method:
                 if name not in fields or (name in FIXED and name != "mixer"):
                     raise ValueError(
-                        f"--methods.{label}: {name!r} is no setting of recursivemix fit, or not a method's own"
+                        f"--methods.{label}: {name!r} is no setting of recursivemix fit, or not its own"
                     )
             if method["mixer"] not in MIXERS:
                 raise ValueError(

@@ -6,8 +6,11 @@ from its checkpoint; elsewhere its records are sent back.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +22,8 @@ import torch
 from .execute import EVALUATION, LAST, RECORD, GridStoppedError, RunError, beside, environment_with, run_job
 from .grid import Job
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2)."""
 RETRIES = 3
 """How often a run begins again after its worker was lost."""
 SENT = (RECORD, EVALUATION, "config.yaml", "metrics.csv", "mixed_batches.png", str(LAST))
@@ -124,6 +129,12 @@ def start(words: list[str], log: Path, threads: int | None) -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment_with(threads),
+            preexec_fn=_die_with_worker if sys.platform == "linux" else None,
             check=False,
         )
     return done.returncode
+
+
+def _die_with_worker() -> None:
+    """Have the kernel kill this process when its worker dies: the run begins again elsewhere."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -26,7 +26,7 @@ from .grid import CompareConfig
 
 SHOWN = 8
 EARLIER = 3
-"""Steps of other images before the one that is shown, so that a method with a memory has something in it."""
+"""Steps of other images before the one that is shown, so that a method with a memory has one."""
 
 
 def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:

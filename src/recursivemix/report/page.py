@@ -1,0 +1,132 @@
+"""One HTML file of text, plots, tables and pictures that needs no network.
+
+`recursivemix.compare.page` says what is on it. Everything that comes from data or the command line is
+escaped by the template or by `embedded`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from .plots import COLOURS, DASHES, SYMBOLS, Figure
+
+DASH_LENGTHS = {"solid": "", "dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "14 6"}
+SHAPES = {
+    "circle": "M8 4a4 4 0 1 0 .01 0Z",
+    "square": "M4 4h8v8h-8Z",
+    "diamond": "M8 3l5 5-5 5-5-5Z",
+    "triangle-up": "M8 3l5 9h-10Z",
+    "cross": "M6.5 3h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5Z",
+    "x": "M5 3l3 3 3-3 2 2-3 3 3 3-2 2-3-3-3 3-2-2 3-3-3-3Z",
+    "star": "M8 2.5l1.5 4h4l-3.2 2.5 1.2 4-3.5-2.4-3.5 2.4 1.2-4-3.2-2.5h4Z",
+}
+"""Plotly's symbols as SVG paths in 16 x 16."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text; the first of each row names it."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, what it shows in a sentence, and the table behind it."""
+
+    title: str
+    figure: Figure
+    text: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side in one PNG file, and a line of text for each."""
+
+    label: str
+    png: bytes
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be copied."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading."""
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    strips: Sequence[Strip] = ()
+    codes: Sequence[Code] = ()
+    folded: Sequence[Table] = ()
+    """Tables that open on demand."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What `render` needs."""
+
+    title: str
+    answer: str
+    facts: str
+    labels: Sequence[str]
+    """The methods; each looks in every plot as its place here says."""
+    sections: Sequence[Section]
+    notices: Sequence[str] = field(default=())
+
+
+def render(page: Page) -> str:
+    """The whole file.
+
+    Raises:
+        ValueError: plotly is not installed.
+    """
+    try:
+        from jinja2 import Environment
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ValueError("a page needs plotly: pip install 'recursivemix[report]'") from error
+
+    folder = resources.files(__package__)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((folder / "page.html.jinja").read_text())
+    key = [
+        {
+            "label": label,
+            "colour": i % COLOURS,
+            "dash": DASH_LENGTHS[DASHES[i % len(DASHES)]],
+            "shape": SHAPES[SYMBOLS[i % len(SYMBOLS)]],
+        }
+        for i, label in enumerate(page.labels)
+    ]
+    return template.render(
+        page=page,
+        key=key,
+        plotly=get_plotlyjs(),
+        style=(folder / "page.css").read_text(),
+        script=(folder / "page.js").read_text(),
+        embedded=embedded,
+        encoded=lambda png: base64.b64encode(png).decode(),
+    )
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand in a script element, whatever its strings hold."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

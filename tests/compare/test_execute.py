@@ -1,0 +1,143 @@
+"""Runs are begun, taken up, passed over, stopped; with commands that only pretend."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from recursivemix.compare import execute
+from recursivemix.compare.execute import (
+    GridStoppedError,
+    RunError,
+    check_same,
+    is_finished,
+    run_job,
+    run_locally,
+)
+from recursivemix.compare.grid import Job
+
+PRETENDER = """
+import json, os, pathlib, sys, time
+words = sys.argv[1:]
+folder = pathlib.Path(words[words.index("--out") + 1]) if "--out" in words else None
+if words[0] == "fit" and "--resume" in words:
+    folder = pathlib.Path(words[words.index("--resume") + 1])
+mode = os.environ.get("PRETEND", "")
+print("words", json.dumps(words), "threads", os.environ.get("OMP_NUM_THREADS"))
+if words[0] == "fit":
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "last.ckpt").write_text("x")
+    if mode == "slow":
+        time.sleep(60)
+    if mode == "fail" and "mixer: cutmix" in " ".join(words):
+        sys.exit("out of luck")
+    (folder / "record.json").write_text("{}")
+else:
+    folder.write_text("{}")
+"""
+
+
+@pytest.fixture
+def pretend(tmp_path, monkeypatch):
+    """A command line whose runs take no time."""
+    script = tmp_path / "pretender.py"
+    script.write_text(PRETENDER)
+    monkeypatch.setattr(execute, "CLI", (sys.executable, str(script)))
+    return tmp_path / "runs"
+
+
+def job(label: str = "none", seed: int = 0, **settings) -> Job:
+    return Job(label, seed, {"mixer": label, "seed": seed, **settings}, 50)
+
+
+def commands(log: Path) -> list[list[str]]:
+    lines = [line for line in log.read_text().splitlines() if line.startswith("words ")]
+    return [json.loads(line[6 : line.index(" threads")]) for line in lines]
+
+
+def test_a_run_is_fitted_evaluated_and_then_left_alone(pretend):
+    ended = []
+    for _ in range(2):
+        assert run_locally([job(data="D")], pretend, 1, lambda *args: ended.append(args)) == {}
+    assert [(j.name, problem) for j, problem in ended] == [("none-seed0", None)] * 2
+    assert is_finished(pretend / "none-seed0")
+    fit, evaluate = commands(pretend / "none-seed0.log")  # once
+    assert fit[0] == "fit"
+    assert "mixer: none" in fit[fit.index("--config") + 1]
+    assert evaluate[:1] == ["evaluate"]
+    assert evaluate[evaluate.index("--checkpoint") + 1].endswith("none-seed0/checkpoints/last.ckpt")
+    assert evaluate[evaluate.index("--data") + 1] == "D"
+    assert evaluate[evaluate.index("--images") + 1] == "50"
+
+
+def test_an_interrupted_run_is_resumed_and_an_unborn_one_begins_anew(pretend):
+    (pretend / "none-seed0" / "checkpoints").mkdir(parents=True)
+    (pretend / "none-seed0" / "checkpoints" / "last.ckpt").write_text("x")
+    (pretend / "none-seed1" / "checkpoints").mkdir(parents=True)
+    (pretend / "none-seed1" / "config.yaml").write_text("left over")
+    run_locally([job(), job(seed=1)], pretend, 1, lambda *args: None)
+    assert commands(pretend / "none-seed0.log")[0][:2] == ["fit", "--resume"]
+    assert commands(pretend / "none-seed1.log")[0][:2] == ["fit", "--config"]
+    assert not (pretend / "none-seed1" / "config.yaml").exists()
+
+
+def test_one_that_fails_takes_no_other_with_it(pretend, monkeypatch):
+    monkeypatch.setenv("PRETEND", "fail")
+    problems = run_locally([job("cutmix"), job("none")], pretend, 1, lambda *args: None)
+    assert list(problems) == ["cutmix-seed0"]
+    assert "out of luck" in problems["cutmix-seed0"]
+    assert "cutmix-seed0.log" in problems["cutmix-seed0"]
+    assert is_finished(pretend / "none-seed0")
+
+
+def test_jobs_share_the_cores(pretend, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    run_locally([job(seed=s) for s in range(4)], pretend, 4, lambda *args: None)
+    for seed in range(4):
+        assert " threads 2" in (pretend / f"none-seed{seed}.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_the_runs_and_begins_no_more(pretend, monkeypatch, number):
+    monkeypatch.setenv("PRETEND", "slow")
+
+    def stop():
+        while not (pretend / "none-seed0" / "checkpoints" / "last.ckpt").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(GridStoppedError):
+        run_locally([job(seed=s) for s in range(3)], pretend, 1, lambda *args: None)
+    assert time.monotonic() - began < 40  # the pretended run would go on for a minute
+    assert not (pretend / "none-seed1.log").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_folder_of_other_settings_is_refused(pretend):
+    run_locally([job(lr=0.1)], pretend, 1, lambda *args: None)
+    check_same(job(lr=0.1), pretend / "none-seed0")
+    with pytest.raises(ValueError, match=r"lr was 0\.1, is 0\.2"):
+        check_same(job(lr=0.2), pretend / "none-seed0")
+
+
+def test_a_label_with_a_dot_keeps_its_files_apart(pretend):
+    for label in ("omega-0.1", "omega-0.5"):
+        run_locally([job(label)], pretend, 1, lambda *args: None)
+    names = {path.name for path in pretend.iterdir()}
+    assert {"omega-0.1-seed0.log", "omega-0.5-seed0.log", "omega-0.1-seed0.json"} <= names
+
+
+def test_a_command_without_output_still_has_a_message(pretend):
+    def silent(words, log, threads):
+        log.touch()
+        return 3
+
+    with pytest.raises(RunError, match="exit code 3: no output"):
+        run_job(job(), pretend / "none-seed0", None, silent)
