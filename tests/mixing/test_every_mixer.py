@@ -11,9 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from recursivemix import MIXERS, Mixer, MixUp, NoMix, RecursiveMix, create_mixer
 
 K = 12
-PASTING = ["cutmix", "recursivemix", "resizemix", "transmix"]
+PASTING = ["cutmix", "fmix", "gridmix", "recursivemix", "resizemix", "saliencymix", "transmix"]
 """The label is the share of pixels, and every pixel is one image's."""
-MIXING = sorted(set(MIXERS) - {"none", "temporal_ensembling", "mean_teacher", "dlb"})
+SHRINKING = {"recursivemix", "resizemix"}
+MIXING = sorted(set(MIXERS) - {"none", "cutout", "temporal_ensembling", "mean_teacher", "dlb"})
 """Two images and their labels are mixed, in a share of the batches."""
 
 
@@ -342,7 +343,7 @@ class TestPastingMixers:
     """Odd and unequal sizes: swapped axes cannot hide."""
 
     def test_targets_are_the_pixel_shares(self, name, per_sample, size):
-        nearest = {} if name in ("cutmix", "transmix") else {"interpolation": "nearest"}
+        nearest = {"interpolation": "nearest"} if name in SHRINKING else {}
         mixer = make(name, per_sample=per_sample, **nearest)
         step(mixer, *coded(6, size, first=6))
         mixer.start_epoch()  # a history of one source: no older pixels
@@ -373,15 +374,20 @@ class TestPastingMixers:
             assert torch.equal(batch.masks[real], pixels[real])
 
     def test_whole_batch_and_single_boxes_agree(self, name, per_sample, size):
-        """The two forms of the paste: one shared box, and that box repeated for each sample."""
+        """One decision for the batch, and the same one for each sample, which may be mixed otherwise."""
         if per_sample:
             return
-        mixer = make(name, **({} if name in ("cutmix", "transmix") else {"interpolation": "nearest"}))
+        mixer = make(name, **({"interpolation": "nearest"} if name in SHRINKING else {}))
         for t in range(8):
             images = torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(t))
             draw = mixer.draw(4, size)
             shared = mixer(images, torch.arange(4), draw=draw)
-            single = mixer(images, torch.arange(4), draw=draw._replace(boxes=draw.boxes.repeat(4, 1)))
+            each = {
+                field: value.repeat(4, *(1,) * (value.dim() - 1))
+                for field, value in draw._asdict().items()
+                if value is not None and field != "partners"
+            }
+            single = mixer(images, torch.arange(4), draw=draw._replace(**each))
             assert torch.equal(shared.images, single.images)
             assert torch.equal(shared.targets, single.targets)
             mixer.remember(shared, torch.zeros(4, K))
@@ -392,12 +398,16 @@ class TestPastingMixers:
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_prob_is_the_share_that_is_mixed(name, prob, per_sample):
     """One gate: a second one would mix prob squared of the batches."""
-    mixer = make(name, prob=prob, per_sample=per_sample)
+    # Of few cells all may happen to be the own image's.
+    options = {"grid": 16} if name == "gridmix" else {}
+    mixer = make(name, prob=prob, per_sample=per_sample, **options)
     mixed, count = 0, 0
     for _ in range(300 if per_sample else 1500):
-        draw = mixer.draw(8, (224, 224))
+        draw = mixer.draw(8, (64, 64))
         if draw.lam is not None:
             chosen = draw.lam < 1
+        elif draw.weights is not None:
+            chosen = (draw.weights < 1).flatten(1).any(1)
         else:
             chosen = ((draw.boxes[:, 2:] - draw.boxes[:, :2]) > 0).all(1)
         mixed, count = mixed + int(chosen.sum()), count + len(chosen)

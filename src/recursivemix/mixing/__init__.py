@@ -10,8 +10,11 @@ from .alignmix import AlignMix
 from .batch import MixedBatch
 from .boxes import Interpolation
 from .cutmix import CutMix
+from .cutout import Cutout
 from .dlb import DLB
 from .draw import Draw
+from .fmix import FMix
+from .gridmix import GridMix
 from .manifoldmix import ManifoldMix
 from .mean_teacher import MeanTeacher
 from .mixer import Mixer
@@ -19,14 +22,21 @@ from .mixup import MixUp
 from .nomix import NoMix
 from .recursive import History, RecursiveMix
 from .resizemix import ResizeMix
+from .saliencymix import SaliencyMix
+from .smoothmix import SmoothMix
 from .temporal_ensembling import TemporalEnsembling
 from .transmix import TransMix
 
 MIXERS: dict[str, type[Mixer]] = {
     "none": NoMix,
+    "cutout": Cutout,
     "mixup": MixUp,
     "manifoldmix": ManifoldMix,
     "cutmix": CutMix,
+    "saliencymix": SaliencyMix,
+    "gridmix": GridMix,
+    "fmix": FMix,
+    "smoothmix": SmoothMix,
     "resizemix": ResizeMix,
     "alignmix": AlignMix,
     "transmix": TransMix,
@@ -70,7 +80,10 @@ __all__ = [
     "MIXERS",
     "AlignMix",
     "CutMix",
+    "Cutout",
     "Draw",
+    "FMix",
+    "GridMix",
     "History",
     "Interpolation",
     "ManifoldMix",
@@ -81,6 +94,8 @@ __all__ = [
     "NoMix",
     "RecursiveMix",
     "ResizeMix",
+    "SaliencyMix",
+    "SmoothMix",
     "TemporalEnsembling",
     "TransMix",
     "create_mixer",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .batch import MixedBatch
+from .blend import blend_partners
 from .draw import Draw, beta, uniform
 from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
 from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
-from .mixup import blend_partners
 
 INPUT, ONTO_OWN, ONTO_PARTNER = range(3)
 """What is mixed, the values of ``draw.layer``: pixels; features with the partner's moved to where the own

@@ -157,7 +157,7 @@ def paste(
         images: (B, ..., S1, ..., Sd).
         sources: (B', ..., any size): the whole source shrunk into the box (``shrunk``), or the
             source's own pixels of that box (sizes equal).
-        boxes: (1 or B, 2 d) int64 on the CPU.
+        boxes: (1 or B, 2 d) int64 on the CPU; (B, 2 d) may be where the images are.
         dims: d, the number of mixed dimensions.
         partners: (B,) index into sources; None pairs sample i with source i, and samples beyond B'
             stay as they are.

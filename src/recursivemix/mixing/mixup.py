@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from .boxes import cast_like
+from .blend import blend_partners
 from .draw import Draw, beta, uniform
-from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .mixer import Inputs, Mixed, Mixer, beta_parameter
 
 
 class MixUp(Mixer):
@@ -34,23 +34,3 @@ class MixUp(Mixer):
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         return blend_partners(inputs, draw, inplace=self.inplace)
-
-
-def blend_partners(inputs: Inputs, draw: Draw, *, inplace: bool) -> Mixed:
-    """Blend each sample with its partner, pixels and labels."""
-    if draw.lam is None or draw.partners is None:
-        return unmixed(inputs)
-    if inputs.masks is not None:
-        raise ValueError(
-            "MixUp blends images and a blended mask would invent classes; use CutMix, ResizeMix or "
-            "RecursiveMix for masks"
-        )
-    images, device = inputs.images, inputs.images.device
-    lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
-    partners = draw.partners.to(device, non_blocking=True)
-    # Half precision cannot hold lam exactly enough to match the label; blend in float32.
-    pixels = images if images.dtype in (torch.float32, torch.float64) else images.float()
-    weight = lam.to(pixels.dtype).view(-1, *(1,) * (images.dim() - 1))
-    blend = cast_like(torch.lerp(pixels[partners], pixels, weight), images)
-    targets = mix_rows(lam, inputs.targets, inputs.targets[partners])
-    return Mixed(images.copy_(blend) if inplace else blend, targets, lam)

@@ -1,0 +1,70 @@
+"""FMix (Harris et al., arXiv 2002.12047): parts of two images, their shapes cut from smooth noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blend import blend_partners
+from .draw import Draw, beta, uniform
+from .mixer import Inputs, Mixed, Mixer, beta_parameter
+
+
+class FMix(Mixer):
+    """The current image is kept where low-pass filtered noise is highest, on a share ``lam`` of the pixels.
+
+    ``lam`` ~ Beta(alpha, alpha), then rounded to whole pixels, so that it is their share exactly.
+
+    Args:
+        alpha: Beta parameter, above 0; 1.0 in the paper (section 4).
+        decay: power by which the noise's spectrum falls with frequency, 0 or more; 3 in the paper
+            (section 4): the larger, the fewer and rounder the parts.
+        others: see `Mixer`.
+    """
+
+    draws = ("partners", "weights")
+
+    def __init__(self, num_classes: int, *, alpha: float = 1.0, decay: float = 3.0, **others: Any) -> None:
+        super().__init__(num_classes, **others)
+        self.alpha = beta_parameter(alpha)
+        if not 0 <= decay < float("inf"):
+            raise ValueError(f"decay is a power and must be 0 or more, got {decay}")
+        self.decay = float(decay)
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        count = batch_size if self.per_sample else 1
+        chosen = uniform(count, 1, generator)[:, 0] < self.prob
+        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0)
+        field = low_pass_noise(count, size, self.decay, generator)
+        partners = torch.randperm(batch_size, generator=generator)
+        return Draw(partners=partners, weights=highest_share(field, lam))
+
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        return blend_partners(inputs, draw, picked=True, inplace=self.inplace)
+
+
+def low_pass_noise(count: int, size: tuple[int, ...], decay: float, generator: torch.Generator) -> Tensor:
+    """(count, *size) float64: the real part of complex Gaussian noise divided by ``frequency ** decay``.
+
+    The frequency 0 counts as the lowest one that the longest side holds, ``1 / max(size)``.
+    """
+    squares = torch.zeros((), dtype=torch.float64)
+    for i, length in enumerate(size):
+        own = torch.fft.fftfreq(length, dtype=torch.float64).square()
+        squares = squares + own.view(*(length if j == i else 1 for j in range(len(size))))
+    scale = squares.sqrt().clamp(min=1 / max(size)) ** decay
+    parts = torch.randn(2, count, *size, generator=generator, dtype=torch.float64)
+    spectrum = torch.complex(parts[0], parts[1]) / scale
+    field: Tensor = torch.fft.ifftn(spectrum, dim=tuple(range(1, 1 + len(size)))).real
+    return field
+
+
+def highest_share(field: Tensor, share: Tensor) -> Tensor:
+    """(N, ...) float32: 1 at the highest ``round(share * pixels)`` values of each field, 0 elsewhere."""
+    flat = field.flatten(1)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    count = (share * flat.shape[1]).round().long()
+    first = (torch.arange(flat.shape[1]) < count[:, None]).float()
+    return torch.zeros_like(flat, dtype=torch.float32).scatter_(1, order, first).view(field.shape)

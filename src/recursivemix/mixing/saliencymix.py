@@ -1,0 +1,114 @@
+"""SaliencyMix (Uddin et al., arXiv 2006.01791): CutMix's box where the other image shows something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .boxes import paste
+from .draw import Draw, beta, uniform
+from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+
+SCALES = (0.125, 0.25, 0.5)
+"""Sides of the surroundings that a pixel is compared with, as shares of the image side."""
+
+
+class SaliencyMix(Mixer):
+    """A box of area ``1 - lam``, ``lam`` ~ Beta(alpha, alpha), around the partner's most salient pixel.
+
+    It is pasted at the same place; clipped at the border, after which ``lam`` is the share of pixels left.
+
+    The saliency is how much a pixel's neighbourhood differs from its surroundings at three scales: the same
+    kind of map as the paper's, which takes OpenCV's. Each partner has its own place; the paper's code takes
+    the place of the batch's first image for all.
+
+    Args:
+        alpha: Beta parameter, above 0; 1.0 as in CutMix.
+        others: see `Mixer`.
+    """
+
+    draws = ("lam", "partners")
+
+    def __init__(self, num_classes: int, *, alpha: float = 1.0, **others: Any) -> None:
+        super().__init__(num_classes, **others)
+        self.alpha = beta_parameter(alpha)
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        count = batch_size if self.per_sample else 1
+        chosen = uniform(count, 1, generator)[:, 0] < self.prob
+        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
+
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        if draw.lam is None or draw.partners is None:
+            return unmixed(inputs)
+        images, device, d = inputs.images, inputs.images.device, len(self.spatial_dims)
+        partners = draw.partners.to(device, non_blocking=True)
+        area = 1 - draw.lam.to(device, non_blocking=True)
+        peaks = salient_pixels(images, d)[partners]
+        size = images.shape[-d:]
+        boxes = boxes_around(peaks, area, tuple(size))
+        pixels = (boxes[:, d:] - boxes[:, :d]).prod(1)
+        lam = 1 - pixels.float() / size.numel()
+
+        def mix(values: Tensor) -> Tensor:
+            return paste(
+                values, values, boxes, dims=d, shrunk=False, partners=partners, inplace=self.inplace
+            )
+
+        return Mixed(
+            mix(images),
+            mix_rows(lam, inputs.targets, inputs.targets[partners]),
+            lam,
+            masks=None if inputs.masks is None else mix(inputs.masks),
+        )
+
+
+def saliency(images: Tensor, dims: int) -> Tensor:
+    """(B, S1, ..., Sd) float32: centre against surround, of the mean over all channels.
+
+    A pixel's neighbourhood is the mean over three pixels along each side; its surroundings are the means
+    over `SCALES` of the image side. Their distances are added up. Means at the border are of what is there.
+    """
+    grey = images.float().reshape(len(images), -1, *images.shape[-dims:]).mean(1, keepdim=True)
+    near = _mean_around(grey, [3] * dims)
+    total = torch.zeros_like(near)
+    for scale in SCALES:
+        sides = [max(3, int(scale * length)) for length in images.shape[-dims:]]
+        total = total + (near - _mean_around(grey, sides)).abs()
+    return total[:, 0]
+
+
+def salient_pixels(images: Tensor, dims: int) -> Tensor:
+    """(B, d) int64: the most salient pixel of each image, the first of several, (y, x)."""
+    found = saliency(images, dims).flatten(1).argmax(1)
+    places = []
+    for length in reversed(images.shape[-dims:]):
+        places.append(found % length)
+        found = found.div(length, rounding_mode="floor")
+    return torch.stack(places[::-1], 1)
+
+
+def boxes_around(centres: Tensor, area: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(B, 2 d) int64 boxes as `recursivemix.mixing.draw.centred_boxes` makes them, around given pixels.
+
+    Args:
+        centres: (B, d) int64, (y, x).
+        area: (1,) or (B,) share of the image in [0, 1], before clipping.
+        size: of the image.
+    """
+    limit = torch.tensor(size, device=centres.device)
+    half = (limit * area.double()[:, None] ** (1 / len(size))).long() // 2
+    starts, ends = (centres - half).clamp(min=0), torch.minimum(centres + half, limit)
+    return torch.cat([starts.flip(1), ends.flip(1)], 1)
+
+
+def _mean_around(images: Tensor, sides: list[int]) -> Tensor:
+    """Mean over a window of (odd) sides around each pixel of (B, 1, S1, ..., Sd)."""
+    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
+    odd = [side + 1 - side % 2 for side in sides]
+    mean: Tensor = pool(images, odd, 1, [side // 2 for side in odd], count_include_pad=False)
+    return mean

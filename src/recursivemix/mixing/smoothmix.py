@@ -1,0 +1,67 @@
+"""SmoothMix (Lee et al., CVPR Workshops 2020): a patch of another image with soft edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blend import blend_partners
+from .draw import Draw, uniform
+from .mixer import Inputs, Mixed, Mixer
+
+
+class SmoothMix(Mixer):
+    """The partner shows through a Gaussian at a uniform place: weight 1 at its centre, falling to 0.
+
+    The standard deviation is uniform in ``sigma`` times each image side. ``lam`` is the mean weight of the
+    current image. Of the paper's two masks this is the round one.
+
+    Args:
+        sigma: least and largest standard deviation, as a share of the image side; 0.25 and 0.5 in the
+            paper.
+        others: see `Mixer`.
+    """
+
+    draws = ("partners", "weights")
+
+    def __init__(
+        self, num_classes: int, *, sigma: tuple[float, float] = (0.25, 0.5), **others: Any
+    ) -> None:
+        super().__init__(num_classes, **others)
+        low, high = sigma
+        if not 0 < low <= high < float("inf"):
+            raise ValueError(
+                f"sigma is the least and the largest share of the image side, above 0 and in this order, "
+                f"got {tuple(sigma)}"
+            )
+        self.sigma = (float(low), float(high))
+
+    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
+        count = batch_size if self.per_sample else 1
+        u = uniform(count, 2 + len(size), generator)
+        low, high = self.sigma
+        other = gaussian(low + (high - low) * u[:, 1], u[:, 2:], size)
+        chosen = (u[:, 0] < self.prob).view(-1, *(1,) * len(size))
+        partners = torch.randperm(batch_size, generator=generator)
+        return Draw(partners=partners, weights=torch.where(chosen, 1 - other, 1.0).float())
+
+    def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
+        return blend_partners(inputs, draw, inplace=self.inplace)
+
+
+def gaussian(sigma: Tensor, place: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(N, *size) float64 in (0, 1]: ``exp(-r^2 / 2)``, r the distance in standard deviations.
+
+    Args:
+        sigma: (N,) standard deviation, a share of each side.
+        place: (N, d) in [0, 1): the pixel at the centre, as a share of each side.
+        size: of the image.
+    """
+    squares = torch.zeros((), dtype=torch.float64)
+    for i, length in enumerate(size):
+        centre = (place[:, i, None] * length).floor()
+        own = ((torch.arange(length) - centre) / (sigma[:, None] * length)).square()  # (N, length)
+        squares = squares + own.view(-1, *(length if j == i else 1 for j in range(len(size))))
+    return torch.exp(-squares / 2)
