@@ -21,7 +21,7 @@ def write_run(folder, acc1: float, speed: float = 1000.0) -> None:
     """The two records of a run that ended at ``acc1``."""
     folder.mkdir(parents=True)
     record = {
-        "acc1_last": acc1, "acc1_best": acc1 + 1, "best_epoch": 2, "seconds": 10.0,
+        "commit": "0123abc", "acc1_last": acc1, "acc1_best": acc1 + 1, "best_epoch": 2, "seconds": 10.0,
         "images_per_second": speed,
         "peak_memory_bytes": 1000, "parameters": {"training": 12, "inference": 10},
         "epochs": [{"epoch": 1, "acc1": acc1 - 5}, {"epoch": 2, "acc1": acc1}],

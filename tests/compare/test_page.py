@@ -2,13 +2,26 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
+from made_up import write_comparison
 
 from recursivemix.compare.compare import COMPARISON, PAGE, rebuild
 from recursivemix.compare.page import build_page, verdict
 
 UP = {"name": "Accuracy", "unit": "%", "higher_is_better": True}
+
+
+@pytest.fixture(scope="module")
+def compared_folder(tmp_path_factory):
+    return write_comparison(tmp_path_factory.mktemp("compared"))
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """Writes a comparison with other ``seeds``, or only so many ``finished`` runs."""
+    return partial(write_comparison, tmp_path / "compared")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from made_up import write_comparison
 
 from recursivemix.compare.compare import PAGE, rebuild
 
@@ -47,9 +48,10 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(compared_folder):
-    rebuild(compared_folder)
-    return (compared_folder / PAGE).absolute().as_uri()
+def address(tmp_path_factory):
+    folder = write_comparison(tmp_path_factory.mktemp("compared"))
+    rebuild(folder)
+    return (folder / PAGE).absolute().as_uri()
 
 
 @pytest.fixture

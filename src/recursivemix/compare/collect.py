@@ -138,6 +138,7 @@ def read_run(folder: Path, job: Job) -> Run:
     return {
         "seed": job.seed,
         "folder": f"runs/{job.name}",
+        "commit": record["commit"],
         "acc1_last": record["acc1_last"],
         "acc1_best": record["acc1_best"],
         "best_epoch": record["best_epoch"],

@@ -131,12 +131,16 @@ class CompareConfig:
         own = {"model": self.model, "epochs": self.epochs or 30, "seed": seed}
         if self.data is not None:
             own |= {"data": str(self.data), "dataset": self.dataset}
-        return own | self.settings | self.method(label)
+        settings = own | self.settings | self.method(label)
+        if "precision" in settings:
+            settings["precision"] = str(settings["precision"])  # 32 is a number to YAML
+        return settings
 
     def run_config(self, label: str, seed: int, **others: Any) -> FitConfig:
         """The same as a `FitConfig`; raises ValueError for values that `fit` refuses."""
         settings = self.run_settings(label, seed) | others
         settings.pop("trainer", None)  # Lightning's own, which a run checks
+        check_types(settings)
         if "data" in settings:
             settings["data"] = Path(settings["data"])
         return FitConfig(**settings)
@@ -192,6 +196,19 @@ def open_grid(config: CompareConfig) -> ImageData:
         except ValueError as error:
             raise ValueError(f"method {label!r}: {error}") from error
     return data
+
+
+def check_types(settings: dict[str, Any]) -> None:
+    """Raise ValueError for a value of another type than a setting of `FitConfig` has."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FitConfig, as_group=False)
+    plain = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    try:
+        parser.parse_object(plain)
+    except ArgumentError as error:
+        raise ValueError(f"--settings or --methods: {' '.join(str(error).split())}") from error
 
 
 def budget_seconds(budget: str) -> float:

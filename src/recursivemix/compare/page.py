@@ -556,7 +556,12 @@ def pictures_sections(comparison: Comparison, pictures: Path) -> list[Section]:
 def repeat_section(comparison: Comparison) -> Section:
     """The configuration, command and versions that repeat the comparison."""
     hardware = comparison["hardware"]
-    versions = [["commit", str(comparison["commit"])], ["date", str(comparison["date"])]]
+    commits = sorted({str(run["commit"]) for method in comparison["methods"] for run in method["runs"]})
+    versions = [
+        ["commit", str(comparison["commit"])],
+        ["commit of the runs", ", ".join(commits)],
+        ["date", str(comparison["date"])],
+    ]
     versions += [[name, str(value)] for name, value in comparison["versions"].items()]
     versions += [[name, "none" if value is None else str(value)] for name, value in hardware.items()]
     return Section(

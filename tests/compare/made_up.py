@@ -1,11 +1,8 @@
 """A comparison's folder with made-up numbers in every part of its records."""
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
@@ -49,7 +46,7 @@ def record(top1: float, epochs: int) -> dict:
         for e in range(epochs)
     ]
     return {
-        "acc1_last": top1, "acc1_best": top1 + 1, "best_epoch": epochs, "epochs": rows,
+        "commit": "0123abc", "acc1_last": top1, "acc1_best": top1 + 1, "best_epoch": epochs, "epochs": rows,
         "seconds": 60 - top1 / 2, "images_per_second": 900 + top1, "peak_memory_bytes": 2**29,
         "parameters": {"training": 80_000, "inference": 78_000},
         "data": {"train_images": 500, "evaluation_images": 90, "evaluation_split": "test",
@@ -87,15 +84,3 @@ def write_comparison(folder: Path, seeds: int = 3, finished: int | None = None) 
     methods = {label: [f"{name}, 83 %" for name in names] for label in config.labels}
     (pictures / "cams.json").write_text(json.dumps({"images": names, "methods": methods}))
     return folder
-
-
-@pytest.fixture(scope="session")
-def compared_folder(tmp_path_factory) -> Path:
-    """A finished comparison of three methods and three seeds."""
-    return write_comparison(tmp_path_factory.mktemp("compared"))
-
-
-@pytest.fixture
-def make_folder(tmp_path) -> Callable[..., Path]:
-    """Writes a comparison with other ``seeds``, or only so many ``finished`` runs."""
-    return partial(write_comparison, tmp_path / "compared")

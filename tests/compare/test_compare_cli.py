@@ -1,0 +1,171 @@
+"""compare, evaluate and report as a person uses them, with real runs on small images."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import write_images
+from recursivemix.cli import main
+from recursivemix.compare.execute import EVALUATION, LAST, RECORD
+
+SMALL = [
+    "--images",
+    "6",
+    "--settings.batch_size",
+    "8",
+    "--settings.workers",
+    "0",
+    "--settings.precision",
+    "32",
+]
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+
+
+def arguments(root, out, *others: str) -> list[str]:
+    return ["compare", "--data", str(root), "--mixers", "none,cutmix", "--out", str(out), *SMALL, *others]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, request):
+    """Images and the folder of a comparison of two methods and two seeds."""
+    root = tmp_path_factory.mktemp("compare")
+    for hue, name in enumerate(("blue", "green", "red")):
+        write_images(root / "data" / "train" / name, 8, hue=hue)
+        write_images(root / "data" / "val" / name, 5, hue=hue)
+    assert main(arguments(root / "data", root / "out", "--seeds", "2", "--epochs", "1")) == 0
+    return root / "data", root / "out"
+
+
+def records(out) -> dict[str, tuple[int, str]]:
+    """When each record was written, and what it says."""
+    files = [path for path in out.glob("runs/*/*.json") if path.name in (RECORD, EVALUATION)]
+    return {str(path): (path.stat().st_mtime_ns, path.read_text()) for path in files}
+
+
+def test_a_comparison_ends_in_a_page(compared, capsys):
+    _, out = compared
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert [method["label"] for method in comparison["methods"]] == ["none", "cutmix"]
+    assert [len(method["runs"]) for method in comparison["methods"]] == [2, 2]
+    assert comparison["unfinished"] == []
+    for method in comparison["methods"]:
+        for run in method["runs"]:
+            record = json.loads((out / run["folder"] / RECORD).read_text())
+            assert run["acc1_last"] == record["acc1_last"]
+            assert run["evaluation"]["accuracy"]["top1"] == pytest.approx(record["acc1_last"], abs=1e-4)
+    assert comparison["answer"] in (out / "page.html").read_text().replace("&#39;", "'")
+    names = {path.name for path in (out / "pictures").iterdir()}
+    assert {"gallery-none.png", "gallery-cutmix.png", "cams-none.png", "cams-images.png"} <= names
+
+
+def test_finished_runs_are_not_run_again_and_more_seeds_and_methods_are_added(compared, capsys):
+    root, out = compared
+    before = records(out)
+    assert main(arguments(root, out, "--seeds", "2", "--epochs", "1")) == 0
+    assert "4 of 4 runs are finished already" in capsys.readouterr().out
+    assert records(out) == before
+    more = arguments(root, out, "--seeds", "2", "--epochs", "1")
+    more[more.index("none,cutmix")] = "none,cutmix,cutout"
+    assert main(more) == 0
+    assert before.items() <= records(out).items()
+    assert len(records(out)) == len(before) + 4
+
+
+def test_other_settings_are_refused_and_nothing_is_lost(compared, capsys):
+    root, out = compared
+    before = records(out)
+    assert main(arguments(root, out, "--seeds", "2", "--epochs", "2")) == 2
+    assert "epochs" in capsys.readouterr().err
+    assert records(out) == before
+
+
+def test_the_page_and_the_tables_again(compared, capsys, tmp_path):
+    _, out = compared
+    page = (out / "page.html").read_text()
+    (out / "page.html").unlink()
+    files = {name: tmp_path / f"table.{name}" for name in ("json", "csv", "latex")}
+    flags = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    assert main(["report", str(out), *flags]) == 0
+    assert (out / "page.html").read_text() == page
+    assert json.loads(files["json"].read_text())["baseline"] == "none"
+    rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    assert {row["method"] for row in rows} >= {"none", "cutmix"}
+    assert r"\begin{tabular}" in files["latex"].read_text()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no comparison.json" in capsys.readouterr().err
+
+
+def test_evaluate_prints_and_keeps_what_a_checkpoint_is_worth(compared, capsys, tmp_path):
+    root, out = compared
+    checkpoint = out / "runs" / "none-seed0" / LAST
+    record = tmp_path / "evaluation.json"
+    words = ["evaluate", "--checkpoint", str(checkpoint), "--data", str(root), "--images", "6"]
+    assert main([*words, "--out", str(record)]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(record.read_text())
+    assert f"{found['nll']:.4f}" in printed
+    kept = json.loads((checkpoint.parents[1] / EVALUATION).read_text())
+    assert {k: found[k] for k in ("nll", "corruptions", "occlusion")} == {
+        k: kept[k] for k in ("nll", "corruptions", "occlusion")
+    }
+    assert main(["evaluate", "--checkpoint", str(tmp_path / "nothing.ckpt")]) == 2
+
+
+def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(image_root, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(arguments(image_root, out, "--seeds", "2", "--epochs", "3", "--dry-run")) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0].startswith("none: 2 seeds x 3 epochs")
+    assert lines[1].startswith("cutmix: 2 seeds x 3 epochs")
+    assert lines[2].startswith("altogether about")
+    assert not out.exists()
+
+
+def test_a_stopped_comparison_goes_on(image_root, tmp_path):
+    """Stopped in the midst of a run: that run is taken up, not begun again."""
+    out = tmp_path / "out"
+    words = arguments(image_root, out, "--seeds", "1", "--epochs", "30", "--settings.checkpoint_every", "2")
+    command = [sys.executable, "-m", "recursivemix.cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "runs" / "none-seed0" / LAST).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert not (out / "comparison.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "runs" / "none-seed0" / RECORD).read_text())
+    assert record["resumed_at_steps"]
+    assert len(record["epochs"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (["--budget", "2h", "--epochs", "3"], "leave --epochs or --budget out"),
+        (["--budget", "soon"], "--budget is a time such as 2h, 45m or 90s"),
+        (["--budget", "1s", "--seeds", "50"], "budget"),
+        (["--baseline", "mixup"], "--baseline must be one of none, cutmix"),
+        (["--address", "here"], "add --executor ray"),
+        (["--model", "resnet1"], "resnet1"),
+    ],
+)
+def test_wrong_questions_are_refused_before_anything_is_written(
+    image_root, tmp_path, capsys, others, message
+):
+    out = tmp_path / "out"
+    assert main(arguments(image_root, out, *others)) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
