@@ -1,4 +1,4 @@
-"""Writes the tables of the README from the records in ``results/``.
+"""Writes the tables of the README and of ``results/README.md`` from the records in ``results/``.
 
     python docs/make_tables.py           # rewrite
     python docs/make_tables.py --check   # fail if a table is not what the records say
@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -59,6 +60,56 @@ def cifar10_table() -> str:
             f"{mean(run['acc1_best'] for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
         )
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
+
+
+SHOWN = {
+    "nll": "NLL",
+    "ece": "ECE, %",
+    "corruption_mean": "under corruption, %",
+    "multiple_top4": "four in one, %",
+    "localisation": "points right, %",
+}
+"""Metrics of a comparison that its table shows beside the accuracy."""
+
+
+def compared_table(name: str) -> str:
+    """Methods of a comparison that ``recursivemix compare`` made."""
+    folder = RESULTS / "compare" / name
+    if not (folder / "comparison.json").exists():
+        return "Not measured yet."
+    record = read(folder / "comparison.json")
+    data, baseline = record["data"], record["baseline"]
+    pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+    lines = [
+        f"**{data['name']}, {data['train_images']:,} training images**: {record['model']}, {record['epochs']} "
+        f"epochs, {len(record['seeds'])} seeds, {data['evaluation_images']:,} {data['evaluation_split']} "
+        f"images. Means over seeds; the difference is within seeds, with its 95 % interval and p corrected "
+        f"for the number of methods.",
+        "",
+        f"| method | settings | last epoch, % | best epoch, % | difference to {baseline} | p | "
+        + " | ".join(SHOWN.values())
+        + " |",
+        "| --- " * (6 + len(SHOWN)) + "|",
+    ]
+    for method in record["methods"]:
+        settings = dict(method["options"])
+        settings |= settings.pop("mixer_options", {})
+        means = {metric: found["mean"] for metric, found in method["estimates"].items()}
+        pair = pairs.get(method["label"])
+        difference = p = ""
+        if pair is not None and pair["p"] is not None:
+            difference = f"{pair['mean']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
+            p = f"{pair['p_corrected']:.3f}"
+        others = [
+            f"{means[metric]:.{3 if metric == 'nll' else 1}f}" if metric in means else ""
+            for metric in SHOWN
+        ]
+        words = ", ".join(f"`{key}={value}`" for key, value in settings.items())
+        lines.append(
+            f"| {method['label']} | {words} | {means['acc1_last']:.2f} | {means['acc1_best']:.2f} | "
+            f"{difference} | {p} | {' | '.join(others)} |"
+        )
+    return "\n".join([*lines, "", f"{record['answer']}", "", source(record, f"results/compare/{name}/")])
 
 
 def mixing_table() -> str:
@@ -184,6 +235,9 @@ def source(record: dict[str, Any], where: str) -> str:
 
 
 TABLES = {
+    "compared_cifar10": partial(compared_table, "cifar10"),
+    "compared_digits": partial(compared_table, "digits"),
+    "compared_ablation": partial(compared_table, "ablation"),
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,
@@ -202,14 +256,22 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Rewrite the README, or with --check say whether it is up to date."""
-    page = ROOT / "README.md"
-    old = page.read_text()
-    new = filled(old)
+    """Rewrite the pages, or with --check say whether they are up to date."""
+    stale = []
+    for page in (ROOT / "README.md", RESULTS / "README.md"):
+        old = page.read_text()
+        new = filled(old)
+        if new != old:
+            stale.append(str(page.relative_to(ROOT)))
+        if "--check" not in sys.argv:
+            page.write_text(new)
     if "--check" in sys.argv:
-        print("up to date" if new == old else "README.md differs from results/: run docs/make_tables.py")
-        return int(new != old)
-    page.write_text(new)
+        print(
+            f"{' and '.join(stale)} differ from results/: run docs/make_tables.py"
+            if stale
+            else "up to date"
+        )
+        return int(bool(stale))
     return 0
 
 
