@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ if words[0] == "fit":
         sys.exit("out of luck")
     (folder / "record.json").write_text("{}")
 else:
-    folder.write_text("{}")
+    folder.write_text('{"corruption_images": 90, "images": 90}')
 """
 
 
@@ -122,9 +123,19 @@ def test_a_stop_ends_the_runs_and_begins_no_more(pretend, monkeypatch, number):
 
 def test_a_folder_of_other_settings_is_refused(pretend):
     run_locally([job(lr=0.1)], pretend, 1, lambda *args: None)
+    (pretend / "none-seed0" / "evaluation.json").unlink()
     check_same(job(lr=0.1), pretend / "none-seed0")
     with pytest.raises(ValueError, match=r"lr was 0\.1, is 0\.2"):
         check_same(job(lr=0.2), pretend / "none-seed0")
+
+
+def test_an_evaluation_on_other_images_is_refused(pretend):
+    run_locally([job()], pretend, 1, lambda *args: None)
+    folder = pretend / "none-seed0"
+    check_same(replace(job(), images=90), folder)
+    check_same(replace(job(), images=200), folder)  # there are no more
+    with pytest.raises(ValueError, match="was evaluated on 90 images, --images is 50"):
+        check_same(job(), folder)
 
 
 def test_a_label_with_a_dot_keeps_its_files_apart(pretend):

@@ -48,7 +48,7 @@ def beside(folder: Path, ending: str) -> Path:
 
 
 def check_same(job: Job, folder: Path) -> None:
-    """Raises ValueError where a run's folder is of other settings than the job's."""
+    """Raise ValueError where a run's folder is of other settings than the job's."""
     file = beside(folder, ".json")
     if file.is_file():
         before = json.loads(file.read_text())
@@ -58,6 +58,14 @@ def check_same(job: Job, folder: Path) -> None:
             changes = ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)
             raise ValueError(
                 f"{folder} is a run of other settings ({changes}): name another --out, or remove it"
+            )
+    if is_finished(folder):
+        evaluation = json.loads((folder / EVALUATION).read_text())
+        measured, most = evaluation["corruption_images"], evaluation["images"]
+        if measured != min(job.images, most):
+            raise ValueError(
+                f"{folder} was evaluated on {measured} images, --images is {job.images}: take --images "
+                f"{measured}, or remove {folder / EVALUATION}"
             )
 
 
