@@ -25,6 +25,7 @@ from .execute import LAST
 from .grid import CompareConfig
 
 SHOWN = 8
+TRIES, TYPICAL = 16, 0.7
 EARLIER = 3
 """Steps of other images before the one that is shown, so that a method with a memory has one."""
 
@@ -82,17 +83,19 @@ def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
 def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The last `SHOWN` images and their targets as the method mixes them after `EARLIER` steps.
 
-    The shown ones are the first of ``images``, spread evenly too.
+    The shown ones are the first of ``images``, spread evenly too. Of several draws the one is shown whose
+    ``lam`` is nearest to `TYPICAL`: another may mix nothing that could be seen.
     """
     mixer, network = module.mixer, module.network.train()
     order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...
-    batch = None
     with torch.no_grad():
-        for rows in order:
+        for step, rows in enumerate(order[:-1]):
+            rows = rows.roll(EARLIER - step)  # neighbours are of one class, pasted ones should not be
             batch = mixer(images[rows], labels[rows], indices=rows)
-            logits = network(batch.images)
-            mixer.remember(batch, logits)
-    assert batch is not None
+            mixer.remember(batch, network(batch.images))
+        rows = order[-1]
+        batches = [mixer(images[rows], labels[rows], indices=rows) for _ in range(TRIES)]
+    batch = min(batches, key=lambda one: abs(float(one.lam.mean()) - TYPICAL))
     return batch.images, batch.targets
 
 
