@@ -537,7 +537,7 @@ def pictures_sections(comparison: Comparison, pictures: Path) -> list[Section]:
                 "What each method makes of the same images",
                 text=[
                     "A training batch after a few steps, and the share of each class in the label. Of 16 "
-                    "the one whose own share is nearest to 0.7."
+                    "draws the one whose own share is nearest to 0.7."
                 ],
                 strips=mixed,
             )
