@@ -132,15 +132,22 @@ def test_a_stopped_comparison_goes_on(image_root, tmp_path):
     out = tmp_path / "out"
     words = arguments(image_root, out, "--seeds", "1", "--epochs", "30", "--settings.checkpoint_every", "2")
     command = [sys.executable, "-m", "recursivemix.cli", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         deadline = time.monotonic() + 120
         while not (out / "runs" / "none-seed0" / LAST).exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert "the same command goes on" in errors
     assert not (out / "comparison.json").exists()

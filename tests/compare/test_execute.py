@@ -106,6 +106,7 @@ def test_jobs_share_the_cores(pretend, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_the_runs_and_begins_no_more(pretend, monkeypatch, number):
     monkeypatch.setenv("PRETEND", "slow")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 
     def stop():
         while not (pretend / "none-seed0" / "checkpoints" / "last.ckpt").exists():
@@ -114,8 +115,11 @@ def test_a_stop_ends_the_runs_and_begins_no_more(pretend, monkeypatch, number):
 
     threading.Thread(target=stop, daemon=True).start()
     began = time.monotonic()
-    with pytest.raises(GridStoppedError):
-        run_locally([job(seed=s) for s in range(3)], pretend, 1, lambda *args: None)
+    try:
+        with pytest.raises(GridStoppedError):
+            run_locally([job(seed=s) for s in range(3)], pretend, 1, lambda *args: None)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 40  # the pretended run would go on for a minute
     assert not (pretend / "none-seed1.log").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -72,7 +73,10 @@ def test_a_lost_worker_is_replaced_and_its_run_goes_on(cluster, image_root, tmp_
         last = runs / jobs[0].name / LAST
         while not last.exists():
             time.sleep(0.05)
-        for line in os.popen("ps -wweo pid,ppid,args").read().splitlines()[1:]:
+        processes = subprocess.run(
+            ["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True
+        )
+        for line in processes.stdout.splitlines()[1:]:
             pid, parent, command = line.split(maxsplit=2)
             if "recursivemix.cli fit" in command and str(runs) in command:
                 os.kill(int(parent), signal.SIGKILL)
