@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from recursivemix import Cutout, FMix, GridMix, SaliencyMix, SmoothMix
 from recursivemix.mixing.draw import Draw, centred_boxes
@@ -38,7 +39,7 @@ def blended(images, weights, partners):
 
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("kind", [FMix, GridMix, SmoothMix])
-@pytest.mark.parametrize("size", [(9, 7), (1, 1), (3, 16)])
+@pytest.mark.parametrize("size", [(9, 7), (1, 1), (3, 16), (7, 13)])
 def test_a_map_of_weights_is_applied_pixel_by_pixel(kind, per_sample, size):
     mixer = kind(K, per_sample=per_sample)
     images, labels = batch(4, size)
@@ -85,6 +86,15 @@ def test_cutouts_box_is_clipped_at_the_border():
     assert whole == pytest.approx((17 / 32) ** 2, abs=0.02)
 
 
+@pytest.mark.parametrize("length", [20, 32, 50, 100])
+def test_cutouts_box_has_the_share_that_was_asked_for(length):
+    """In float32 0.1 of 20 pixels falls short of 2, and the box would be empty."""
+    for percent in range(1, 101):
+        boxes = Cutout(K, size=percent / 100).draw(300, (length, length)).boxes
+        side = percent * length // 100 // 2 * 2
+        assert (boxes[:, 2:] - boxes[:, :2]).max() == side
+
+
 # -- FMix -------------------------------------------------------------------------------------------
 
 
@@ -117,6 +127,17 @@ def test_the_highest_share_by_sorting():
         best = sorted(own.flatten().tolist(), reverse=True)[:count]
         assert sorted(own[kept == 1].tolist(), reverse=True) == best
     assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_fmix_share_is_beta_and_anywhere(alpha):
+    weights = FMix(K, alpha=alpha, per_sample=True).draw(4000, (16, 16)).weights
+    shares = weights.flatten(1).mean(1)
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+    if alpha == 1:  # which whole pixels blur by half a pixel
+        spread = torch.rand(4000, generator=seeded()) / 256 - 1 / 512
+        assert stats.kstest((shares + spread).numpy(), "uniform").pvalue > 1e-3
+    assert (weights.mean(0) - 0.5).abs().max() < 0.04
 
 
 def test_decay_makes_parts_fewer():
@@ -167,6 +188,20 @@ def test_gaussian_in_loops():
                 assert mask[n, y, x].item() == pytest.approx(math.exp(-(dy**2 + dx**2) / 2))
 
 
+def test_smoothmix_mean_is_the_integral_over_sigma_and_place():
+    size = (16, 12)
+
+    def mean(sigma: float, n: int) -> float:
+        return sum(
+            math.exp(-(((at - centre) / (sigma * n)) ** 2) / 2) for at in range(n) for centre in range(n)
+        ) / (n * n)
+
+    sigmas = [0.25 + 0.25 * (i + 0.5) / 50 for i in range(50)]
+    expected = sum(mean(sigma, 16) * mean(sigma, 12) for sigma in sigmas) / len(sigmas)
+    weights = SmoothMix(K, per_sample=True).draw(20_000, size).weights
+    assert 1 - weights.mean().item() == pytest.approx(expected, abs=0.005)
+
+
 def test_smoothmix_refuses_masks():
     images, labels = batch()
     with pytest.raises(ValueError, match="would invent classes"):
@@ -209,6 +244,34 @@ def test_the_box_is_where_the_partner_shows_something():
     torch.testing.assert_close(result.lam, 1 - torch.tensor([15 * 12, 13 * 12]) / (32 * 24))
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("size", [(7, 13), (16, 9)])
+def test_saliencymix_in_loops(size, per_sample):
+    """The whole method: the partner's most salient pixel, a box around it, pixels and label."""
+    mixer = SaliencyMix(K, per_sample=per_sample)
+    images, labels = batch(4, size)
+    for _ in range(4):
+        result = mixer(images, labels)
+        found = saliency(images, 2)
+        for b, partner in enumerate(result.draw.partners.tolist()):
+            area = 1 - float(result.draw.lam[b if per_sample else 0])
+            peak = found[partner].flatten().tolist()
+            cy, cx = divmod(peak.index(max(peak)), size[1])
+            hy, hx = (int(n * math.sqrt(area)) // 2 for n in size)
+            expected, pasted = images[b].clone(), 0
+            for y in range(max(cy - hy, 0), min(cy + hy, size[0])):
+                for x in range(max(cx - hx, 0), min(cx + hx, size[1])):
+                    expected[:, y, x] = images[partner, :, y, x]
+                    pasted += 1
+            lam = 1 - pasted / (size[0] * size[1])
+            assert torch.equal(result.images[b], expected)
+            assert result.lam[b].item() == pytest.approx(lam, abs=1e-6)
+            target = torch.zeros(K)
+            target[labels[b]] += lam
+            target[labels[partner]] += 1 - lam
+            torch.testing.assert_close(result.targets[b], target, atol=1e-6, rtol=0)
+
+
 def test_boxes_around_given_pixels_are_cutmixs():
     """Where the centre is the one that CutMix draws."""
     area = torch.rand(50, generator=seeded(), dtype=torch.float64)
@@ -231,8 +294,11 @@ def test_an_image_without_anything_is_no_trouble():
         (Cutout, {"size": 16}, r"in \(0, 1\], got 16"),
         (FMix, {"decay": -1}, "decay is a power and must be 0 or more"),
         (FMix, {"alpha": 0}, "alpha is a Beta parameter"),
-        (GridMix, {"grid": 0}, "number of cells along each side, at least 1, got 0"),
-        (SmoothMix, {"sigma": (0.5, 0.25)}, "in this order, got"),
+        (GridMix, {"grid": 0}, "number of at least 1, got 0"),
+        (GridMix, {"grid": 2.5}, "a whole number of at least 1, got 2.5"),
+        (SmoothMix, {"sigma": 0.3}, r"as in \(0.25, 0.5\), got 0.3"),
+        (SmoothMix, {"sigma": (0.1, 0.2, 0.3)}, r"the least and the largest share.*got \(0.1, 0.2, 0.3\)"),
+        (SmoothMix, {"sigma": (0.5, 0.25)}, "in this order"),
         (SmoothMix, {"sigma": (0, 0.25)}, "above 0"),
         (SaliencyMix, {"alpha": -1}, "alpha is a Beta parameter"),
     ],

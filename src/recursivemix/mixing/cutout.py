@@ -35,7 +35,8 @@ class Cutout(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         u = uniform(batch_size, 1 + len(size), generator)
         gate = u[:, 0] if self.per_sample else u[:1, 0].expand(batch_size)
-        area = torch.where(gate < self.prob, self.size ** len(size), 0.0).double()
+        # A hair more, since the root of the power may fall short: 0.1 of 20 pixels is 2 and not 1.
+        area = (gate < self.prob).double() * (self.size ** len(size) * (1 + 1e-12))
         return Draw(boxes=centred_boxes(area, u[:, 1:], size))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:

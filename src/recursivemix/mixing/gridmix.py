@@ -29,8 +29,10 @@ class GridMix(Mixer):
     def __init__(self, num_classes: int, *, alpha: float = 1.0, grid: int = 4, **others: Any) -> None:
         super().__init__(num_classes, **others)
         self.alpha = beta_parameter(alpha)
-        if grid < 1:
-            raise ValueError(f"grid is the number of cells along each side, at least 1, got {grid}")
+        if not isinstance(grid, int) or grid < 1:
+            raise ValueError(
+                f"grid is the number of cells along each side, a whole number of at least 1, got {grid}"
+            )
         self.grid = grid
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:

@@ -47,10 +47,9 @@ class SaliencyMix(Mixer):
             return unmixed(inputs)
         images, device, d = inputs.images, inputs.images.device, len(self.spatial_dims)
         partners = draw.partners.to(device, non_blocking=True)
-        area = 1 - draw.lam.to(device, non_blocking=True)
         peaks = salient_pixels(images, d)[partners]
         size = images.shape[-d:]
-        boxes = boxes_around(peaks, area, tuple(size))
+        boxes = boxes_around(peaks, 1 - draw.lam, tuple(size))
         pixels = (boxes[:, d:] - boxes[:, :d]).prod(1)
         lam = 1 - pixels.float() / size.numel()
 
@@ -97,18 +96,25 @@ def boxes_around(centres: Tensor, area: Tensor, size: tuple[int, ...]) -> Tensor
 
     Args:
         centres: (B, d) int64, (y, x).
-        area: (1,) or (B,) share of the image in [0, 1], before clipping.
+        area: (1,) or (B,) share of the image in [0, 1], before clipping; on the CPU.
         size: of the image.
     """
-    limit = torch.tensor(size, device=centres.device)
-    half = (limit * area.double()[:, None] ** (1 / len(size))).long() // 2
+    limit = torch.tensor(size)
+    # On the CPU: some devices have no float64.
+    half = (limit * area.double()[:, None] ** (1 / len(size))).long() // 2  # (1 or B, d)
+    half, limit = (v.to(centres.device, non_blocking=True) for v in (half, limit))
     starts, ends = (centres - half).clamp(min=0), torch.minimum(centres + half, limit)
     return torch.cat([starts.flip(1), ends.flip(1)], 1)
 
 
 def _mean_around(images: Tensor, sides: list[int]) -> Tensor:
     """Mean over a window of (odd) sides around each pixel of (B, 1, S1, ..., Sd)."""
-    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
-    odd = [side + 1 - side % 2 for side in sides]
-    mean: Tensor = pool(images, odd, 1, [side // 2 for side in odd], count_include_pad=False)
-    return mean
+    # One dimension at a time: pooling whole windows costs the square of half a side for every pixel.
+    for i, side in enumerate(sides):
+        rows = images.movedim(2 + i, -1)
+        odd = side + 1 - side % 2
+        pooled = F.avg_pool1d(
+            rows.reshape(-1, 1, rows.shape[-1]), odd, 1, odd // 2, count_include_pad=False
+        )
+        images = pooled.view(rows.shape).movedim(-1, 2 + i)
+    return images

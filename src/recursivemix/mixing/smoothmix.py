@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -30,12 +31,16 @@ class SmoothMix(Mixer):
         self, num_classes: int, *, sigma: tuple[float, float] = (0.25, 0.5), **others: Any
     ) -> None:
         super().__init__(num_classes, **others)
-        low, high = sigma
-        if not 0 < low <= high < float("inf"):
+        if (
+            not isinstance(sigma, tuple | list)
+            or len(sigma) != 2
+            or not 0 < sigma[0] <= sigma[1] < math.inf
+        ):
             raise ValueError(
                 f"sigma is the least and the largest share of the image side, above 0 and in this order, "
-                f"got {tuple(sigma)}"
+                f"as in (0.25, 0.5), got {sigma}"
             )
+        low, high = sigma
         self.sigma = (float(low), float(high))
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
