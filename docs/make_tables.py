@@ -80,9 +80,10 @@ def compared_table(name: str) -> str:
     record = read(folder / "comparison.json")
     data, baseline = record["data"], record["baseline"]
     pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+    seeds = len(record["seeds"])
     lines = [
         f"**{data['name']}, {data['train_images']:,} training images**: {record['model']}, {record['epochs']} "
-        f"epochs, {len(record['seeds'])} seeds, {data['evaluation_images']:,} {data['evaluation_split']} "
+        f"epochs, {seeds} seed{'s' if seeds > 1 else ''}, {data['evaluation_images']:,} {data['evaluation_split']} "
         f"images. Means over seeds; the difference is within seeds, with its 95 % interval and p corrected "
         f"for the number of methods.",
         "",
@@ -238,6 +239,7 @@ TABLES = {
     "compared_cifar10": partial(compared_table, "cifar10"),
     "compared_digits": partial(compared_table, "digits"),
     "compared_ablation": partial(compared_table, "ablation"),
+    "compared_tried": partial(compared_table, "tried"),
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,
