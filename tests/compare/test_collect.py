@@ -57,6 +57,13 @@ def test_a_winner_is_named_with_its_interval(tmp_path):
     assert "3 seeds" in result["answer"]
 
 
+def test_what_came_out_higher_without_being_shown_is_named(tmp_path):
+    steady, wild = [72.0, 73.0, 71.1], [79.0, 69.0, 75.0]
+    result = compared(tmp_path, {"none": [70.0, 71.0, 69.0], "cutmix": steady, "mixup": wild})
+    assert result["answer"].startswith("cutmix is more accurate than none")
+    assert result["answer"].endswith("; mixup came out higher still, but that is not shown.")
+
+
 def test_no_winner_where_the_interval_holds_zero(tmp_path):
     result = compared(tmp_path, {"none": [70.0, 71.0, 69.0], "cutmix": [73.0, 70.5, 69.5]})
     assert result["answer"].startswith("No method is shown to be more accurate than none")

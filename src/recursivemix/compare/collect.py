@@ -207,9 +207,19 @@ def answer(comparison: dict[str, Any], runs: dict[str, dict[int, Run]]) -> str:
             f"{first['method']} is more accurate than {reference} {place}, by {first['mean']:.2f} points "
             f"({interval(first)}, {first['n']} seeds, corrected p {first['p_corrected']:.2g})"
         )
-        rivals = {pair["method"]: pair for pair in pairs if pair is not first}
-        close = [label for label in rivals if not separated(runs, first["method"], label)]
-        return words + (f"; it can't be told apart from {listed(close)}." if close else ".")
+        higher = [pair["method"] for pair in pairs if pair["mean"] > first["mean"]]
+        close = [
+            pair["method"]
+            for pair in pairs
+            if pair is not first
+            and pair["method"] not in higher
+            and not separated(runs, first["method"], pair["method"])
+        ]
+        if close:
+            words += f"; it can't be told apart from {listed(close)}"
+        if higher:
+            words += f"; {listed(higher)} came out higher still, but that is not shown"
+        return f"{words}."
     words = (
         f"No method is shown to be more accurate than {reference} {place}: the largest difference is "
         f"{best['method']}'s, {best['mean']:+.2f} points ({interval(best)}, {best['n']} seeds, "
