@@ -492,21 +492,20 @@ def run_compare(parser: DashedParser, settings: Namespace) -> None:
         config = CompareConfig(
             **{item.name: chosen[item.name] for item in dataclasses.fields(CompareConfig)}
         )
-        open_grid(config)
+        data = open_grid(config)
         config, paces = with_epochs(config)
         if config.dry_run:
             for line in plan_lines(config, paces or measure(config)):
                 print(line)
             return
         print(f"{len(config.labels)} methods x {config.seeds} seeds, {config.epochs} epochs each")
-        problems = compare(config, lambda line: print(line, flush=True))
+        comparison, problems = compare(config, data, lambda line: print(line, flush=True))
     except (UnreadableImageError, MisconfigurationException, ValueError) as error:
         raise UsageError(one_line(error)) from error
     except (GridStoppedError, StoppedError, KeyboardInterrupt) as error:
         raise Interrupted("stopped; the same command goes on") from error
-    page = config.out / "page.html"
-    print(rebuild(config.out)["answer"])
-    print(f"page: {page}")
+    print(comparison["answer"])
+    print(f"page: {config.out / 'page.html'}")
     if problems:
         raise Failed(f"{len(problems)} runs failed: {'; '.join(problems.values())}")
 

@@ -17,7 +17,7 @@ from recursivemix.report.records import environment, write_json, write_text
 from .collect import collect, config_values
 from .estimate import Pace, epochs_in_budget, grid_seconds, measure
 from .execute import EVALUATION, RECORD, check_same, is_finished, run_locally
-from .grid import CompareConfig, Job, jobs_of, open_grid
+from .grid import CompareConfig, Job, jobs_of
 from .on_ray import run_on_ray
 from .page import build_page
 from .pictures import make_pictures
@@ -40,15 +40,18 @@ def with_epochs(config: CompareConfig) -> tuple[CompareConfig, list[Pace]]:
     return replace(config, epochs=epochs_in_budget(config, paces), budget=None), paces
 
 
-def compare(config: CompareConfig, say: Callable[[str], None]) -> dict[str, str]:
+def compare(
+    config: CompareConfig, data: ImageData, say: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Run what is not finished yet, and write the page.
 
     Args:
         config: the settings, with their number of epochs.
+        data: of seed 0, as `open_grid` gives it.
         say: is given a line for each run that ends.
 
     Returns:
-        The problem of every run that failed, by its name.
+        What ``comparison.json`` holds, and the problem of every run that failed, by its name.
 
     Raises:
         ValueError: settings that can't be used, or that are not those of the folder's runs.
@@ -57,7 +60,6 @@ def compare(config: CompareConfig, say: Callable[[str], None]) -> dict[str, str]
     for package in ("jinja2", "plotly", "pytorch_grad_cam"):
         if find_spec(package) is None:  # known now, and not after the runs
             raise ValueError(f"a comparison needs {package}: pip install 'recursivemix[report]'")
-    data = open_grid(config)
     runs = config.out / "runs"
     jobs = jobs_of(config)
     for job in jobs:
@@ -82,16 +84,15 @@ def compare(config: CompareConfig, say: Callable[[str], None]) -> dict[str, str]
         problems = run_on_ray(open_jobs, runs, config.address, config.jobs, done)
     else:
         problems = run_locally(open_jobs, runs, config.jobs, done)
-    finish(config, data, where)
-    return problems
+    return finish(config, data, where), problems
 
 
-def finish(config: CompareConfig, data: ImageData, where: dict[str, Any]) -> None:
+def finish(config: CompareConfig, data: ImageData, where: dict[str, Any]) -> dict[str, Any]:
     """Write `comparison.json`, the pictures and the page, of whatever is finished."""
     comparison = collect(config, config.out, where)
     write_json(config.out / COMPARISON, comparison)
     make_pictures(config, data, config.out)
-    rebuild(config.out)
+    return rebuild(config.out)
 
 
 def rebuild(folder: Path) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import ArgumentError, ArgumentParser
+
 from recursivemix.data.images import ImageData
-from recursivemix.data.open import Source, open_data
+from recursivemix.data.open import Source
 from recursivemix.mixing import MIXERS, create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.training.fit import FitConfig
+from recursivemix.training.fit import FitConfig, open_run_data
 
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "model", "epochs", "seed", "out", "mixer")
@@ -178,16 +181,7 @@ def open_grid(config: CompareConfig) -> ImageData:
     Raises:
         ValueError: data, a model or an option that can't be used.
     """
-    run = config.run_config(config.labels[0], 0)
-    data = open_data(
-        run.data,
-        run.dataset,
-        download=run.download,
-        val_split=run.val_split,
-        image_size=run.image_size,
-        train_images=run.train_images,
-        seed=0,
-    )
+    data = open_run_data(config.run_config(config.labels[0], 0))
     for label in config.labels:
         method = config.run_config(label, 0)
         network = create_model(method.model, len(data.classes), data.image_size)
@@ -200,15 +194,19 @@ def open_grid(config: CompareConfig) -> ImageData:
 
 def check_types(settings: dict[str, Any]) -> None:
     """Raise ValueError for a value of another type than a setting of `FitConfig` has."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(FitConfig, as_group=False)
     plain = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
     try:
-        parser.parse_object(plain)
+        _parser().parse_object(plain)
     except ArgumentError as error:
         raise ValueError(f"--settings or --methods: {' '.join(str(error).split())}") from error
+
+
+@cache
+def _parser() -> ArgumentParser:
+    """Of the settings of a run."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FitConfig, as_group=False)
+    return parser
 
 
 def budget_seconds(budget: str) -> float:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from recursivemix.data.augment import augmentation_of
+from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
 from recursivemix.evaluation.activation import activation_maps
@@ -38,7 +38,10 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
     size = augmentation_of(data).size
     train = _some(data.train, SHOWN * (EARLIER + 1), size)
     test = _some(data.evaluation, SHOWN, size)
-    _write_strip(pictures / "cams-images.png", denormalise(_normalised(test[0], *colours), *colours))
+    scale = colour_scale(*colours, torch.device("cpu"))
+    train_images, images = normalise(train[0], scale), normalise(test[0], scale)
+    shown = denormalise(images, *colours)
+    _write_strip(pictures / "cams-images.png", shown)
     captions: dict[str, Any] = {}
     predictions: dict[str, list[str]] = {}
     for label in config.labels:
@@ -46,18 +49,17 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
         if not checkpoint.is_file():
             continue
         module = load_checkpoint(checkpoint)
-        mixed, targets = _mixed(module, _normalised(train[0], *colours), train[1])
+        mixed, targets = _mixed(module, train_images, train[1])
         _write_strip(pictures / f"gallery-{label}.png", denormalise(mixed, *colours))
         captions[label] = {
             "captions": [top_labels(row, data.classes).replace("\n", ", ") for row in targets]
         }
-        images = _normalised(test[0], *colours)
         module.network.eval()
         backbone = getattr(module.network, "backbone", module.network)
         with torch.no_grad():
             probabilities = backbone(images).softmax(1)
         maps = activation_maps(backbone, images, test[1])
-        _write_strip(pictures / f"cams-{label}.png", _overlaid(denormalise(images, *colours), maps))
+        _write_strip(pictures / f"cams-{label}.png", _overlaid(shown, maps))
         top = probabilities.max(1)
         predictions[label] = [
             f"{data.classes[k]}, {100 * p:.0f} %"
@@ -73,11 +75,6 @@ def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor
     spread = [i * len(images) // count for i in range(count)]
     held = stack(Subset(images, spread), size, 0, False, "pictures")
     return held.images, held.labels
-
-
-def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    channel_mean, channel_std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
-    return (images.float() / 255 - channel_mean) / channel_std
 
 
 def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

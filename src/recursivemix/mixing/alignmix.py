@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .batch import MixedBatch
 from .blend import blend_partners
-from .draw import Draw, beta, uniform
+from .draw import Draw, gated_lam
 from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
 from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
 
@@ -67,8 +67,7 @@ class AlignMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        chosen = uniform(count, 1, generator)[:, 0] < self.prob
-        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        lam = gated_lam(self.alpha, self.prob, count, generator).float()
         partners = torch.randperm(batch_size, generator=generator)
         layer = (torch.randint(4, (1,), generator=generator) - 1).clamp(min=INPUT)  # 1/2, 1/4, 1/4
         return Draw(lam=lam, partners=partners, layer=layer)

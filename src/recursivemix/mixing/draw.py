@@ -67,6 +67,12 @@ def beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
     return torch.sigmoid(logs[0] - logs[1])
 
 
+def gated_lam(alpha: float, prob: float, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) float64: ``lam`` ~ Beta(alpha, alpha) with probability ``prob``, else 1, nothing mixed."""
+    chosen = uniform(count, 1, generator)[:, 0] < prob
+    return torch.where(chosen, beta(alpha, count, generator), 1.0)
+
+
 def centred_boxes(area: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:
     """Boxes of an area share around uniform centres, clipped at the border.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .blend import blend_partners
-from .draw import Draw, beta, uniform
+from .draw import Draw, gated_lam
 from .mixer import Inputs, Mixed, Mixer, beta_parameter
 
 
@@ -35,8 +35,7 @@ class FMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        chosen = uniform(count, 1, generator)[:, 0] < self.prob
-        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0)
+        lam = gated_lam(self.alpha, self.prob, count, generator)
         field = low_pass_noise(count, size, self.decay, generator)
         partners = torch.randperm(batch_size, generator=generator)
         return Draw(partners=partners, weights=highest_share(field, lam))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .batch import MixedBatch
 from .blend import blend_partners
-from .draw import Draw, beta, uniform
+from .draw import Draw, gated_lam
 from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
 from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
 
@@ -55,8 +55,7 @@ class ManifoldMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        chosen = uniform(count, 1, generator)[:, 0] < self.prob
-        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        lam = gated_lam(self.alpha, self.prob, count, generator).float()
         partners = torch.randperm(batch_size, generator=generator)
         layer = torch.randint(1 + len(self.layers), (1,), generator=generator)
         return Draw(lam=lam, partners=partners, layer=layer)

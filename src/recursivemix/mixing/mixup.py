@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .blend import blend_partners
-from .draw import Draw, beta, uniform
+from .draw import Draw, gated_lam
 from .mixer import Inputs, Mixed, Mixer, beta_parameter
 
 
@@ -28,8 +28,7 @@ class MixUp(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        chosen = uniform(count, 1, generator)[:, 0] < self.prob
-        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        lam = gated_lam(self.alpha, self.prob, count, generator).float()
         return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import paste
-from .draw import Draw, beta, uniform
+from .draw import Draw, gated_lam
 from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
 
 SCALES = (0.125, 0.25, 0.5)
@@ -38,8 +38,7 @@ class SaliencyMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        chosen = uniform(count, 1, generator)[:, 0] < self.prob
-        lam = torch.where(chosen, beta(self.alpha, count, generator), 1.0).float()
+        lam = gated_lam(self.alpha, self.prob, count, generator).float()
         return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:

@@ -11,14 +11,14 @@ from torch.nn.functional import interpolate
 
 from .batch import MixedBatch
 from .boxes import inside
-from .cutmix import paste_partners
-from .draw import Draw, beta, centred_boxes, uniform
+from .cutmix import CutMix
+from .draw import Draw
 from .hidden import NextPass
 from .losses import smoothed
-from .mixer import Inputs, Mixed, Mixer, beta_parameter, in_range, mix_rows
+from .mixer import Inputs, Mixed, in_range, mix_rows
 
 
-class TransMix(Mixer):
+class TransMix(CutMix):
     """Images are mixed as in `CutMix`; in the loss, ``lam`` is the attention that the own patches get.
 
     The attention is that of the class token in the last block, averaged over the heads, detached, from
@@ -35,7 +35,6 @@ class TransMix(Mixer):
         ValueError: the network has no class token, or no attention of a known kind.
     """
 
-    draws = ("boxes", "partners")
     needs_model = True
 
     def __init__(
@@ -47,8 +46,7 @@ class TransMix(Mixer):
         area_share: float = 0.0,
         **others: Any,
     ) -> None:
-        super().__init__(num_classes, **others)
-        self.alpha = beta_parameter(alpha)
+        super().__init__(num_classes, alpha=alpha, **others)
         self.area_share = in_range("area_share", area_share, 0, 1)
         self.model = model
         self._attention = last_attention(model)
@@ -56,20 +54,13 @@ class TransMix(Mixer):
         self._next_pass = NextPass(model, [self._attention])
         self._captured: Tensor | None = None
 
-    def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
-        count = batch_size if self.per_sample else 1
-        u = uniform(count, 1 + len(size), generator)
-        area = torch.where(u[:, 0] < self.prob, 1 - beta(self.alpha, count, generator), 0.0)
-        boxes = centred_boxes(area, u[:, 1:], size)
-        return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
-
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         self._next_pass.clear()
         self._captured = None
         if draw.boxes is not None:
             self._next_pass.prepare(self._attention, len(inputs.images), self._capture)
-        return paste_partners(inputs, draw, shrunk=False, inplace=self.inplace)
+        return super().apply(inputs, draw)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None

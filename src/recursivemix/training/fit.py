@@ -241,6 +241,20 @@ def run_folder(config: FitConfig) -> Path:
     return folder
 
 
+def open_run_data(config: FitConfig) -> ImageData:
+    """The data of a run; raises ValueError for what can't be opened."""
+    return open_data(
+        config.data,
+        config.dataset,
+        download=config.download,
+        val_split=config.val_split,
+        image_size=config.image_size,
+        train_images=config.train_images,
+        skip_bad=config.skip_bad,
+        seed=config.seed,
+    )
+
+
 def prepare(
     config: FitConfig,
     callbacks: Sequence[Callback],
@@ -261,16 +275,7 @@ def prepare(
         ValueError: anything that the person who chose the settings can mend.
     """
     folder = run_folder(config) if resume is None else resume.absolute().parent.parent
-    data = open_data(
-        config.data,
-        config.dataset,
-        download=config.download,
-        val_split=config.val_split,
-        image_size=config.image_size,
-        train_images=config.train_images,
-        skip_bad=config.skip_bad,
-        seed=config.seed,
-    )
+    data = open_run_data(config)
     seed_everything(config.seed, verbose=False)
     if config.label_smoothing and "label_smoothing" in config.mixer_options:
         raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
