@@ -16,7 +16,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from recursivemix.data.images import ImageData
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.fit import FitConfig, fit, prepare
+from recursivemix.training.fit import FitConfig, prepare
+from recursivemix.training.run import fit
 
 Window = tuple[int, int]
 """Timed from the end of the run's step ``first`` to the end of step ``last``, both counted from 1."""

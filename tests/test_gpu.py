@@ -95,7 +95,8 @@ def test_a_step_of_the_trainer_never_waits(mixer, tmp_path):
     """Batch, mixing, both passes and the optimiser, through Lightning; from the third step on."""
     from lightning import Callback
 
-    from recursivemix.training.fit import FitConfig, fit, prepare
+    from recursivemix.training.fit import FitConfig, prepare
+    from recursivemix.training.run import fit
 
     class Strict(Callback):
         def on_train_batch_start(self, trainer, module, batch, index):
@@ -146,7 +147,8 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
     from lightning import Callback
 
     from recursivemix.training.checkpoints import StoppedError
-    from recursivemix.training.fit import FitConfig, fit, prepare
+    from recursivemix.training.fit import FitConfig, prepare
+    from recursivemix.training.run import fit
 
     class Stops(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):

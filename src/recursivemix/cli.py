@@ -1,4 +1,5 @@
-"""The command line: ``recursivemix fit | test | evaluate | compare | report | recipes | export | doctor``.
+"""The command line: ``recursivemix fit | test | evaluate | compare | transfer | report | recipes | export |
+doctor``.
 
 Flags and YAML keys are made from the signatures they fill. What can't be used ends in one line on standard
 error and exit code 2, before anything is written.
@@ -10,14 +11,16 @@ import dataclasses
 import inspect
 import itertools
 import json
+import math
 import re
 import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 EXTRA = "pip install 'recursivemix[train]'"
 try:
@@ -33,7 +36,6 @@ try:
     from recursivemix import __version__
     from recursivemix.compare.compare import compare, plan_lines, rebuild, with_epochs
     from recursivemix.compare.estimate import measure
-    from recursivemix.compare.execute import GridStoppedError
     from recursivemix.compare.grid import CompareConfig, open_grid
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.folder import UnreadableImageError
@@ -45,8 +47,19 @@ try:
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
-    from recursivemix.training.fit import FitConfig, PreparedRun, Result, fit, prepare
+    from recursivemix.training.commands import GridStoppedError
+    from recursivemix.training.fit import FitConfig, FitRun, prepare
     from recursivemix.training.measure import measure_checkpoint
+    from recursivemix.training.run import PreparedRun, Result, fit
+    from recursivemix.transfer.compare import COMPARISON as TRANSFERRED
+    from recursivemix.transfer.compare import TransferCompareConfig
+    from recursivemix.transfer.compare import compare as compare_transfer
+    from recursivemix.transfer.compare import rebuild as rebuild_transfer
+    from recursivemix.transfer.fit import TASKS, TransferRun
+    from recursivemix.transfer.fit import prepare as prepare_transfer
+    from recursivemix.transfer.pictures import write_predictions
+    from recursivemix.transfer.predict import predict
+    from recursivemix.transfer.settings import METRIC_NAMES
 except ImportError as error:  # the library itself needs torch alone
     sys.exit(f"recursivemix: error: the command line needs {error.name}: {EXTRA}")
 
@@ -65,12 +78,16 @@ EXAMPLES = """examples:
       methods x seeds under one budget, and a page that says which pays; --dry-run says how long it takes
   recursivemix evaluate --checkpoint RUN/checkpoints/last.ckpt --data DIR
       calibration, corruptions, occlusion, scale, several objects, localisation
+  recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
+      the trained network under ATSS, on boxes in COCO's layout; without options, on scenes of digits
+  recursivemix transfer segmentation --head upernet --backbone FILE --data DIR
   recursivemix export --checkpoint RUN/checkpoints/last.ckpt --to timm --out backbone.safetensors
   recursivemix doctor DIR
       unreadable files, duplicates across splits, class counts, sizes, colour modes"""
 
 TABLES = {"json": as_json, "csv": as_csv, "latex": as_latex}
 """Formats of `run_report`."""
+T = TypeVar("T")
 RESUME = ("resume", "resume_changed", "recipe", "config")
 """Options that lead to settings and are none."""
 HARMLESS = (
@@ -123,18 +140,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
     train = DashedParser(
         usage="recursivemix fit [options]", description="Train a network on mixed batches."
     )
-    train.add_argument("--config", action="config", help="YAML file of settings; later flags win.")
-    train.add_argument(
-        "--recipe", type=str, help="A recipe's settings, see recursivemix recipes; flags win."
-    )
-    train.add_argument(
-        "--resume",
-        type=str,
-        help="Folder of a run to go on with, or one of its checkpoints; takes its settings.",
-    )
-    train.add_argument(
-        "--resume_changed", action="store_true", help="Go on although settings differ from the run's."
-    )
+    add_run_options(train)
     train.add_class_arguments(FitConfig, as_group=False)
     train.add_class_arguments(Trainer, "trainer", instantiate=False)
     test = DashedParser(
@@ -175,11 +181,16 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
     doctor.add_argument("data", type=Path, help="The folder.")
     doctor.add_argument("--workers", type=int, default=2, help="Threads that read images.")
     doctor.add_argument("--out", type=Path, help="Write what was found as JSON, too.")
+    transfer = DashedParser(
+        usage="recursivemix transfer COMMAND [options]",
+        description="A trained backbone in detection, instance and semantic segmentation.",
+    )
     commands = {
         "fit": train,
         "test": test,
         "evaluate": evaluate,
         "compare": comparing,
+        "transfer": transfer,
         "report": report,
         "recipes": recipes,
         "export": export,
@@ -190,6 +201,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         "test": "measure the accuracy of a checkpoint again",
         "evaluate": "measure a checkpoint beyond accuracy",
         "compare": "compare methods over seeds",
+        "transfer": "train a backbone on boxes, masks or label maps",
         "report": "make a comparison's page anew, or its table",
         "recipes": "list the recipes",
         "export": "write a backbone for timm, torchvision, Hugging Face or ONNX",
@@ -198,18 +210,75 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
     subcommands = parser.add_subcommands(dest="command")
     for name, command in commands.items():
         subcommands.add_subcommand(name, command, help=helps[name])
-    return parser, commands
+    tasks = add_transfer_commands(transfer)
+    return parser, commands | {f"transfer {name}": task for name, task in tasks.items()}
+
+
+def add_transfer_commands(parser: DashedParser) -> dict[str, DashedParser]:
+    """The parsers of the commands of ``recursivemix transfer``, by name."""
+    helps = {
+        "detection": "boxes: ATSS, GFL, FCOS or RetinaNet",
+        "instance": "boxes and masks: Mask R-CNN",
+        "segmentation": "a class at every pixel: UPerNet or PSPNet",
+        "predict": "pictures and results of a trained network on a folder of images",
+        "compare": "backbones of several methods, each transferred, on one page",
+    }
+    commands = {}
+    for name, config in TASKS.items():
+        command = DashedParser(
+            usage=f"recursivemix transfer {name} [options]", description=f"Train for {helps[name]}."
+        )
+        add_run_options(command)
+        command.add_class_arguments(config, as_group=False)
+        command.add_class_arguments(Trainer, "trainer", instantiate=False)
+        commands[name] = command
+    commands["predict"] = DashedParser(
+        usage="recursivemix transfer predict --checkpoint CHECKPOINT --images DIR [options]",
+        description="Write pictures and results of every image of a folder.",
+    )
+    commands["predict"].add_function_arguments(predict, as_group=False)
+    commands["compare"] = DashedParser(
+        usage="recursivemix transfer compare --out DIR [options]",
+        description="Train a backbone with each method, transfer each, and compare on one page.",
+    )
+    commands["compare"].add_argument(
+        "--config", action="config", help="YAML file of settings; later flags win."
+    )
+    commands["compare"].add_class_arguments(TransferCompareConfig, as_group=False)
+    subcommands = parser.add_subcommands(dest="command")
+    for name, command in commands.items():
+        subcommands.add_subcommand(name, command, help=helps[name])
+    return commands
+
+
+def add_run_options(parser: DashedParser) -> None:
+    """The options that lead to settings of a run."""
+    parser.add_argument("--config", action="config", help="YAML file of settings; later flags win.")
+    parser.add_argument(
+        "--recipe", type=str, help="A recipe's settings, see recursivemix recipes; flags win."
+    )
+    parser.add_argument(
+        "--resume",
+        type=str,
+        help="Folder of a run to go on with, or one of its checkpoints; takes its settings.",
+    )
+    parser.add_argument(
+        "--resume_changed", action="store_true", help="Go on although settings differ from the run's."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser, commands = make_parser()
     words = written_out(sys.argv[1:] if arguments is None else arguments)
-    runs = {
+    runs: dict[str, Callable[[DashedParser, Namespace], None]] = {
         "fit": run_fit,
         "test": run_test,
         "evaluate": run_evaluate,
         "compare": run_compare,
+        **{f"transfer {task}": partial(run_transfer, task) for task in TASKS},
+        "transfer predict": run_predict,
+        "transfer compare": run_transfer_compare,
         "report": run_report,
         "recipes": run_recipes,
         "export": run_export,
@@ -218,8 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words[0] if words else ""
     try:
         settings = parser.parse_args(expanded(words))
-        name = settings.command
-        runs[name](commands[name], settings[name])
+        name, own = settings.command, settings[settings.command]
+        if name == "transfer":
+            name, own = f"transfer {own.command}", own[own.command]
+        runs[name](commands[name], own)
     except UsageError as error:
         print(f"recursivemix {name}: error: {error}", file=sys.stderr)
         return 2
@@ -248,19 +319,25 @@ def written_out(arguments: Sequence[str]) -> list[str]:
 
 def expanded(words: list[str]) -> list[str]:
     """``--resume`` and ``--recipe`` with the settings that they stand for; flags come after and win."""
-    if words[:1] != ["fit"]:
+    command = words[: 2 if words[:1] == ["transfer"] else 1]
+    task = command[-1] if command else ""
+    if command != ["fit"] and task not in TASKS:
         return words
+    options = words[len(command) :]
     resume, recipe = value_of(words, "--resume"), value_of(words, "--recipe")
     if resume is not None and recipe is not None:
         raise UsageError("--resume takes the settings of its run: leave --recipe out")
     if resume is not None:
-        return ["fit", "--config", str(run_settings(Path(resume))), *words[1:]]
+        return [*command, "--config", str(run_settings(Path(resume))), *options]
     if recipe is not None:
         try:
-            settings = read_recipe(recipe).settings_with(value_of(words, "--mixer"))
+            found = read_recipe(recipe)
+            if found.task != task:
+                raise UsageError(f"the recipe {recipe} is of another command: {found.header['command']}")
+            settings = found.settings_with(value_of(words, "--mixer"))
         except ValueError as error:
             raise UsageError(one_line(error)) from error
-        return ["fit", "--config", yaml.safe_dump(settings), *words[1:]]
+        return [*command, "--config", yaml.safe_dump(settings), *options]
     return words
 
 
@@ -317,38 +394,17 @@ def changed_settings(parser: DashedParser, settings: Namespace, resume: Path) ->
 
 def run_fit(parser: DashedParser, settings: Namespace) -> None:
     """Train, and leave a run folder behind; or nothing, if the run can't begin."""
-    names = [field.name for field in dataclasses.fields(FitConfig)]
-    defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
-    resume = None if settings.resume is None else checkpoint_of(Path(settings.resume))
-    changed = settings.resume_changed
-    if settings.data is not None and Path(settings.data).exists():
-        settings.data = Path(settings.data).absolute()  # a run may be taken up from another folder
-    if resume is not None and not changed:
-        changes = changed_settings(parser, settings, resume)
-        if changes:
-            raise UsageError(
-                f"the settings differ from the run's: {'; '.join(changes)}. Go on nevertheless with "
-                f"--resume-changed"
-            )
-    for name in RESUME:
-        settings.pop(name, None)
+    resume, changed = resumed_from(parser, settings)
+    gallery = MixedBatchGallery()
     try:
-        chosen = parser.instantiate(settings)
-        gallery = MixedBatchGallery()
-        options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
-        config = FitConfig(**{name: chosen[name] for name in names})
+        config, options = chosen_settings(parser, settings, FitConfig)
         run = prepare(config, [gallery], options, resume, changed)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     if not run.trainer.is_global_zero:
         follow(run)
         return
-    where = environment(gpu=run.config.device != "cpu")  # as the run begins: files may change under it
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", parser.dump(settings, skip_unset=False))
-    except OSError as error:
-        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
+    where = begin(run, parser, settings)
     if run.data.skipped:
         write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
         print(f"unreadable and left out: {len(run.data.skipped)}, see {run.folder / 'skipped.txt'}")
@@ -360,7 +416,47 @@ def run_fit(parser: DashedParser, settings: Namespace) -> None:
     print_result(run, result)
 
 
-def follow(run: PreparedRun) -> None:
+def resumed_from(parser: DashedParser, settings: Namespace) -> tuple[Path | None, bool]:
+    """The checkpoint to go on from, and whether to do so with other settings; leaves settings alone."""
+    resume = None if settings.resume is None else checkpoint_of(Path(settings.resume))
+    changed = bool(settings.resume_changed)
+    if settings.data is not None and Path(settings.data).exists():
+        settings.data = Path(settings.data).absolute()  # a run may be taken up from another folder
+    if resume is not None and not changed:
+        changes = changed_settings(parser, settings, resume)
+        if changes:
+            raise UsageError(
+                f"the settings differ from the run's: {'; '.join(changes)}. Go on nevertheless with "
+                f"--resume-changed"
+            )
+    for name in RESUME:
+        settings.pop(name, None)
+    return resume, changed
+
+
+def chosen_settings(parser: DashedParser, settings: Namespace, kind: type[T]) -> tuple[T, dict[str, Any]]:
+    """The settings of a run, checked, and those of Lightning's Trainer that are not its defaults."""
+    defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
+    chosen = parser.instantiate(settings)
+    options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
+    fields: Any = kind
+    return kind(**{field.name: chosen[field.name] for field in dataclasses.fields(fields)}), options
+
+
+def begin(
+    run: PreparedRun[Any, Any, Any, Any], parser: DashedParser, settings: Namespace
+) -> dict[str, Any]:
+    """Make the run's folder with its settings; says where it runs, as long as no file has changed."""
+    where = environment(gpu=run.config.device != "cpu")
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.folder / "config.yaml", parser.dump(settings, skip_unset=False))
+    except OSError as error:
+        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
+    return where
+
+
+def follow(run: PreparedRun[Any, Any, Any, Any]) -> None:
     """`fit` on a process that is not the first, which tells of what happens."""
     try:
         fit(run)
@@ -370,7 +466,7 @@ def follow(run: PreparedRun) -> None:
         raise UsageError(one_line(error)) from error
 
 
-def train(run: PreparedRun) -> Result:
+def train(run: PreparedRun[Any, Any, Any, Any], command: str = "fit") -> Result:
     """`fit`, with what may happen told in one line; a run that kept nothing leaves nothing."""
     try:
         return fit(run)
@@ -378,7 +474,9 @@ def train(run: PreparedRun) -> Result:
         started = any((run.folder / "checkpoints").glob("*.ckpt"))
         if not started and run.resume is None:
             shutil.rmtree(run.folder, ignore_errors=True)
-        go_on = f"go on with: recursivemix fit --resume {run.folder}" if started else "nothing was kept"
+        go_on = (
+            f"go on with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
+        )
         if isinstance(error, StoppedError):
             raise Interrupted(f"{error}; {go_on}") from error
         if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
@@ -388,6 +486,58 @@ def train(run: PreparedRun) -> Result:
         if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
             raise Failed(one_line(error)) from error
         raise
+
+
+def run_transfer(task: str, parser: DashedParser, settings: Namespace) -> None:
+    """Train on boxes, masks or label maps, and leave a run folder behind."""
+    resume, changed = resumed_from(parser, settings)
+    if Path(settings.backbone).exists():
+        settings.backbone = str(Path(settings.backbone).absolute())
+    try:
+        config, options = chosen_settings(parser, settings, TASKS[task])
+        run, loaded = prepare_transfer(config, [], options, resume, changed)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    if not run.trainer.is_global_zero:
+        follow(run)
+        return
+    print(f"backbone: {loaded}")
+    where = begin(run, parser, settings)
+    result = train(run, f"transfer {task}")
+    record = transfer_record(run, result, where, task, parser.dump(settings, format="json"))
+    write_json(run.folder / "record.json", record | {"backbone": loaded.origin})
+    write_predictions(run.module, run.data, run.folder / "predictions.png")
+    print_transfer(run, result, task)
+
+
+def run_predict(parser: DashedParser, settings: Namespace) -> None:
+    """Write what a transferred network sees in a folder of images."""
+    try:
+        count, out = predict(**settings.as_dict())
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    print(f"{count} images: {out}")
+
+
+def run_transfer_compare(parser: DashedParser, settings: Namespace) -> None:
+    """Train and transfer the backbones of several methods; ends in a page."""
+    settings.pop("config", None)
+    if settings.data is not None and Path(settings.data).exists():
+        settings.data = Path(settings.data).absolute()
+    try:
+        chosen = parser.instantiate(settings)
+        config = TransferCompareConfig(
+            **{item.name: chosen[item.name] for item in dataclasses.fields(TransferCompareConfig)}
+        )
+        comparison, problems = compare_transfer(config, lambda line: print(line, flush=True))
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    except (GridStoppedError, KeyboardInterrupt) as error:
+        raise Interrupted("stopped; the same command goes on") from error
+    print(comparison["answer"])
+    print(f"page: {config.out / 'page.html'}")
+    if problems:
+        raise Failed(f"{len(problems)} backbones failed: {'; '.join(problems.values())}")
 
 
 def run_recipes(parser: DashedParser, settings: Namespace) -> None:
@@ -513,7 +663,8 @@ def run_compare(parser: DashedParser, settings: Namespace) -> None:
 def run_report(parser: DashedParser, settings: Namespace) -> None:
     """Make the page of a comparison anew, and the table in other formats."""
     try:
-        comparison = rebuild(settings.folder)
+        transferred = (settings.folder / TRANSFERRED).is_file()
+        comparison = (rebuild_transfer if transferred else rebuild)(settings.folder)
         for name, write in TABLES.items():
             if settings[name] is not None:
                 write_text(settings[name], write(comparison))
@@ -532,7 +683,7 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: str) -> dict[str, Any]:
+def fit_record(run: FitRun, result: Result, where: dict[str, Any], config: str) -> dict[str, Any]:
     """All that a comparison or a reader needs to know of a run, and to repeat it."""
     return {
         "kind": "fit",
@@ -547,8 +698,8 @@ def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: 
             "classes": len(run.data.classes),
             "image_size": run.data.image_size,
         },
-        "acc1_last": result.acc1,
-        "acc1_best": result.best_acc1,
+        "acc1_last": result.last,
+        "acc1_best": result.best,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
         "resumed_at_steps": run.rows.resumed_at,
@@ -561,7 +712,64 @@ def fit_record(run: PreparedRun, result: Result, where: dict[str, Any], config: 
     }
 
 
-def peak_memory(run: PreparedRun) -> int | None:
+def transfer_record(
+    run: TransferRun, result: Result, where: dict[str, Any], task: str, config: str
+) -> dict[str, Any]:
+    """All that a comparison or a reader needs to know of a transfer run, and to repeat it."""
+    module = run.module
+    last = result.rows[-1]
+    return {
+        "kind": f"transfer {task}",
+        **where,
+        "seed": run.config.seed,
+        "config": json.loads(config),
+        "precision": str(run.trainer.precision),
+        "data": {
+            "name": module.hparams["data"]["name"],
+            "train_images": len(run.data.train),
+            "evaluation_images": result.evaluated,
+            "evaluation_split": run.data.split,
+            "classes": list(run.data.classes),
+        },
+        "score": module.score,
+        "score_last": result.last,
+        "score_best": result.best,
+        "best_epoch": result.best_epoch,
+        "metrics": {name: finite(last.get(name)) for name in module.evaluated},
+        "per_class": {name: finite(value) for name, value in module.per_class.items()},
+        "seconds": result.seconds,
+        "resumed_at_steps": run.rows.resumed_at,
+        "images_per_second": round(result.images_per_second, 2),
+        "peak_memory_bytes": peak_memory(run),
+        "parameters": sum(p.numel() for p in module.network.parameters()),
+        "mixer_stats": getattr(module.mixer, "stats", {}),
+        "epochs": [{name: finite(value) for name, value in row.items()} for row in result.rows],
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON has; None where nothing could be measured, such as AP of large objects that
+    there are none of."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def print_transfer(run: TransferRun, result: Result, task: str) -> None:
+    """The short table at the end of a transfer run."""
+    table = Table(title=f"{task}, {run.module.hparams['model']}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name in run.module.evaluated:
+        value = finite(result.rows[-1].get(name))
+        table.add_row(f"{METRIC_NAMES[name]}, last epoch", "-" if value is None else f"{value:.2f}")
+    table.add_row("best epoch", f"{result.best:.2f} (epoch {result.best_epoch})")
+    table.add_row("images", f"{result.evaluated} ({run.data.split})")
+    table.add_row("time", f"{result.seconds:.1f} s")
+    table.add_row("training speed", f"{result.images_per_second:,.1f} images/s")
+    table.add_row("run folder", str(result.folder))
+    Console().print(table)
+
+
+def peak_memory(run: PreparedRun[Any, Any, Any, Any]) -> int | None:
     """The most memory that training took: the GPU's, or else this whole process's, where that is known."""
     if run.trainer.strategy.root_device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
@@ -573,7 +781,7 @@ def peak_memory(run: PreparedRun) -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB elsewhere
 
 
-def parameters(run: PreparedRun) -> dict[str, int]:
+def parameters(run: FitRun) -> dict[str, int]:
     """How many numbers are trained, and how many of them a prediction needs."""
     network = run.module.network
     backbone = network.backbone if isinstance(network, RegionModel) else network
@@ -581,7 +789,7 @@ def parameters(run: PreparedRun) -> dict[str, int]:
     return {name: sum(p.numel() for p in module.parameters()) for name, module in count.items()}
 
 
-def feature_map(run: PreparedRun) -> str | None:
+def feature_map(run: FitRun) -> str | None:
     """What the region head sees, in words; None where there is none."""
     network = run.module.network
     if not isinstance(network, RegionModel):
@@ -590,15 +798,15 @@ def feature_map(run: PreparedRun) -> str | None:
     return f"{found.name} ({found.layout}, {found.channels} channels)"
 
 
-def print_result(run: PreparedRun, result: Result) -> None:
+def print_result(run: FitRun, result: Result) -> None:
     """The short table at the end of a run."""
     table = Table(title=f"{run.config.model}, {run.config.mixer}", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # a path is only of use whole
     table.add_row(
-        "accuracy, last epoch", f"{result.acc1:.2f} % of {result.evaluated} images ({run.data.split})"
+        "accuracy, last epoch", f"{result.last:.2f} % of {result.evaluated} images ({run.data.split})"
     )
-    table.add_row("accuracy, best epoch", f"{result.best_acc1:.2f} % (epoch {result.best_epoch})")
+    table.add_row("accuracy, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
     table.add_row("time", f"{result.seconds:.1f} s")
     table.add_row("training speed", f"{result.images_per_second:,.0f} images/s")
     if feature_map(run) is not None:

@@ -12,15 +12,9 @@ from pathlib import Path
 import pytest
 
 from recursivemix.compare import execute
-from recursivemix.compare.execute import (
-    GridStoppedError,
-    RunError,
-    check_same,
-    is_finished,
-    run_job,
-    run_locally,
-)
+from recursivemix.compare.execute import check_same, is_finished, run_job, run_locally
 from recursivemix.compare.grid import Job
+from recursivemix.training.commands import GridStoppedError, RunError
 
 PRETENDER = """
 import json, os, pathlib, sys, time

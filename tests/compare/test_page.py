@@ -8,7 +8,8 @@ import pytest
 from made_up import write_comparison
 
 from recursivemix.compare.compare import COMPARISON, PAGE, rebuild
-from recursivemix.compare.page import build_page, verdict
+from recursivemix.compare.page import build_page
+from recursivemix.report.words import verdict
 
 UP = {"name": "Accuracy", "unit": "%", "higher_is_better": True}
 

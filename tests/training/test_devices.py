@@ -68,7 +68,8 @@ def test_an_odd_test_set_counts_every_image_once(data, tmp_path):
 import sys, json; sys.path[:0] = {PATHS!r}
 from pathlib import Path
 from test_resume import config
-from recursivemix.training.fit import prepare, quiet_lightning
+from recursivemix.training.fit import prepare
+from recursivemix.training.run import quiet_lightning
 import torch
 devices = int(sys.argv[1])
 run = prepare(config(Path({str(data)!r}), Path(sys.argv[2]), devices=devices, batch_size=3), [], {{}})
@@ -128,7 +129,8 @@ import signal
 from pathlib import Path
 from test_resume import Signalled, config
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.fit import fit, prepare
+from recursivemix.training.fit import prepare
+from recursivemix.training.run import fit
 import os
 data, out, stop, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume"
 settings = dict(devices=2, batch_size=3, grad_accum_steps=2, ema_decay=0.9)
@@ -174,7 +176,8 @@ import os, resource, signal
 from pathlib import Path
 from test_resume import config
 from recursivemix.training.checkpoints import CheckpointError
-from recursivemix.training.fit import fit, prepare
+from recursivemix.training.fit import prepare
+from recursivemix.training.run import fit
 run = prepare(config(Path(sys.argv[1]), Path(sys.argv[2]), devices=2), [], {{}})
 if os.environ["RANK"] == "0":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -199,7 +202,8 @@ from pathlib import Path
 from lightning import Callback
 from test_resume import config
 from recursivemix.training.checkpoints import NonFiniteLossError
-from recursivemix.training.fit import fit, prepare
+from recursivemix.training.fit import prepare
+from recursivemix.training.run import fit
 class Poison(Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
         if os.environ["RANK"] == "1" and trainer.global_step == 2:

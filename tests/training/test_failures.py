@@ -16,7 +16,8 @@ from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main
 from recursivemix.training.checkpoints import AtomicCheckpoints, CheckpointError, NonFiniteLossError
-from recursivemix.training.fit import fit, prepare
+from recursivemix.training.fit import prepare
+from recursivemix.training.run import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
@@ -78,7 +79,7 @@ def test_a_loss_that_is_no_number_names_its_batch(image_root, tmp_path):
     for name in expected:
         assert name in message
         assert name.endswith(".png")
-    assert f"learning rate {0.05 * run.module._lr_factor(10):.3g}" in message
+    assert f"learning rate {0.05 * run.module.lr_factor(10):.3g}" in message
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert str(last) in message
     good = torch.load(last, weights_only=True)

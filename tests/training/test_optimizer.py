@@ -11,8 +11,9 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
 from recursivemix import MIXERS, RecursiveMix, RegionModel, create_mixer
-from recursivemix.training.fit import FitConfig, fit, lightning_precision, prepare
+from recursivemix.training.fit import FitConfig, prepare
 from recursivemix.training.optimizer import create_optimizer, lr_factor
+from recursivemix.training.run import fit, lightning_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 

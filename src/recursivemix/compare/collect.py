@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from recursivemix.report.statistics import Difference, estimate, holm, paired_difference
+from recursivemix.report.statistics import compare_all, estimate, paired_difference
 from recursivemix.report.table import settled
+from recursivemix.report.words import interval, listed
 
 from .execute import EVALUATION, RECORD, is_finished
 from .grid import CompareConfig, Job, jobs_of
@@ -84,7 +85,7 @@ def collect(config: CompareConfig, folder: Path, where: dict[str, Any]) -> dict[
             )
     record = json.loads((folder / "runs" / finished[0].name / RECORD).read_text())
     evaluated = json.loads((folder / "runs" / finished[0].name / EVALUATION).read_text())
-    pairs = compare_all(runs, config.reference)
+    pairs = compare_all(runs, config.reference, {name: read for name, (_, _, _, read) in METRICS.items()})
     comparison = {
         "kind": "comparison",
         **where,
@@ -154,36 +155,6 @@ def read_run(folder: Path, job: Job) -> Run:
     }
 
 
-def compare_all(runs: dict[str, dict[int, Run]], reference: str) -> list[dict[str, Any]]:
-    """Every method against the reference in every metric, p-values corrected within each metric."""
-    pairs = []
-    for metric, (_, _, _, value) in METRICS.items():
-        found: list[tuple[str, Difference]] = []
-        for label, own in runs.items():
-            if label == reference:
-                continue
-            both = [
-                (a, b)
-                for seed in sorted(own.keys() & runs[reference].keys())
-                if (a := value(own[seed])) is not None and (b := value(runs[reference][seed])) is not None
-            ]
-            if both:
-                found.append((label, paired_difference([a for a, _ in both], [b for _, b in both])))
-        tested = [difference.p for _, difference in found if difference.p is not None]
-        corrected = iter(holm(tested))
-        for label, difference in found:
-            pairs.append(
-                {
-                    "method": label,
-                    "baseline": reference,
-                    "metric": metric,
-                    **asdict(difference),
-                    "p_corrected": None if difference.p is None else next(corrected),
-                }
-            )
-    return pairs
-
-
 def answer(comparison: dict[str, Any], runs: dict[str, dict[int, Run]]) -> str:
     """One sentence: which method pays, if one can be told, and how sure that is."""
     reference = comparison["baseline"]
@@ -244,18 +215,6 @@ def separated(runs: dict[str, dict[int, Run]], first: str, second: str) -> bool:
         and difference.high is not None
         and (difference.low > 0 or difference.high < 0)
     )
-
-
-def interval(pair: dict[str, Any]) -> str:
-    """A pair's interval in words."""
-    return f"95 % interval {pair['low']:+.2f} to {pair['high']:+.2f}"
-
-
-def listed(labels: list[str]) -> str:
-    """Labels as part of a sentence."""
-    if len(labels) < 2:
-        return "".join(labels)
-    return f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
 def config_values(config: CompareConfig) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from recursivemix.training.fit import PreparedRun, fit, prepare
+from recursivemix.training.fit import FitRun, prepare
+from recursivemix.training.run import fit
 
 from .grid import CompareConfig, budget_seconds
 
@@ -126,13 +127,13 @@ def _pace(config: CompareConfig, label: str) -> Pace:
     )
 
 
-def _evaluation_batches(run: PreparedRun) -> int:
+def _evaluation_batches(run: FitRun) -> int:
     """Batches of an epoch's evaluation: the split and the probe of training images."""
     size = run.config.batch_size
     return -(-len(run.data.evaluation) // size) + -(-run.loaders.probe // size)
 
 
-def _worth(run: PreparedRun, config: CompareConfig, batch: float) -> float:
+def _worth(run: FitRun, config: CompareConfig, batch: float) -> float:
     """Seconds of `evaluate_checkpoint`."""
     images = min(config.images, len(run.data.evaluation))
     passes = EVALUATION_PASSES * 2.5 * images + len(run.data.evaluation)

@@ -19,7 +19,9 @@ from uuid import uuid4
 
 import torch
 
-from .execute import EVALUATION, LAST, RECORD, GridStoppedError, RunError, beside, environment_with, run_job
+from recursivemix.training.commands import GridStoppedError, RunError, beside, environment_with
+
+from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
 
 PR_SET_PDEATHSIG = 1

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from recursivemix.report.page import Code, Page, Plot, Section, Strip, Table, render
+from recursivemix.report.page import Page, Plot, Section, Strip, Table, render
 from recursivemix.report.plots import Series, forest, lines, points
+from recursivemix.report.sections import (
+    Comparison,
+    learning_section,
+    methods_section,
+    pairs_section,
+    repeat_section,
+)
 from recursivemix.report.statistics import estimate
-from recursivemix.report.table import decimals, settled
+from recursivemix.report.words import NOTHING, at, mean_of, number, with_interval
 
-Comparison = dict[str, Any]
-NOTHING = "-"
-"""In the place of a value that there is none of."""
+PLOTTED = ("acc1_last", "nll", "ece", "corruption_mean")
+"""Metrics whose differences are drawn."""
+CURVES = (
+    ("acc1", "Accuracy by epoch, %", "Mean over seeds; the band is its 95 % interval.", True),
+    (
+        "val_loss",
+        "Loss by epoch on the measured split",
+        "Mean over seeds; the band is its 95 % interval.",
+        False,
+    ),
+    (
+        "loss_label",
+        "Training loss by epoch",
+        "On mixed images and labels: methods can't be compared by it.",
+        False,
+    ),
+)
 MOST_CLASSES = 1000
 """More classes than this are left to the records."""
 
@@ -46,15 +65,15 @@ def build_page(comparison: Comparison, pictures: Path) -> str:
         notices.append("One seed has no interval: nothing here tells methods apart. Run more --seeds.")
     sections = [
         methods_section(comparison),
-        pairs_section(comparison),
+        pairs_section(comparison, PLOTTED),
         cost_section(comparison),
-        learning_section(comparison),
+        learning_section(comparison, CURVES),
         calibration_section(comparison),
         robustness_section(comparison),
         objects_section(comparison),
         classes_section(comparison),
         *pictures_sections(comparison, pictures),
-        repeat_section(comparison),
+        repeat_section(comparison, "comparison.yaml, for recursivemix compare --config"),
     ]
     return render(
         Page(
@@ -68,165 +87,7 @@ def build_page(comparison: Comparison, pictures: Path) -> str:
     )
 
 
-# -- numbers in words -------------------------------------------------------------------------------
-
-
-def number(value: float | None, places: int) -> str:
-    """A value with so many digits after the point; a dash for none."""
-    return NOTHING if value is None or not isfinite(value) else f"{value:.{places}f}"
-
-
-def with_interval(found: dict[str, Any] | None, places: int, sign: str = "", between: str = " ") -> str:
-    """A mean and its interval."""
-    if found is None:
-        return NOTHING
-    mean = f"{found['mean']:{sign}.{places}f}"
-    if found["low"] is None:
-        return mean
-    return f"{mean}{between}({found['low']:{sign}.{places}f} to {found['high']:{sign}.{places}f})"
-
-
-def p_words(p: float | None) -> str:
-    """A p-value; small ones only as small."""
-    if p is None:
-        return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def verdict(pair: dict[str, Any], about: dict[str, Any]) -> str:
-    """What a difference says, and what would settle it."""
-    if pair["low"] is None:
-        return "one seed: not known"
-    if settled(pair):
-        return "better" if (pair["mean"] > 0) == about["higher_is_better"] else "worse"
-    if pair["low"] > 0 or pair["high"] < 0:
-        return "not shown: its p-value does not survive the correction"
-    if pair["seeds_needed"]:
-        more = pair["seeds_needed"] - pair["n"]
-        return f"not shown; {more} more {'seed' if more == 1 else 'seeds'} would settle it, if it stays so"
-    return "not shown; more than 1000 seeds would be needed"
-
-
-def at(value: Any, *path: str | int) -> Any:
-    """What is in a record at a path of keys and places; None for a part that a run was not measured by."""
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, TypeError, IndexError):
-            return None
-    return value
-
-
-def mean_of(method: dict[str, Any], *path: str | int) -> float | None:
-    """The mean over a method's runs that have the value at ``path``."""
-    values = [found for run in method["runs"] if (found := at(run, *path)) is not None]
-    return sum(values) / len(values) if values else None
-
-
-def _titled(about: dict[str, Any]) -> str:
-    return f"{about['name']} ({about['unit']})" if about["unit"] else str(about["name"])
-
-
 # -- sections ---------------------------------------------------------------------------------------
-
-
-def methods_section(comparison: Comparison) -> Section:
-    """The table of methods."""
-    metrics = {
-        name: about
-        for name, about in comparison["metrics"].items()
-        if any(name in method["estimates"] for method in comparison["methods"])
-    }
-    rows = [
-        [
-            method["label"],
-            str(len(method["runs"])),
-            *(
-                with_interval(method["estimates"].get(name), decimals(about), between="\n")
-                for name, about in metrics.items()
-            ),
-        ]
-        for method in comparison["methods"]
-    ]
-    settings = [
-        [
-            method["label"],
-            method["mixer"],
-            json.dumps(method["options"]) if method["options"] else "its defaults",
-        ]
-        for method in comparison["methods"]
-    ]
-    return Section(
-        "Methods",
-        text=["Means over seeds, with 95 % intervals of the mean (Student's t)."],
-        tables=[Table("Every method", ["Method", "Seeds", *map(_titled, metrics.values())], rows)],
-        folded=[Table("Settings of the methods", ["Method", "Mixer", "Settings"], settings)],
-    )
-
-
-def pairs_section(comparison: Comparison) -> Section | None:
-    """Differences to the baseline, by metric."""
-    baseline, metrics = comparison["baseline"], comparison["metrics"]
-    places = {method["label"]: i for i, method in enumerate(comparison["methods"])}
-    plots, folded = [], []
-    for metric, about in metrics.items():
-        pairs = [pair for pair in comparison["pairs"] if pair["metric"] == metric]
-        if not pairs:
-            continue
-        table = Table(
-            f"{_titled(about)}: difference to {baseline}",
-            ["Method", "Difference (95 % interval)", "p", "p, corrected", "Seeds", "What it says"],
-            [
-                [
-                    pair["method"],
-                    with_interval(pair, decimals(about), "+"),
-                    p_words(pair["p"]),
-                    p_words(pair["p_corrected"]),
-                    str(pair["n"]),
-                    verdict(pair, about),
-                ]
-                for pair in pairs
-            ],
-        )
-        if metric not in ("acc1_last", "nll", "ece", "corruption_mean"):
-            folded.append(table)
-            continue
-        unit = "points" if about["unit"] == "%" else about["unit"]
-        better = "right" if about["higher_is_better"] else "left"
-        plots.append(
-            Plot(
-                about["name"],
-                forest(
-                    [
-                        Series(
-                            pair["method"],
-                            places[pair["method"]],
-                            [pair["mean"]],
-                            [],
-                            [pair["low"]],
-                            [pair["high"]],
-                        )
-                        for pair in pairs
-                    ],
-                    f"difference to {baseline}{', ' + unit if unit else ''}",
-                ),
-                f"Better is to the {better}; an interval that holds zero shows nothing.",
-                table,
-            )
-        )
-    if not plots:
-        return None
-    return Section(
-        f"Differences to {baseline}",
-        text=[
-            f"Each method minus {baseline} within the same seed: same initial weights, same order, same "
-            "split. p-values are of the paired t-test, corrected for the number of methods (Holm). "
-            "A difference is called shown where the interval leaves zero out and the corrected p is below "
-            "0.05."
-        ],
-        plots=plots,
-        folded=folded,
-    )
 
 
 def cost_section(comparison: Comparison) -> Section:
@@ -283,56 +144,6 @@ def cost_section(comparison: Comparison) -> Section:
         "machine with others say little."
     )
     return Section("Accuracy against cost", text=[text], plots=[plot])
-
-
-def learning_section(comparison: Comparison) -> Section | None:
-    """Accuracy and loss by epoch."""
-    plots = []
-    for name, title, text in (
-        ("acc1", "Accuracy by epoch, %", "Mean over seeds; the band is its 95 % interval."),
-        (
-            "val_loss",
-            "Loss by epoch on the measured split",
-            "Mean over seeds; the band is its 95 % interval.",
-        ),
-        (
-            "loss_label",
-            "Training loss by epoch",
-            "On mixed images and labels: methods can't be compared by it.",
-        ),
-    ):
-        series, rows = [], []
-        for i, method in enumerate(comparison["methods"]):
-            by_epoch: dict[int, list[float]] = {}
-            for run in method["runs"]:
-                for epoch in run["epochs"]:
-                    if epoch.get(name) is not None:
-                        by_epoch.setdefault(epoch["epoch"], []).append(epoch[name])
-            # Seeds that have not come as far would make a step where they end.
-            epochs = [
-                epoch for epoch, values in sorted(by_epoch.items()) if len(values) == len(method["runs"])
-            ]
-            if not epochs:
-                continue
-            found = [estimate(by_epoch[epoch]) for epoch in epochs]
-            series.append(
-                Series(
-                    method["label"],
-                    i,
-                    epochs,
-                    [one.mean for one in found],
-                    [one.low for one in found],
-                    [one.high for one in found],
-                )
-            )
-            rows += [
-                [method["label"], str(epoch), number(one.mean, 3), number(one.low, 3), number(one.high, 3)]
-                for epoch, one in zip(epochs, found, strict=True)
-            ]
-        if series:
-            table = Table(title, ["Method", "Epoch", "Mean", "Low", "High"], rows)
-            plots.append(Plot(title, lines(series, "epoch", "", percent=name == "acc1"), text, table))
-    return Section("Learning curves", plots=plots) if plots else None
 
 
 def calibration_section(comparison: Comparison) -> Section | None:
@@ -554,27 +365,6 @@ def pictures_sections(comparison: Comparison, pictures: Path) -> list[Section]:
             )
         )
     return sections
-
-
-def repeat_section(comparison: Comparison) -> Section:
-    """The configuration, command and versions that repeat the comparison."""
-    hardware = comparison["hardware"]
-    commits = sorted({str(run["commit"]) for method in comparison["methods"] for run in method["runs"]})
-    versions = [
-        ["commit", str(comparison["commit"])],
-        ["commit of the runs", ", ".join(commits)],
-        ["date", str(comparison["date"])],
-    ]
-    versions += [[name, str(value)] for name, value in comparison["versions"].items()]
-    versions += [[name, "none" if value is None else str(value)] for name, value in hardware.items()]
-    return Section(
-        "Repeat it",
-        codes=[
-            Code("Command", shlex.join(comparison["command"])),
-            Code("comparison.yaml, for recursivemix compare --config", comparison["config_yaml"]),
-        ],
-        tables=[Table("Where it ran", ["What", "Value"], versions)],
-    )
 
 
 def _read(path: Path) -> Any:

@@ -19,14 +19,14 @@ from recursivemix.data.open import Source
 from recursivemix.data.order import evaluation_batches, generator_of
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.region import RegionModel
-from recursivemix.training.fit import (
+from recursivemix.training.measure import open_measured
+from recursivemix.training.run import (
     Device,
     LightningPrecision,
     Precision,
     check_device,
     lightning_precision,
 )
-from recursivemix.training.measure import open_measured
 
 from .activation import activation_maps
 from .calibration import brier_score, calibration_error, negative_log_likelihood, reliability

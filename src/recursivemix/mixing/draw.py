@@ -73,6 +73,19 @@ def gated_lam(alpha: float, prob: float, count: int, generator: torch.Generator)
     return torch.where(chosen, beta(alpha, count, generator), 1.0)
 
 
+def patch_draw(
+    count: int, dims: int, max_area: float, prob: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """RecursiveMix's patches, before any image size is known (paper.md 1.2, step 2).
+
+    Returns:
+        (count,) float64, the share of the area: U(0, max_area) with probability ``prob``, else 0; and
+        (count, dims) float64 in [0, 1), the centre. Both as `centred_boxes` takes them.
+    """
+    u = uniform(count, 2 + dims, generator)
+    return torch.where(u[:, 0] < prob, u[:, 1] * max_area, 0.0), u[:, 2:]
+
+
 def centred_boxes(area: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:
     """Boxes of an area share around uniform centres, clipped at the border.
 

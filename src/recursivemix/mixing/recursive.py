@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from .batch import MixedBatch
 from .boxes import Interpolation, paste
 from .cutmix import paste_partners
-from .draw import Draw, box_shares, centred_boxes, uniform
+from .draw import Draw, box_shares, centred_boxes, patch_draw
 from .losses import consistency
 from .mixer import Inputs, Mixed, Mixer, in_range, known_interpolation, mix_rows, unmixed
 
@@ -120,9 +120,9 @@ class RecursiveMix(Mixer):
         return cls(num_classes, omega=omega, **fixed, **others)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
-        u = uniform(batch_size if self.per_sample else 1, 2 + len(size), generator)
-        area = torch.where(u[:, 0] < self.prob, u[:, 1] * self.max_area, 0.0)
-        boxes = centred_boxes(area, u[:, 2:], size)
+        count = batch_size if self.per_sample else 1
+        area, place = patch_draw(count, len(size), self.max_area, self.prob, generator)
+        boxes = centred_boxes(area, place, size)
         if self.partner == "history":
             return Draw(boxes=boxes)
         return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))

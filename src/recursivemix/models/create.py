@@ -28,7 +28,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 """The networks that timm lacks, each a function of the number of classes."""
 
 
-def create_model(name: str, num_classes: int, image_size: int) -> nn.Module:
+def create_model(name: str, num_classes: int, image_size: int, *, any_size: bool = False) -> nn.Module:
     """A freshly initialised classifier of (B, 3, image_size, image_size) images.
 
     Args:
@@ -36,6 +36,7 @@ def create_model(name: str, num_classes: int, image_size: int) -> nn.Module:
         num_classes: K.
         image_size: pixels a side; up to 64 the network gets a small stem (see `use_small_stem`), and a
             transformer patches of an eighth of the side.
+        any_size: make a transformer that takes images of other sizes too, with the same parameters.
 
     Raises:
         ValueError: an unknown name, with the nearest known ones; a network that can't take this size.
@@ -49,14 +50,13 @@ def create_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     small = image_size <= SMALL_IMAGE
     failure: Exception | None = None
     # Networks of a fixed input size, mostly transformers, must be told theirs.
-    attempts: tuple[dict[str, Any], ...] = (
-        {"img_size": image_size, "patch_size": max(1, image_size // 8)},
-        {"img_size": image_size},
-        {},
-    )
+    attempts: list[dict[str, Any]] = [{"img_size": image_size}, {}]
+    if small:
+        attempts.insert(0, {"img_size": image_size, "patch_size": max(1, image_size // 8)})
+    if any_size:
+        flexible = [{"dynamic_img_size": True}, {"strict_img_size": False}, {}]
+        attempts = [sizes | more for sizes in attempts for more in flexible]
     for sizes in attempts:
-        if "patch_size" in sizes and not small:
-            continue
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **sizes)
             if small and "patch_size" not in sizes and not hasattr(model, "patch_embed"):

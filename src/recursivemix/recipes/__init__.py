@@ -1,4 +1,6 @@
-"""One YAML a published number: settings of ``recursivemix fit``, under a header that is a promise.
+"""One YAML a published number: settings of a command, under a header that is a promise.
+
+``task`` says the command where it is not ``recursivemix fit`` but one of ``recursivemix transfer``.
 
 The header's comment says command, source of the settings, expected value, hardware and time, each on a
 line of its own. Below ``mixers`` stand the settings of each mixing method, so that the method's siblings
@@ -23,10 +25,12 @@ class Recipe:
     """A recipe as its file has it."""
 
     name: str
+    task: str
+    """The command whose settings these are: fit, or one of ``recursivemix transfer``."""
     header: dict[str, str]
     """What is promised, by the names in `PROMISES`."""
     settings: dict[str, Any]
-    """Settings of ``recursivemix fit``, without those of a mixer."""
+    """Settings of the command, without those of a mixer."""
     mixers: dict[str, dict[str, Any]]
     """Settings of each mixer; the first is the recipe's own."""
 
@@ -64,8 +68,8 @@ def read_recipe(name: str) -> Recipe:
         raise ValueError(f"there is no recipe {name!r}: {hint}")
     text = (resources.files(__name__) / f"{name}.yaml").read_text()
     settings = yaml.safe_load(text)
-    mixers = settings.pop("mixers")
-    return Recipe(name, read_header(text), settings, mixers)
+    task, mixers = settings.pop("task", "fit"), settings.pop("mixers")
+    return Recipe(name, task, read_header(text), settings, mixers)
 
 
 def read_header(text: str) -> dict[str, str]:

@@ -7,12 +7,14 @@ All intervals and tests are Student's t, two-sided, at 95 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
+from typing import Any, TypeVar
 
 LEVEL = 0.05
 """A difference counts where its corrected p-value is below this."""
+RunT = TypeVar("RunT")
 MOST_SEEDS = 1000
 """More seeds than this are not worth telling."""
 
@@ -119,3 +121,44 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
+
+
+def compare_all(
+    runs: dict[str, dict[int, RunT]], reference: str, metrics: dict[str, Callable[[RunT], float | None]]
+) -> list[dict[str, Any]]:
+    """Every method against the reference in every metric, p-values corrected within each metric.
+
+    Args:
+        runs: of each method, by its label, its runs by their seed.
+        reference: the label that the others are compared with.
+        metrics: read a run's value; None where it was not measured.
+
+    Returns:
+        ``pairs`` of ``comparison.json``: the fields of `Difference`, who is compared, in what.
+    """
+    pairs = []
+    for metric, value in metrics.items():
+        found: list[tuple[str, Difference]] = []
+        for label, own in runs.items():
+            if label == reference:
+                continue
+            both = [
+                (a, b)
+                for seed in sorted(own.keys() & runs[reference].keys())
+                if (a := value(own[seed])) is not None and (b := value(runs[reference][seed])) is not None
+            ]
+            if both:
+                found.append((label, paired_difference([a for a, _ in both], [b for _, b in both])))
+        tested = [difference.p for _, difference in found if difference.p is not None]
+        corrected = iter(holm(tested))
+        for label, difference in found:
+            pairs.append(
+                {
+                    "method": label,
+                    "baseline": reference,
+                    "metric": metric,
+                    **asdict(difference),
+                    "p_corrected": None if difference.p is None else next(corrected),
+                }
+            )
+    return pairs

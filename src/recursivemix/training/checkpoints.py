@@ -20,7 +20,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from .module import MixedClassifier
+from .learner import Learner
 from .whole import written_whole
 
 LEAST_SECONDS = 30.0
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``last.ckpt`` as often as it costs little, and ``best.ckpt`` when accuracy was never higher.
+    """Writes ``last.ckpt`` as often as it costs little, and ``best.ckpt`` when the score was never higher.
 
     ``last.ckpt`` is written at the end of the run, on Ctrl-C and SIGTERM, and in between every ``every``
     steps, or by the clock: at least 30 seconds apart and for at most 2 % of the time.
@@ -99,7 +99,7 @@ class Checkpoints(Checkpoint):
     def __init__(self, folder: Path, every: int | None = None) -> None:
         self.folder = folder
         self.every = every
-        self.best_acc1: float | None = None
+        self.best: float | None = None
         self._step = 0
         self._index = 0
         self._saved_at = time.monotonic()
@@ -146,10 +146,11 @@ class Checkpoints(Checkpoint):
         if bad:
             self._refuse(trainer, pl_module)
         self._epoch_ends = True
-        acc1 = trainer.callback_metrics.get("acc1") if self._seen else None
+        assert isinstance(pl_module, Learner)
+        score = trainer.callback_metrics.get(pl_module.score) if self._seen else None
         self._seen = False
-        if acc1 is not None and (self.best_acc1 is None or float(acc1) > self.best_acc1):
-            self.best_acc1 = float(acc1)
+        if score is not None and (self.best is None or float(score) > self.best):
+            self.best = float(score)
             self._save(trainer, self.folder / "best.ckpt")
         final = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         final |= trainer.global_step == trainer.max_steps
@@ -182,7 +183,7 @@ class Checkpoints(Checkpoint):
 
     def _look(self, trainer: Trainer, module: LightningModule, always: bool = False) -> tuple[bool, ...]:
         """Whether to stop, to save, and whether a loss was not finite: the same answer on every process."""
-        assert isinstance(module, MixedClassifier)
+        assert isinstance(module, Learner)
         on_cpu = module.device.type == "cpu"
         if self.every is not None:
             due = self._step % self.every == 0
@@ -222,7 +223,7 @@ class Checkpoints(Checkpoint):
         self._cost = self._saved_at - start
 
     def _refuse(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, MixedClassifier)
+        assert isinstance(module, Learner)
         what, (step, rank) = "loss was", first_bad_of(trainer, module)
         if step < 0:
             what, step = "weights were", self._index
@@ -233,7 +234,7 @@ class Checkpoints(Checkpoint):
         names = batches.names(epoch, step, rank)
         window = trainer.accumulate_grad_batches
         taken = epoch * -(-int(trainer.num_training_batches) // window) + step // window
-        lr = float(trainer.optimizers[0].defaults["lr"]) * module._lr_factor(taken)
+        lr = float(trainer.optimizers[0].defaults["lr"]) * module.lr_factor(taken)
         raise NonFiniteLossError(
             f"the {what} not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
             f"{kept}. Try a lower --lr, or --warmup-epochs. The images of that batch: {', '.join(names)}"
@@ -257,13 +258,13 @@ class Checkpoints(Checkpoint):
         self._kept = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_acc1": self.best_acc1}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_acc1 = state_dict["best_acc1"]
+        self.best = state_dict["best"]
 
 
-def first_bad_of(trainer: Trainer, module: MixedClassifier) -> tuple[int, int]:
+def first_bad_of(trainer: Trainer, module: Learner) -> tuple[int, int]:
     """The first step of any process whose loss was not finite, and that process; -1 if there is none."""
     own = torch.tensor(module.first_bad_step, device=module.device)
     steps = [own]

@@ -10,21 +10,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from .module import MixedClassifier
+from .learner import Learner
 from .whole import written_whole
-
-COLUMNS = (
-    "epoch",
-    "lr",
-    "loss_label",
-    "loss_consistency",
-    "acc_mixed",
-    "acc_clean",
-    "val_loss",
-    "acc1",
-    "seconds",
-)
-EVALUATED = ("acc_clean", "val_loss", "acc1")
 
 
 class EpochRows(Callback):
@@ -32,12 +19,14 @@ class EpochRows(Callback):
 
     Args:
         path: of the CSV.
+        learner: the class of what is trained; tells the columns.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, learner: type[Learner]) -> None:
         self.path = path
+        self.columns = ("epoch", "lr", *learner.sums, *learner.evaluated, "seconds")
         self.rows: list[dict[str, float]] = []
-        """``seconds`` is the time since the run began, pauses left out; accuracies are percent."""
+        """``seconds`` is the time since the run began, pauses left out; scores are percent."""
         self.images = 0
         """Images trained on, by all processes."""
         self.train_seconds = 0.0
@@ -78,7 +67,7 @@ class EpochRows(Callback):
         self._evaluated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MixedClassifier)
+        assert isinstance(pl_module, Learner)
         means = pl_module.epoch_metrics()
         pl_module.log_dict(means)
         self._pause()
@@ -86,16 +75,16 @@ class EpochRows(Callback):
         values = {"epoch": trainer.current_epoch + 1, "lr": self._lr} | means
         if self._evaluated:  # else Lightning still shows the last evaluation's values
             shown = trainer.callback_metrics
-            values |= {name: float(shown[name]) for name in EVALUATED if name in shown}
+            values |= {name: float(shown[name]) for name in pl_module.evaluated if name in shown}
         values["seconds"] = round(self.seconds, 3)
-        self.rows.append({name: values[name] for name in COLUMNS if name in values})
+        self.rows.append({name: values[name] for name in self.columns if name in values})
         if trainer.is_global_zero:
             self.write()
 
     def write(self) -> None:
         """Write the CSV anew, whole or not at all."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(self.rows)
         with written_whole(self.path) as part:

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from lightning import Callback, Trainer, seed_everything
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from lightning import Callback, seed_everything
 
 from recursivemix.data.augment import Crop, augmentation_of
 from recursivemix.data.images import ImageData
 from recursivemix.data.open import Source, open_data
 
-from .checkpoints import AtomicCheckpoints, Checkpoints, read_checkpoint
+from .checkpoints import read_checkpoint
 from .epochs import EpochRows
 from .loaders import Cache, Loaders
 from .module import MixedClassifier
 from .optimizer import Schedule, check_optimizer
+from .run import (
+    Device,
+    Precision,
+    PreparedRun,
+    check_checkpoint,
+    check_device,
+    launched_rank,
+    make_trainer,
+    run_folder,
+)
 
-Device = Literal["auto", "cpu", "gpu"]
-Precision = Literal["auto", "bf16", "16", "32"]
-LightningPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]
-PRECISIONS: dict[Precision, LightningPrecision] = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}
+FitRun = PreparedRun["FitConfig", ImageData, MixedClassifier, Loaders]
 MODULE_SETTINGS = (
     "region_head", "mix_start", "mix_stop", "optimizer", "optimizer_options", "lr", "momentum",
     "weight_decay", "decay_norms", "schedule", "milestones", "gamma", "warmup_epochs", "seed",
 )  # fmt: skip
 """What `FitConfig` and `MixedClassifier` call the same."""
-FOLDER_VARIABLE = "RECURSIVEMIX_RUN_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -83,9 +76,10 @@ class FitConfig:
         momentum: Of SGD and its kin.
         weight_decay: Weight decay.
         decay_norms: Weight decay on norms and biases too.
-        schedule: cosine, step (by gamma at each milestone) or constant; by step, after a linear warm-up.
+        schedule: cosine, step (by gamma at each milestone), poly (to the power of gamma) or constant; by
+            step, after a linear warm-up.
         milestones: Epochs at which --schedule step lowers the rate.
-        gamma: What --schedule step multiplies the rate by.
+        gamma: What --schedule step multiplies the rate by, or the power of --schedule poly.
         warmup_epochs: Epochs over which the rate rises. Default: a twentieth of the run.
         ema_decay: Evaluate and keep an exponential moving average of the weights, such as 0.9995.
         seed: Of weights, order, augmentation and mixing.
@@ -177,70 +171,6 @@ class FitConfig:
         check_device(self.device)
 
 
-@dataclass(frozen=True)
-class PreparedRun:
-    """A run that passed every check and has written nothing yet."""
-
-    config: FitConfig
-    data: ImageData
-    module: MixedClassifier
-    loaders: Loaders
-    folder: Path
-    rows: EpochRows
-    trainer: Trainer
-    resume: Path | None
-    """The checkpoint it goes on from."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run knows of itself. Accuracies are percent of the evaluation split."""
-
-    folder: Path
-    rows: list[dict[str, float]]
-    acc1: float
-    """At the last epoch."""
-    best_acc1: float
-    best_epoch: int
-    seconds: float
-    images_per_second: float
-    """Training alone."""
-    evaluated: int
-    """Images that the accuracy is of."""
-
-
-def check_device(device: str) -> None:
-    """Say early, and in one line, that there is no GPU."""
-    if device == "gpu" and not torch.cuda.is_available():
-        raise ValueError("--device gpu: torch sees no GPU on this machine; use --device cpu")
-
-
-def lightning_precision(precision: Precision, device: Device) -> LightningPrecision:
-    """Lightning's name for a precision; "auto" is bfloat16 where the hardware multiplies in it."""
-    if precision != "auto":
-        return PRECISIONS[precision]
-    if device != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
-def run_folder(config: FitConfig) -> Path:
-    """The folder of a run, new and the same for all processes of it; makes nothing."""
-    known = os.environ.get(FOLDER_VARIABLE)
-    rank = launched_rank()
-    if rank > 0 and known is not None:
-        return Path(known)
-    processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
-    if config.out is None and known is None and processes > 1:
-        raise ValueError("several processes must agree on the run folder: name it with --out")
-    folder = config.out or Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{config.model}-{config.mixer}")
-    if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        more = f", or go on with --resume {folder}" if (folder / "checkpoints").is_dir() else ""
-        raise ValueError(f"the run folder {folder} already exists: name a new one with --out{more}")
-    return folder
-
-
 def open_run_data(config: FitConfig) -> ImageData:
     """The data of a run; raises ValueError for what can't be opened."""
     return open_data(
@@ -261,7 +191,7 @@ def prepare(
     trainer_options: dict[str, Any],
     resume: Path | None = None,
     changed: bool = False,
-) -> PreparedRun:
+) -> FitRun:
     """Load the data, build network, mixer and trainer; raises ValueError for anything that can't be.
 
     Args:
@@ -274,7 +204,8 @@ def prepare(
     Raises:
         ValueError: anything that the person who chose the settings can mend.
     """
-    folder = run_folder(config) if resume is None else resume.absolute().parent.parent
+    name = f"{config.model}-{config.mixer}"
+    folder = run_folder(config.out, name) if resume is None else resume.absolute().parent.parent
     data = open_run_data(config)
     seed_everything(config.seed, verbose=False)
     if config.label_smoothing and "label_smoothing" in config.mixer_options:
@@ -313,202 +244,11 @@ def prepare(
         seed=config.seed,
         progress=launched_rank() == 0,
     )
-    rows = EpochRows(folder / "metrics.csv")
+    rows = EpochRows(folder / "metrics.csv", MixedClassifier)
     checkpoint = None if resume is None else read_checkpoint(resume)
     # Points after the checkpoint were written by a run that is no more.
     purge = None if checkpoint is None else int(checkpoint["global_step"]) + 1
     trainer = make_trainer(config, folder, [rows, *callbacks], trainer_options, purge)
     if resume is not None and checkpoint is not None:
         check_checkpoint(checkpoint, resume, module, trainer, changed)
-    return PreparedRun(config, data, module, loaders, folder, rows, trainer, resume)
-
-
-def check_checkpoint(
-    checkpoint: dict[str, Any], path: Path, module: MixedClassifier, trainer: Trainer, changed: bool
-) -> None:
-    """Raises ValueError for a checkpoint that the run can't go on from, and says why."""
-    saved, own = checkpoint["hyper_parameters"], module.hparams
-    for name in ("model", "classes", "image_size", "mixer"):
-        if saved[name] != own[name]:
-            raise ValueError(
-                f"the checkpoint {path} is of another run: its {name} is {saved[name]}, here it is "
-                f"{own[name]}"
-            )
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"]
-    epochs = trainer.max_epochs
-    if epochs is not None and done >= epochs:
-        raise ValueError(f"the run is finished: {path} is of epoch {done} of {epochs}")
-    if trainer.max_steps != -1:
-        raise ValueError(
-            "a run with --trainer.max-steps can't be taken up exactly: its epochs end where the steps do"
-        )
-    differences = {
-        "processes": (len(checkpoint["ranks"]), trainer.world_size),
-        "training images": (saved["data"]["images"], own["data"]["images"]),
-    }
-    for name, (before, now) in differences.items():
-        if before != now and not changed:
-            raise ValueError(
-                f"the run was of {before} {name}, here are {now}: go on nevertheless with --resume-changed"
-            )
-
-
-def make_trainer(
-    config: FitConfig,
-    folder: Path,
-    callbacks: list[Callback],
-    trainer_options: dict[str, Any],
-    purge: int | None = None,
-) -> Trainer:
-    """Lightning's Trainer with what a run always has: checkpoints, a TensorBoard log, the average.
-
-    ``purge`` is the first step whose points an earlier log is to forget.
-    """
-    if config.ema_decay is not None:
-        average = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
-        callbacks = [average, *callbacks]
-    options: dict[str, Any] = {
-        "max_epochs": config.epochs,
-        "accelerator": config.device,
-        "devices": config.devices or launched_devices(),
-        "precision": lightning_precision(config.precision, config.device),
-        "accumulate_grad_batches": config.grad_accum_steps,
-        "sync_batchnorm": config.sync_batchnorm,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 50,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,  # the loaders know their process
-        "logger": TensorBoardLogger(folder, name="tensorboard", version="", purge_step=purge),
-    } | trainer_options
-    given = options.pop("callbacks", None) or []
-    given = given if isinstance(given, list) else [given]
-    plugins = options.pop("plugins", None) or []
-    plugins = plugins if isinstance(plugins, list) else [plugins]
-    for name in ("limit_train_batches", "limit_val_batches", "max_epochs"):
-        if options.get(name) == 0:
-            raise ValueError(f"--trainer.{name.replace('_', '-')} 0 leaves nothing to train or to evaluate")
-    if (options["max_epochs"] or 1) < 1:
-        raise ValueError(
-            "--trainer.max-epochs -1 has no end that the learning rate could fall to: --epochs N"
-        )
-    if options.get("val_check_interval") not in (None, 1.0):
-        raise ValueError(
-            "--trainer.val-check-interval: accuracy is measured as an epoch ends, so that rows and best "
-            "checkpoint are of the same weights; rarer with --trainer.check-val-every-n-epoch"
-        )
-    if options.pop("enable_checkpointing", True) is False:
-        raise ValueError(
-            "--trainer.enable_checkpointing false: a run without checkpoints can't be taken up"
-        )
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint_every)
-    try:
-        with quiet_lightning():
-            return Trainer(
-                **options,
-                enable_checkpointing=True,
-                callbacks=[*callbacks, *given, checkpoints],
-                plugins=[AtomicCheckpoints(), *plugins],
-            )
-    except (MisconfigurationException, ValueError) as error:
-        raise ValueError(f"Lightning's Trainer refuses: {error}") from error
-
-
-def launched_devices() -> int:
-    """How many processes torchrun or srun started on this machine; 1 without them."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
-
-
-def launched_rank() -> int:
-    """This process's rank as its launcher tells it, before any group of processes is there."""
-    return int(getattr(rank_zero_only, "rank", 0))
-
-
-def further_loggers(config: FitConfig, folder: Path) -> list[Logger]:
-    """The loggers that were asked for beside CSV and TensorBoard; made late, since they write at once."""
-    loggers: list[Logger] = []
-    for name in config.loggers:
-        try:
-            if name == "wandb":
-                loggers.append(WandbLogger(project="recursivemix", name=folder.name, save_dir=folder))
-            else:
-                address = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-                loggers.append(MLFlowLogger("recursivemix", folder.name, tracking_uri=address))
-            _ = loggers[-1].experiment  # type: ignore[attr-defined]  # speaks to its server now, not later
-        except Exception as error:  # anything that a tracking server may have against us
-            raise MisconfigurationException(f"--loggers [{name}]: {error}") from error
-    return loggers
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advertisements and its advice for large machines; real warnings still show."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            # Lightning's own use of torch; nothing its user can mend.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def fit(run: PreparedRun) -> Result:
-    """Train, and leave in the run's folder the checkpoints, a CSV and a TensorBoard log.
-
-    Raises:
-        NonFiniteLossError: training went wrong; the last good checkpoint is kept.
-        CheckpointError: a checkpoint can't be written; the one before is kept.
-        StoppedError: Ctrl-C or SIGTERM, after a checkpoint was written.
-    """
-    if run.trainer.is_global_zero:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    os.environ[FOLDER_VARIABLE] = str(run.folder)  # for the processes that Lightning starts
-    trainer = run.trainer
-    try:
-        with quiet_lightning():
-            trainer.loggers = [*trainer.loggers, *further_loggers(run.config, run.folder)]
-            run.loaders.fill_cache()
-            if run.config.compile:
-                compile_network(run.module.network, run.config.device)
-            trainer.fit(
-                run.module,
-                datamodule=run.loaders,
-                ckpt_path=None if run.resume is None else str(run.resume),
-                weights_only=True,
-            )
-            rows = run.rows.rows
-            if not rows:
-                raise MisconfigurationException(
-                    "no epoch was finished: see --epochs and --trainer.max-steps"
-                )
-            evaluated = [row for row in rows if "acc1" in row]
-            if "acc1" not in rows[-1]:  # trainer.check_val_every_n_epoch skipped the last epoch
-                loader = run.loaders.evaluation_dataloader()
-                (metrics,) = trainer.validate(run.module, loader, verbose=False)
-                rows[-1] |= {name: float(value) for name, value in metrics.items()}
-                if trainer.is_global_zero:
-                    run.rows.write()
-    finally:
-        del os.environ[FOLDER_VARIABLE]
-    # The epoch of best.ckpt: one that was evaluated while training.
-    best = max(evaluated or rows[-1:], key=lambda row: row["acc1"])
-    limit = trainer.num_val_batches[0] * run.config.batch_size * trainer.world_size
-    return Result(
-        folder=run.folder,
-        rows=rows,
-        acc1=rows[-1]["acc1"],
-        best_acc1=best["acc1"],
-        best_epoch=int(best["epoch"]),
-        seconds=rows[-1]["seconds"],
-        images_per_second=run.rows.images / run.rows.train_seconds,
-        evaluated=int(min(limit, len(run.data.evaluation))),  # trainer.limit_val_batches
-    )
-
-
-def compile_network(network: nn.Module, device: Device) -> None:
-    """torch.compile in place, so that names of parameters stay; one graph for each batch size."""
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    network.compile(mode="reduce-overhead" if on_gpu else "default", dynamic=False)
+    return FitRun(config, data, module, loaders, folder, rows, trainer, resume)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import LightningDataModule
 
@@ -17,7 +17,23 @@ from recursivemix.models.create import SMALL_IMAGE
 Cache = Literal["auto", "yes", "no"]
 
 
-class Loaders(LightningDataModule):
+class RunLoaders(LightningDataModule):
+    """Base of the loaders of a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = 0
+        """The step of its epoch that training begins with."""
+
+    def fill_cache(self) -> None:
+        """Read what is to be held in memory; before any step, so that a bad file is found first."""
+
+    def evaluation_dataloader(self) -> Any:
+        """The batches that the score is measured on."""
+        raise NotImplementedError
+
+
+class Loaders(RunLoaders):
     """Loaders of one `ImageData`.
 
     Args:
@@ -53,14 +69,11 @@ class Loaders(LightningDataModule):
         self.probe = probe
         self.seed = seed
         self.progress = progress
-        self.first = 0
-        """The step of its epoch that training begins with."""
         self.data = data
         self.hold = self._decide(cache)
         self.training: TrainingBatches | None = None
 
     def fill_cache(self) -> None:
-        """Read what is to be held in memory; before any step, so that a bad file is found first."""
         if not self.hold:
             return
         size, workers = self.augmentation.size, self.workers

@@ -12,9 +12,9 @@ from recursivemix.data.images import ImageData
 from recursivemix.data.open import Source, open_data
 
 from .checkpoints import read_checkpoint
-from .fit import Device, Precision, check_device, lightning_precision, quiet_lightning
 from .loaders import Loaders
 from .module import MixedClassifier
+from .run import Device, Precision, check_device, lightning_precision, quiet_lightning
 
 
 def load_checkpoint(path: Path) -> MixedClassifier:
@@ -24,6 +24,10 @@ def load_checkpoint(path: Path) -> MixedClassifier:
         ValueError: a file that is missing or is no such checkpoint.
     """
     checkpoint = read_checkpoint(path)
+    if "backbone" in checkpoint["hyper_parameters"]:
+        raise ValueError(
+            f"{path} is a checkpoint of recursivemix transfer, not of fit: recursivemix transfer predict"
+        )
     module = MixedClassifier(**checkpoint["hyper_parameters"])
     module.load_state_dict(checkpoint["state_dict"])
     return module

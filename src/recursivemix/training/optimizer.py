@@ -10,7 +10,7 @@ import timm.optim
 import torch
 from torch import nn
 
-Schedule = Literal["cosine", "step", "constant"]
+Schedule = Literal["cosine", "step", "poly", "constant"]
 FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
 """timm's names of optimisers that torch can update in one pass."""
 
@@ -29,14 +29,17 @@ def lr_factor(
         step: 0-based optimiser step.
         total: steps of the run.
         warmup: steps over which the rate rises linearly; the last of them is at the peak.
-        schedule: then "cosine" falls to 0 at ``total``, "step" falls to ``gamma`` times at each milestone.
+        schedule: then "cosine" falls to 0 at ``total``, "poly" too, as the power ``gamma`` of what is left;
+            "step" falls to ``gamma`` times at each milestone.
         milestones: shares of the run in [0, 1], for "step".
-        gamma: for "step".
+        gamma: for "step" and "poly".
     """
     if step < warmup:
         return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if schedule == "poly":
+        return float((1 - progress) ** gamma)
     if schedule == "cosine":
-        progress = min(1.0, (step - warmup) / max(1, total - warmup))
         return 0.5 * (1 + math.cos(math.pi * progress))
     if schedule == "step":
         passed = sum(step >= round(milestone * total) for milestone in milestones)

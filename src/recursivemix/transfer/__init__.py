@@ -1,0 +1,1 @@
+"""A trained backbone in detection, instance and semantic segmentation."""
