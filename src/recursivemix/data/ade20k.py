@@ -59,11 +59,12 @@ class MapImages:
         """(H, W) int64: what one map's pixels hold."""
         path = self.files[index][1]
         with opened_file(path) as source:
-            if source.mode not in ("L", "P", "1") and not source.mode.startswith("I"):
-                raise AnnotationError(
-                    f"{path} is in mode {source.mode}: a label map has one number a pixel, grey or palette"
-                )
+            mode = source.mode
             numbers: Tensor = pil_to_tensor(source)[0].long()
+        if mode not in ("L", "P", "1") and not mode.startswith("I"):
+            raise AnnotationError(
+                f"{path} is in mode {mode}: a label map has one number a pixel, grey or palette"
+            )
         return numbers
 
     def largest(self) -> int:
