@@ -1,7 +1,8 @@
-"""RecursiveMix inside detection and segmentation: the memory with its boxes, masks and label maps.
+"""RecursiveMix for detection, instance and semantic segmentation: the pasted image keeps its annotations.
 
-The previous batch, itself already mixed, is shrunk and pasted into the new one, by the same draw as in
-classification. Not in the paper. There are no labels to fuse: every pasted object brings its own box.
+The previous batch, itself already mixed, is shrunk and pasted into the new one with its boxes and masks or
+its label maps; what lies under the patch is cut away. Where every pixel says what it is no label has to be
+fused, and the method has no loss of its own. The patch is drawn as `RecursiveMix` draws it.
 """
 
 from __future__ import annotations
@@ -9,74 +10,80 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from .boxes import Interpolation, paste
-from .draw import box_shares, centred_boxes, patch_draw, process_rank, seeded_generator
-from .mixer import in_range, known_interpolation
+from .boxes import Interpolation, paste, shrink
+from .draw import Draw, box_shares, centred_boxes, draw_patch
+from .mixer import in_range
+from .recursive import RecursiveMix, _own, _version
 
 log = logging.getLogger(__name__)
 
 
 class DenseTarget(NamedTuple):
-    """The objects of one image, N of them."""
+    """The objects of one image, N of them; N may be 0."""
 
     boxes: Tensor
-    """(N, 4) floating ``(x1, y1, x2, y2)`` pixels of the image."""
+    """(N, 4) float32 ``(x1, y1, x2, y2)`` pixels of the image, sides above 0."""
     labels: Tensor
-    """(N,) int64."""
+    """(N,) int64 class indices."""
     masks: Tensor | None = None
-    """(N, H, W) bool."""
+    """(N, H, W) bool; all images of a batch have them or none."""
 
 
-class DenseBatch(NamedTuple):
-    """A mixed batch; images and targets are lists or stacked, as they came in."""
+ImagesT = TypeVar("ImagesT", bound=Tensor | list[Tensor])
+TargetsT = TypeVar("TargetsT", bound=Tensor | list[Tensor] | list[DenseTarget])
 
-    images: Any
-    """B images of (C, H, W)."""
-    targets: Any
-    """B of `DenseTarget`, or B label maps of (H, W)."""
+
+class DenseBatch(NamedTuple, Generic[ImagesT, TargetsT]):
+    """One mixed batch; images and targets are of the kind that came in: a tensor, or a list."""
+
+    images: ImagesT
+    """(B, C, H, W), or B times (C, H, W); dtype, device and memory format of the input."""
+    targets: TargetsT
+    """B `DenseTarget`, or label maps (B, H, W) or B times (H, W). An image's own objects come first, then
+    the pasted ones."""
     lam: Tensor
-    """(B,) float32: share of each image's pixels that are its own."""
+    """(B,) float32: share of each image's pixels that are its own; 1 where nothing was pasted."""
     boxes: Tensor
-    """(B, 4) int64 ``(x1, y1, x2, y2)``: where was pasted; the whole image where nothing was."""
+    """(B, 4) int64 ``(x1, y1, x2, y2)`` pixels, end-exclusive: where the history was pasted; the whole
+    image where nothing was."""
+    draw: Draw
+    """``mixer(..., draw=batch.draw)`` replays the batch, as long as the mixer holds the same history."""
 
 
 class DenseHistory(NamedTuple):
-    """What a step leaves to the next one: references, never copies."""
+    """What a step leaves to the next one. References, never copies; all of it detached."""
 
-    images: list[Tensor]
-    targets: list[Any]
+    images: Tensor | list[Tensor]
+    targets: Any
     """As in `DenseBatch`."""
+    valid: Tensor | None
+    """(B,) bool: False for an image with a non-finite pixel, which is not used. None for integers."""
 
 
 class DenseRecursiveMix:
-    """Call it, train, then `remember`: the call reads the history and `remember` is its only write.
+    """``batch = mixer(images, targets)``, train on it, then ``mixer.remember(batch)``, the only write.
 
-    One box is drawn a batch, as a share of the area and a relative place, so images of different sizes get
-    the same patch in their own pixels. Sample i is paired with sample i of the step before; one that has no
-    partner, or one with a non-finite pixel, is not mixed.
+    Sample i gets the whole sample i of the previous batch, shrunk. A step or a sample without one is not
+    mixed. Objects are dropped by what can be seen of them, so that a call with boxes waits for the device.
 
     Args:
-        max_area: the pasted share of an image's area is drawn from U(0, max_area), before clipping at the
+        max_area: the pasted share of the image's area is drawn from U(0, max_area), before clipping at the
             border; in [0, 1].
         prob: share of the batches that are mixed, in [0, 1].
         interpolation: how images are shrunk: "nearest", "bilinear" or "area". Masks and label maps are
-            always picked (nearest), never blended.
-        min_side: pixels that a pasted object's box must keep on each side, and a covered object's box too;
-            smaller ones are dropped.
-        min_visible: share of an object that the patch must leave uncovered, of its mask or else of its
-            box, in [0, 1]; with less it is dropped.
+            always shrunk by nearest: their values are never blended.
+        min_side: pixels; a pasted or partly covered object whose box has a smaller side is dropped.
+        min_visible: share of its box (with masks: of its mask) that an object must show beside the patch
+            of this step, or it is dropped; in [0, 1].
         across_epochs: keep the history when an epoch begins (see `start_epoch`) instead of dropping it.
         seed: of this mixer's own random stream.
         rank: of this process, part of the seed; None asks torch.distributed, then the launcher.
         sync_ranks: every rank draws the same.
-
-    Raises:
-        ValueError: a value out of its range, or targets that do not belong to their images.
     """
 
     def __init__(
@@ -92,270 +99,473 @@ class DenseRecursiveMix:
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        self.max_area = in_range("max_area", max_area, 0, 1)
-        self.prob = in_range("prob", prob, 0, 1)
-        self.interpolation = known_interpolation(interpolation)
+        # The random stream, its ranks and its state are those of the mixer for classification.
+        self._source = RecursiveMix(
+            1,
+            omega=0,
+            max_area=max_area,
+            prob=prob,
+            interpolation=interpolation,
+            seed=seed,
+            rank=rank,
+            sync_ranks=sync_ranks,
+        )
         if not 0 <= min_side < math.inf:
-            raise ValueError(f"min_side is in pixels and must be 0 or more, got {min_side}")
+            raise ValueError(f"min_side is a length in pixels and must be 0 or more, got {min_side}")
         self.min_side = min_side
         self.min_visible = in_range("min_visible", min_visible, 0, 1)
         self.across_epochs = across_epochs
-        self.seed = seed
-        self.rank = rank
-        self.sync_ranks = sync_ranks
         self.enabled = True
         self.training = True
         self.history: DenseHistory | None = None
-        self._generator: torch.Generator | None = None
-        self._dropped = {"too_small": 0, "too_covered": 0}
+        self._versions: list[int | None] | None = None
+        self._too_small = 0
+        self._covered = 0
+        self._non_finite = torch.zeros((), dtype=torch.long)
 
-    def __call__(self, images: Any, targets: Any) -> DenseBatch:
-        """Mix a batch with the history; what came in stays as it is.
+    # -- the call -------------------------------------------------------------------------------
+
+    def __call__(
+        self, images: ImagesT, targets: TargetsT, *, draw: Draw | None = None
+    ) -> DenseBatch[ImagesT, TargetsT]:
+        """Mix one batch; nothing given is written to, and what is not mixed is returned itself.
 
         Args:
-            images: B images of (C, H, W), stacked or in a list; floating or uint8.
-            targets: B of `DenseTarget`, or B label maps of (H, W), stacked or in a list.
-        """
-        count = len(images)
-        check(images, targets)
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        whole = torch.tensor([[0, 0, width, height] for height, width in sizes]).view(-1, 4)
-        plain = DenseBatch(images, targets, torch.ones(count), whole)
-        if not (self.enabled and self.training):
-            return plain
-        area, place = patch_draw(1, 2, self.max_area, self.prob, self._stream())
-        past = self.history
-        if past is None:
-            return plain
-        if count and past.targets and isinstance(past.targets[0], Tensor) != isinstance(targets[0], Tensor):
-            log.warning("The history has other targets (objects, label maps) than this batch: not mixed.")
-            return plain
-        mixed: list[tuple[Tensor, Any]] = []
-        boxes, lam = whole.clone(), torch.ones(count)
-        for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-            box = centred_boxes(area, place, sizes[i])
-            share = float(box_shares(box, sizes[i]))
-            if i >= len(past.images) or share == 0 or not _fits(image, target, past, i):
-                mixed.append((image, target))
-                continue
-            source, its_target = past.images[i], past.targets[i]
-            pixels = self._paste(image[None], source[None], box, self.interpolation)[0]
-            if isinstance(target, Tensor):
-                assert isinstance(its_target, Tensor)
-                moved: Any = self._paste(target[None, None], its_target[None, None], box, "nearest")[0, 0]
-            else:
-                assert isinstance(its_target, DenseTarget)
-                moved = self._merge(target, its_target, box[0], source.shape[-2:], sizes[i])
-            mixed.append((pixels, moved))
-            boxes[i], lam[i] = box[0], 1 - share
-        found_images, found_targets = [image for image, _ in mixed], [target for _, target in mixed]
-        return DenseBatch(
-            torch.stack(found_images) if isinstance(images, Tensor) else found_images,
-            torch.stack(found_targets) if isinstance(targets, Tensor) else found_targets,
-            lam,
-            boxes,
-        )
+            images: (B, C, H, W), or a list of (C, H, W) of any sizes; floating or uint8.
+            targets: a list of `DenseTarget`, or label maps: (B, H, W) or a list of (H, W), integers. A
+                value that means "ignore" is pasted like any other.
+            draw: a `Draw` to replay; None draws from this mixer's stream.
 
-    def remember(self, batch: DenseBatch) -> None:
-        """Make this step the history of the next one; nothing is copied."""
+        Raises:
+            ValueError: an input of another kind; the message says what came and what is allowed.
+        """
+        _check_images(images)
+        _check_targets(images, targets)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if draw is not None:
+            _check_draw(draw, sizes)
+        if not (self.enabled and self.training):
+            draw = Draw()
+        elif draw is None:
+            draw = self.draw(sizes)
+        lam = torch.ones(len(sizes))
+        boxes = torch.tensor([[0, 0, width, height] for height, width in sizes])
+        new_images: Any = images
+        new_targets: Any = targets
+        past = None if draw.boxes is None else self._history_for(images, targets)
+        if past is not None and draw.boxes is not None:
+            sound = [True] * len(past.images) if past.valid is None else past.valid.tolist()
+            pairs = zip(box_areas(draw.boxes), sound, strict=False)  # neither may be the longer one
+            rows = [i for i, (area, usable) in enumerate(pairs) if area > 0 and usable]
+            new_images, new_targets = _writable(images, rows), _writable(targets, rows)
+            for i in rows:
+                box = draw.boxes[i : i + 1]
+                boxes[i], lam[i] = box[0], 1 - box_shares(box, sizes[i])[0]
+                _paste_into(new_images[i], past.images[i], box, self._source.interpolation)
+                if isinstance(new_targets[i], Tensor):
+                    _paste_into(new_targets[i], past.targets[i], box, "nearest")
+                else:
+                    past_size = (past.images[i].shape[-2], past.images[i].shape[-1])
+                    new_targets[i] = self._join(
+                        new_targets[i], past.targets[i], box[0].tolist(), sizes[i], past_size
+                    )
+        device = images[0].device
+        lam, boxes = lam.to(device, non_blocking=True), boxes.to(device, non_blocking=True)
+        return DenseBatch(new_images, new_targets, lam, boxes, draw)
+
+    def draw(self, sizes: Sequence[tuple[int, int]]) -> Draw:
+        """Draw one patch for a batch of images of these (H, W); its boxes are (B, 4), one for each size."""
+        source = self._source
+        area, place = draw_patch(1, 2, source.max_area, source.prob, source._stream())
+        return Draw(boxes=torch.cat([centred_boxes(area, place, size) for size in sizes]))
+
+    def _join(
+        self,
+        current: DenseTarget,
+        past: DenseTarget,
+        patch: list[int],
+        size: tuple[int, int],
+        past_size: tuple[int, int],
+    ) -> DenseTarget:
+        """What is left of the current objects, then the pasted ones; counts what is dropped."""
+        hidden, small, left = uncovered(current, patch, self.min_visible, self.min_side)
+        lost, pasted = shrunk_into(past, past_size, patch, size, self.min_side)
+        self._covered += hidden
+        self._too_small += small + lost
+        boxes = torch.cat([left.boxes, pasted.boxes.to(left.boxes.device)])
+        labels = torch.cat([left.labels, pasted.labels.to(left.labels.device)])
+        if left.masks is None or pasted.masks is None:
+            return DenseTarget(boxes, labels)
+        return DenseTarget(boxes, labels, torch.cat([left.masks, pasted.masks.to(left.masks.device)]))
+
+    # -- the history ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def remember(self, batch: DenseBatch[Any, Any]) -> None:
+        """Make this step the history of the next one.
+
+        Nothing is copied, so the loop must not refill the batch's tensors before the next call.
+        """
         if not self.enabled:
             self.reset()  # what is old by the time mixing starts again is no history
         if not (self.enabled and self.training):
             return
-        self.history = DenseHistory([image.detach() for image in batch.images], list(batch.targets))
+        images = _detached(batch.images)
+        valid = None
+        if images[0].is_floating_point():
+            wide = torch.float64 if images[0].dtype == torch.float64 else torch.float32
+            # A sum is finite exactly if its terms are (and it does not overflow).
+            valid = torch.isfinite(torch.stack([image.sum(dtype=wide) for image in images]))
+            self._non_finite = self._non_finite + (~valid).sum()
+        self.history = DenseHistory(images, _detached(batch.targets), valid)
+        self._versions = _versions(images)
 
     def reset(self) -> None:
         """Forget the history; the random stream goes on."""
         self.history = None
 
     def start_epoch(self) -> None:
-        """Drop the history, as in classification, unless ``across_epochs``."""
+        """Drop the history unless ``across_epochs``."""
         if not self.across_epochs:
             self.reset()
 
+    def train(self, mode: bool = True) -> Self:
+        """Mix (True) or pass batches through and remember nothing (False), as a module would."""
+        self.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Pass batches through; the history and the stream stay as they are."""
+        return self.train(False)
+
     @property
     def stats(self) -> dict[str, int]:
-        """How many objects were dropped: ``too_small`` and ``too_covered``."""
-        return dict(self._dropped)
+        """Counters since construction; reading them waits for the device.
+
+        ``dropped_too_small``: objects pasted, or trimmed by a patch, below ``min_side`` or with no pixel of
+        their mask left. ``dropped_covered``: objects that show less than ``min_visible`` beside a patch.
+        ``dropped_non_finite``: images kept out of the history.
+        """
+        return {
+            "dropped_too_small": self._too_small,
+            "dropped_covered": self._covered,
+            "dropped_non_finite": int(self._non_finite),
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        """Stream, history and counts: tensors and plain values."""
-        history = None
-        if self.history is not None:
-            targets = [t if isinstance(t, Tensor) else list(t) for t in self.history.targets]
-            history = {"images": list(self.history.images), "targets": targets}
-        return {"generator": self._stream().get_state(), "history": history, "dropped": dict(self._dropped)}
+        """Everything that must last: plain values and tensors, for ``torch.load(weights_only=True)``."""
+        history = (
+            None if self.history is None else {k: _plain(v) for k, v in self.history._asdict().items()}
+        )
+        source = self._source.state_dict() | {"mixer": type(self).__name__}
+        return source | {"history": history, "dropped": self.stats}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._stream().set_state(state["generator"])
-        self._dropped = dict(state["dropped"])
-        held = state["history"]
-        self.history = None
-        if held is not None:
-            targets = [t if isinstance(t, Tensor) else DenseTarget(*t) for t in held["targets"]]
-            self.history = DenseHistory(list(held["images"]), targets)
+        """Continue exactly where `state_dict` was taken; of another rank's state see `Mixer`."""
+        if state.get("mixer") != type(self).__name__:
+            raise ValueError(
+                f"this is the state of {state.get('mixer', 'no mixer')}, it can't be loaded into "
+                f"{type(self).__name__}"
+            )
+        name = type(self._source).__name__
+        self._source.load_state_dict(state | {"mixer": name, "history": None, "dropped": 0})
+        history = state["history"] if self._source._is_own(state) else None
+        self.history = (
+            None if history is None else DenseHistory(**{k: _live(v) for k, v in history.items()})
+        )
+        self._versions = None
+        self._too_small = state["dropped"]["dropped_too_small"]
+        self._covered = state["dropped"]["dropped_covered"]
+        self._non_finite = torch.tensor(state["dropped"]["dropped_non_finite"])
 
-    # -- one image ------------------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied tensor starts counting anew.
+        return self.__dict__ | {"_versions": None}
 
-    def _stream(self) -> torch.Generator:
-        if self._generator is None:
-            rank = process_rank() if self.rank is None else self.rank
-            self._generator = seeded_generator(self.seed, 0 if self.sync_ranks else rank)
-        return self._generator
+    def _history_for(self, images: Any, targets: Any) -> DenseHistory | None:
+        """The history; None where there is none that fits this batch."""
+        past = self.history
+        if past is None:
+            return None
+        if self._versions is not None and self._versions != _versions(past.images):
+            raise ValueError(
+                "the last step's images were written over, and they are the history: let the loader make "
+                "new ones, or give the mixer copies"
+            )
+        old, new = past.images[0], images[0]
+        if (
+            old.shape[0] != new.shape[0]
+            or old.is_floating_point() != new.is_floating_point()
+            or _kind(past.targets[0]) != _kind(targets[0])
+        ):
+            log.warning(
+                "The history does not fit this batch (channels, integer or floating pixels, objects with "
+                "or without masks, or the dtype of label maps): not mixed."
+            )
+            return None
+        return past
 
-    @staticmethod
-    def _paste(images: Tensor, sources: Tensor, box: Tensor, mode: Interpolation) -> Tensor:
-        sources = sources.to(images.device)
-        return paste(images, sources, box, shrunk=True, interpolation=mode)
 
-    def _merge(
-        self,
-        own: DenseTarget,
-        past: DenseTarget,
-        box: Tensor,
-        past_size: Sequence[int],
-        size: Sequence[int],
-    ) -> DenseTarget:
-        """The objects of an image after another was shrunk into a box of it: its own, then the pasted."""
-        kept = self._uncovered(own, box)
-        pasted = self._shrunken(past, box, past_size, size, own.boxes.device)
-        masks = None
-        if kept.masks is not None and pasted.masks is not None:
-            masks = torch.cat([kept.masks, pasted.masks])
-        return DenseTarget(
-            torch.cat([kept.boxes, pasted.boxes.to(kept.boxes.dtype)]),
-            torch.cat([kept.labels, pasted.labels]),
-            masks,
+def uncovered(
+    target: DenseTarget, patch: Sequence[int], min_visible: float, min_side: float
+) -> tuple[int, int, DenseTarget]:
+    """What a patch leaves of the objects under it.
+
+    A box is trimmed to what bounds its visible part: box minus patch, or with masks the mask's pixels. An
+    object that the patch does not touch stays as it is.
+
+    Args:
+        patch: ``(x1, y1, x2, y2)`` pixels, not empty.
+
+    Returns:
+        How many objects were dropped because they show less than ``min_visible``, how many because a side
+        of what they show is below ``min_side``, and the others.
+    """
+    boxes, masks = target.boxes, target.masks
+    x1, y1, x2, y2 = patch
+    if masks is None:
+        first, last = boxes[:, :2], boxes[:, 2:]
+        near, far = boxes.new_tensor([x1, y1]), boxes.new_tensor([x2, y2])
+        shared = (torch.minimum(last, far) - torch.maximum(first, near)).clamp(min=0)  # (N, 2)
+        touched = (shared > 0).all(1)
+        visible = 1 - shared.prod(1) / (last - first).prod(1)
+        # Only a patch that spans the box in one dimension takes something off its ends in the other.
+        from_near, to_far = near <= first, far >= last
+        spans = (from_near & to_far).flip(1)
+        start = torch.where(spans & from_near, torch.maximum(first, far), first)
+        end = torch.where(spans & to_far, torch.minimum(last, near), last)
+        trimmed = torch.cat([start, end], 1)
+    else:
+        under = masks[:, y1:y2, x1:x2].flatten(1).sum(1)
+        touched = under > 0
+        visible = 1 - under / masks.flatten(1).sum(1).clamp(min=1)
+        masks = masks.clone()
+        masks[:, y1:y2, x1:x2] = False
+        trimmed = mask_boxes(masks).to(boxes.dtype)
+    hidden = touched & ((visible < min_visible) | (visible <= 0))
+    small = touched & ~hidden & ~_sides_from(trimmed, min_side)
+    keep = ~(hidden | small)
+    left = DenseTarget(
+        torch.where(touched[:, None], trimmed, boxes)[keep],
+        target.labels[keep],
+        None if masks is None else masks[keep],
+    )
+    return int(hidden.sum()), int(small.sum()), left
+
+
+def shrunk_into(
+    target: DenseTarget,
+    source_size: tuple[int, int],
+    patch: Sequence[int],
+    size: tuple[int, int],
+    min_side: float,
+) -> tuple[int, DenseTarget]:
+    """The objects of an image of ``source_size`` that is shrunk into a patch of one of ``size``, (H, W).
+
+    Boxes are scaled; with masks they are what bounds the shrunken mask.
+
+    Returns:
+        How many were dropped (a side below ``min_side``, or no pixel of the mask left), and the others.
+    """
+    x1, y1, x2, y2 = patch
+    scale = ((x2 - x1) / source_size[1], (y2 - y1) / source_size[0])
+    boxes = target.boxes * target.boxes.new_tensor(scale * 2) + target.boxes.new_tensor([x1, y1, x1, y1])
+    # Rounding must not carry a box over the patch's edge.
+    boxes = boxes.maximum(boxes.new_tensor([x1, y1, x1, y1])).minimum(boxes.new_tensor([x2, y2, x2, y2]))
+    labels, masks = target.labels, target.masks
+    if masks is None:
+        keep = _sides_from(boxes, min_side)
+        return int((~keep).sum()), DenseTarget(boxes[keep], labels[keep])
+    small = shrink(masks[None], (y2 - y1, x2 - x1), "nearest")[0]
+    masks = masks.new_zeros(len(small), *size)
+    masks[:, y1:y2, x1:x2] = small
+    # What is thin is gone from the shrunken mask, and the box must not tell of it.
+    boxes = mask_boxes(masks).to(boxes.dtype)
+    keep = small.flatten(1).any(1) & _sides_from(boxes, min_side)
+    return int((~keep).sum()), DenseTarget(boxes[keep], labels[keep], masks[keep])
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """(N, 4) int64 tight ``(x1, y1, x2, y2)`` of (N, H, W) bool masks; of an empty mask the whole image."""
+    edges = []
+    for along in (masks.any(1), masks.any(2)):  # (N, W), (N, H)
+        seen = along.to(torch.uint8)  # argmax: the first of the largest
+        edges.append((seen.argmax(1), seen.shape[1] - seen.flip(1).argmax(1)))
+    return torch.stack([edges[0][0], edges[1][0], edges[0][1], edges[1][1]], 1)
+
+
+def box_areas(boxes: Tensor) -> list[int]:
+    """Pixels in each of (N, 4) int64 boxes."""
+    areas: list[int] = (boxes[:, 2:] - boxes[:, :2]).prod(1).tolist()
+    return areas
+
+
+def _sides_from(boxes: Tensor, min_side: float) -> Tensor:
+    """(N,) bool: both sides of the box are at least this long."""
+    return (boxes[:, 2:] - boxes[:, :2] >= min_side).all(1)
+
+
+def _paste_into(image: Tensor, source: Tensor, box: Tensor, interpolation: Interpolation) -> None:
+    """Write the shrunken source into the (1, 4) box of a (..., H, W) image."""
+    source = source.to(image.device, non_blocking=True)
+    paste(image[None], source[None], box, shrunk=True, interpolation=interpolation, inplace=True)
+
+
+def _writable(values: Any, rows: list[int]) -> Any:
+    """The batch with tensors of its own in these rows; `DenseTarget` are replaced, never written to."""
+    if isinstance(values, Tensor):
+        return values.clone() if rows else values
+    own = list(values)
+    for i in rows:
+        own[i] = values[i].clone() if isinstance(values[i], Tensor) else values[i]
+    return own
+
+
+def _detached(values: Any) -> Any:
+    if isinstance(values, DenseTarget):
+        masks = None if values.masks is None else values.masks.detach()
+        return DenseTarget(values.boxes.detach(), values.labels.detach(), masks)
+    return values.detach() if isinstance(values, Tensor) else [_detached(value) for value in values]
+
+
+def _plain(values: Any) -> Any:
+    """A field of the history without named tuples, and with no tensor that is a view of more."""
+    if isinstance(values, DenseTarget):
+        return {name: _plain(value) for name, value in values._asdict().items()}
+    if isinstance(values, list):
+        return [_plain(value) for value in values]
+    return _own(values) if isinstance(values, Tensor) else values
+
+
+def _live(values: Any) -> Any:
+    """The opposite of `_plain`."""
+    if isinstance(values, dict):
+        return DenseTarget(**values)
+    return [_live(value) for value in values] if isinstance(values, list) else values
+
+
+def _versions(images: Tensor | list[Tensor]) -> list[int | None]:
+    return [_version(image) for image in ([images] if isinstance(images, Tensor) else images)]
+
+
+def _kind(target: Tensor | DenseTarget) -> object:
+    """Targets of different kinds are not pasted into one another."""
+    return target.dtype if isinstance(target, Tensor) else target.masks is None
+
+
+# -- the door -----------------------------------------------------------------------------------
+
+
+def _check_images(images: Any) -> None:
+    if not isinstance(images, (Tensor, list)) or len(images) == 0:
+        raise ValueError(
+            f"images must be a (B, C, H, W) tensor or a list of (C, H, W), at least one; got "
+            f"{type(images).__name__}{' that is empty' if isinstance(images, (Tensor, list)) else ''}"
+        )
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor) or image.dim() != 3 or image.numel() == 0:
+            came = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"images[{i}] must be a (C, H, W) tensor with pixels, got {came}")
+        if not image.is_floating_point() and image.dtype != torch.uint8:
+            raise ValueError(
+                f"images[{i}] must be floating or uint8, got {image.dtype}; convert with .float() or "
+                f".byte()"
+            )
+        first = images[0]
+        if (image.shape[0], image.dtype, image.device) != (first.shape[0], first.dtype, first.device):
+            raise ValueError(
+                f"images of one batch must have the same channels, dtype and device: images[{i}] has "
+                f"{image.shape[0]}, {image.dtype}, {image.device}; images[0] has {first.shape[0]}, "
+                f"{first.dtype}, {first.device}"
+            )
+
+
+def _check_targets(images: Any, targets: Any) -> None:
+    kinds: set[type] = {type(target) for target in targets} if isinstance(targets, list) else {Tensor}
+    maps = all(issubclass(kind, Tensor) for kind in kinds)
+    if not isinstance(targets, (Tensor, list)) or not (maps or kinds == {DenseTarget}):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        came = f"a list of {names}" if isinstance(targets, list) else type(targets).__name__
+        raise ValueError(
+            f"targets must be a list of DenseTarget, or label maps as (B, H, W) or a list of (H, W); got "
+            f"{came}"
+        )
+    if len(targets) != len(images):
+        raise ValueError(f"{len(images)} images need {len(images)} targets, got {len(targets)}")
+    own: Any = targets
+    for i, (image, target) in enumerate(zip(images, own, strict=True)):
+        size = tuple(image.shape[-2:])
+        if not maps:
+            _check_objects(i, target, size)
+            if (target.masks is None) != (own[0].masks is None):
+                raise ValueError(
+                    f"all images of a batch have masks or none: targets[{i}] and targets[0] differ; an "
+                    f"image without objects has masks of shape (0, H, W)"
+                )
+        elif target.shape != size or target.is_floating_point() or target.is_complex():
+            raise ValueError(
+                f"the label map targets[{i}] must be integers of shape {size}, as the image, got "
+                f"{target.dtype} of shape {tuple(target.shape)}"
+            )
+        elif target.dtype != targets[0].dtype:
+            raise ValueError(
+                f"label maps of one batch must have one dtype: targets[{i}] is {target.dtype}, targets[0] "
+                f"{targets[0].dtype}"
+            )
+    if not maps:
+        _check_boxes(images, own)
+
+
+def _check_objects(i: int, target: DenseTarget, size: tuple[int, ...]) -> None:
+    count = len(target.boxes)
+    expected = (
+        ("boxes", target.boxes, torch.float32, (count, 4)),
+        ("labels", target.labels, torch.int64, (count,)),
+        ("masks", target.masks, torch.bool, (count, *size)),
+    )
+    for name, value, dtype, shape in expected:
+        if value is not None and (value.dtype != dtype or value.shape != shape):
+            raise ValueError(
+                f"targets[{i}].{name} must be {dtype} of shape {shape} for {count} boxes, got "
+                f"{value.dtype} of shape {tuple(value.shape)}"
+            )
+
+
+def _check_boxes(images: Any, targets: list[DenseTarget]) -> None:
+    """All boxes at once: to read a value waits for the device."""
+    boxes = torch.cat([target.boxes for target in targets])
+    limits = [image.shape[:-3:-1] for image in images]  # (W, H)
+    limit = torch.cat(
+        [t.boxes.new_tensor(wh).expand(len(t.boxes), 2) for t, wh in zip(targets, limits, strict=True)]
+    )
+    # A box that was scaled with its image may stick out by what was rounded.
+    bad = ~((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] > -1) & (boxes[:, 2:] < limit + 1)).all(1)
+    if bad.any():
+        at = int(bad.nonzero()[0])
+        image = next(i for i in range(len(targets)) if sum(len(t.boxes) for t in targets[: i + 1]) > at)
+        raise ValueError(
+            f"boxes must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2 inside the image: targets[{image}] "
+            f"has {boxes[at].tolist()} in an image of size {tuple(images[image].shape[-2:])} (H, W); clip "
+            f"boxes to the image and leave out the empty ones"
         )
 
-    def _uncovered(self, own: DenseTarget, box: Tensor) -> DenseTarget:
-        """What a patch leaves of an image's objects."""
-        boxes = own.boxes
-        patch = box.to(boxes.device)
-        touched = overlap_area(boxes, patch) > 0
-        if own.masks is None:
-            area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-            visible = 1 - overlap_area(boxes, patch) / area.clamp(min=torch.finfo(boxes.dtype).tiny)
-            trimmed, masks = outside_of(boxes, patch), None
-        else:
-            masks = own.masks.clone()
-            x1, y1, x2, y2 = box.tolist()
-            masks[:, y1:y2, x1:x2] = False
-            left, before = masks.sum((1, 2)), own.masks.sum((1, 2))
-            touched = left < before
-            visible = left / before.clamp(min=1)
-            trimmed = boxes_of(masks).to(boxes.dtype)
-        trimmed = torch.where(touched[:, None], trimmed, boxes)
-        seen = ~touched | (visible >= self.min_visible)
-        large = ~touched | ((trimmed[:, 2:] - trimmed[:, :2]) >= self.min_side).all(1)
-        self._dropped["too_covered"] += int((~seen).sum())
-        self._dropped["too_small"] += int((seen & ~large).sum())
-        keep = seen & large
-        return DenseTarget(trimmed[keep], own.labels[keep], None if masks is None else masks[keep])
 
-    def _shrunken(
-        self,
-        past: DenseTarget,
-        box: Tensor,
-        past_size: Sequence[int],
-        size: Sequence[int],
-        device: torch.device,
-    ) -> DenseTarget:
-        """The objects of the history, where they are after their image was shrunk into a box."""
-        x1, y1, x2, y2 = box.tolist()
-        scale = torch.tensor([(x2 - x1) / past_size[1], (y2 - y1) / past_size[0]] * 2, device=device)
-        boxes = past.boxes.to(device) * scale + torch.tensor([x1, y1] * 2, device=device)
-        labels, masks = past.labels.to(device), past.masks
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_side).all(1)
-        if masks is not None:
-            canvas = torch.zeros(1, len(masks), *size, dtype=torch.uint8, device=device)
-            small = masks.to(device, torch.uint8)[None]
-            masks = paste(canvas, small, box[None], shrunk=True, interpolation="nearest")[0].bool()
-            large = large & masks.flatten(1).any(1)
-            masks = masks[large]
-        self._dropped["too_small"] += int((~large).sum())
-        return DenseTarget(boxes[large], labels[large], masks)
-
-
-def overlap_area(boxes: Tensor, patch: Tensor) -> Tensor:
-    """(N,) area that each (N, 4) box shares with a (4,) patch."""
-    sides = torch.minimum(boxes[:, 2:], patch[2:]) - torch.maximum(boxes[:, :2], patch[:2])
-    return sides.clamp(min=0).prod(1)
-
-
-def outside_of(boxes: Tensor, patch: Tensor) -> Tensor:
-    """(N, 4): the smallest box around what lies outside of a (4,) patch; without area where nothing does.
-
-    A patch takes something off a box only where it spans it from side to side.
-    """
-    x1, y1, x2, y2 = boxes.unbind(1)
-    left, top, right, bottom = patch.to(boxes.dtype)
-    wide = (left <= x1) & (right >= x2) & (top < y2) & (bottom > y1)
-    high = (top <= y1) & (bottom >= y2) & (left < x2) & (right > x1)
-    new_y1 = torch.where(wide & (top <= y1), torch.minimum(bottom, y2), y1)
-    new_y2 = torch.where(wide & (bottom >= y2), torch.maximum(top, new_y1), y2)
-    new_x1 = torch.where(high & (left <= x1), torch.minimum(right, x2), x1)
-    new_x2 = torch.where(high & (right >= x2), torch.maximum(left, new_x1), x2)
-    return torch.stack([new_x1, new_y1, new_x2, new_y2], 1)
-
-
-def boxes_of(masks: Tensor) -> Tensor:
-    """(N, 4) int64: the smallest box around each (N, H, W) mask; zeros where it is empty."""
-    if len(masks) == 0:
-        return torch.zeros(0, 4, dtype=torch.long, device=masks.device)
-    rows, columns = masks.any(2), masks.any(1)  # (N, H), (N, W)
-    ends = []
-    for line in (columns, rows):
-        first = line.int().argmax(1)
-        last = line.shape[1] - line.flip(1).int().argmax(1)
-        ends.append((first, torch.where(line.any(1), last, first)))
-    (x1, x2), (y1, y2) = ends
-    return torch.stack([x1, y1, x2, y2], 1)
-
-
-def check(images: Any, targets: Any) -> None:
-    """Raise ValueError for images and targets that do not belong together."""
-    if len(images) != len(targets):
-        raise ValueError(f"there are {len(images)} images and {len(targets)} targets: give one for each")
-    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        if image.dim() != 3 or not (image.is_floating_point() or image.dtype == torch.uint8):
-            raise ValueError(
-                f"image {i} must be (C, H, W) of floats or uint8, got {tuple(image.shape)} of {image.dtype}"
-            )
-        size = tuple(image.shape[-2:])
-        if isinstance(target, Tensor):
-            if tuple(target.shape) != size or target.is_floating_point():
-                raise ValueError(
-                    f"label map {i} must be integers of {size}, as its image, got {tuple(target.shape)} of "
-                    f"{target.dtype}"
-                )
-            continue
-        if not isinstance(target, DenseTarget):
-            raise ValueError(
-                f"target {i} must be a DenseTarget or a label map, got {type(target).__name__}"
-            )
-        if target.boxes.dim() != 2 or target.boxes.shape[1] != 4 or len(target.labels) != len(target.boxes):
-            raise ValueError(
-                f"target {i} must have boxes (N, 4) and labels (N,), got {tuple(target.boxes.shape)} and "
-                f"{tuple(target.labels.shape)}"
-            )
-        if target.masks is not None and tuple(target.masks.shape) != (len(target.boxes), *size):
-            raise ValueError(
-                f"target {i} must have masks of {(len(target.boxes), *size)}, got "
-                f"{tuple(target.masks.shape)}"
-            )
-
-
-def _fits(image: Tensor, target: Any, past: DenseHistory, index: int) -> bool:
-    """Whether the history's sample can be pasted into this one."""
-    source, its_target = past.images[index], past.targets[index]
-    same_kind = (
-        image.shape[0] == source.shape[0] and image.is_floating_point() == source.is_floating_point()
-    )
-    if isinstance(target, DenseTarget) and isinstance(its_target, DenseTarget):
-        same_kind = same_kind and (target.masks is None) == (its_target.masks is None)
-    if not same_kind:
-        log.warning("The history does not fit this batch (channels, integer pixels, masks): not mixed.")
-        return False
-    return not source.is_floating_point() or bool(torch.isfinite(source.sum()))
+def _check_draw(draw: Draw, sizes: list[tuple[int, int]]) -> None:
+    given = [name for name, value in draw._asdict().items() if value is not None]
+    boxes = draw.boxes
+    if given not in ([], ["boxes"]):
+        raise ValueError(f"DenseRecursiveMix draws boxes, got a draw of {' and '.join(given)}")
+    if boxes is None:
+        return
+    if boxes.shape != (len(sizes), 4) or boxes.dtype != torch.int64 or boxes.device.type != "cpu":
+        raise ValueError(
+            f"draw.boxes must be ({len(sizes)}, 4) int64 on the CPU for {len(sizes)} images, got "
+            f"{boxes.dtype} of shape {tuple(boxes.shape)} on {boxes.device}; make a draw with "
+            f"mixer.draw(sizes)"
+        )
+    limit = torch.tensor(sizes).flip(1)
+    if (boxes[:, :2] < 0).any() or (boxes[:, 2:] > limit).any() or (boxes[:, 2:] < boxes[:, :2]).any():
+        raise ValueError(
+            f"draw.boxes must lie inside the images of sizes {sizes}; replay a draw on a batch of the "
+            f"sizes it was drawn for"
+        )

@@ -73,7 +73,7 @@ def gated_lam(alpha: float, prob: float, count: int, generator: torch.Generator)
     return torch.where(chosen, beta(alpha, count, generator), 1.0)
 
 
-def patch_draw(
+def draw_patch(
     count: int, dims: int, max_area: float, prob: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """RecursiveMix's patches, before any image size is known (paper.md 1.2, step 2).

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from .batch import MixedBatch
 from .boxes import Interpolation, paste
 from .cutmix import paste_partners
-from .draw import Draw, box_shares, centred_boxes, patch_draw
+from .draw import Draw, box_shares, centred_boxes, draw_patch
 from .losses import consistency
 from .mixer import Inputs, Mixed, Mixer, in_range, known_interpolation, mix_rows, unmixed
 
@@ -121,7 +121,7 @@ class RecursiveMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        area, place = patch_draw(count, len(size), self.max_area, self.prob, generator)
+        area, place = draw_patch(count, len(size), self.max_area, self.prob, generator)
         boxes = centred_boxes(area, place, size)
         if self.partner == "history":
             return Draw(boxes=boxes)
