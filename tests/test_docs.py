@@ -168,5 +168,7 @@ def test_options_in_sentences_exist(page):
     for name in re.findall(r"`(--[a-z][\w.-]*\w)", BLOCK.sub("", page.read_text())):
         (word,) = written_out([name])
         plain = word.partition("=")[0]
-        group = re.match(r"--(mixer|optimizer)_options\.|--trainer$", plain)
+        group = re.match(
+            r"--(mixer_options|optimizer_options|methods|pretrain|settings)\.|--trainer$", plain
+        )
         assert plain in known or group or name in OTHERS, f"{page.name} speaks of {name}"

@@ -11,6 +11,7 @@ from .batch import MixedBatch
 from .boxes import Interpolation
 from .cutmix import CutMix
 from .cutout import Cutout
+from .dense import DenseBatch, DenseRecursiveMix, DenseTarget
 from .dlb import DLB
 from .draw import Draw
 from .fmix import FMix
@@ -81,6 +82,9 @@ __all__ = [
     "AlignMix",
     "CutMix",
     "Cutout",
+    "DenseBatch",
+    "DenseRecursiveMix",
+    "DenseTarget",
     "Draw",
     "FMix",
     "GridMix",

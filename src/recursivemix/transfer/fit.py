@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def prepare(
         ValueError: anything that the person who chose the settings can mend.
     """
     task = task_of(config)
+    needed = "segmentation_models_pytorch" if task == "segmentation" else "faster_coco_eval"
+    if find_spec(needed) is None:  # known now, and not at the first evaluation
+        raise ValueError(f"{task} needs {needed}: pip install 'recursivemix[transfer]'")
     seed_everything(config.seed, verbose=False)  # of random weights, too
     loaded = load_backbone(config.backbone, config.model, download=config.download)
     folder = (
