@@ -1,4 +1,4 @@
-"""A comparison's folder with made-up numbers in every part of its records."""
+"""Folders of comparisons with made-up numbers in every part of their records."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from PIL import Image
 from recursivemix.compare.collect import collect
 from recursivemix.compare.compare import COMPARISON
 from recursivemix.compare.grid import CompareConfig, jobs_of
+from recursivemix.transfer import compare as transfer
 
 CLASSES = ["cat", '<b>dog</b> & "co"', "</script><script>window.broken = 1</script>"]
 """Names as data may have them."""
@@ -83,4 +84,45 @@ def write_comparison(folder: Path, seeds: int = 3, finished: int | None = None) 
     names = [CLASSES[i % 3] for i in range(8)]
     methods = {label: [f"{name}, 83 %" for name in names] for label in config.labels}
     (pictures / "cams.json").write_text(json.dumps({"images": names, "methods": methods}))
+    return folder
+
+
+def write_transfer(folder: Path, seeds: int = 3) -> Path:
+    """A finished comparison of backbones, but for its page."""
+    config = transfer.TransferCompareConfig(
+        out=folder,
+        mixers="none,cutmix",
+        methods={"a-label-of-my-own-that-is-rather-long": {"backbone": "none", "mixer": "recursivemix"}},
+        seeds=seeds,
+    )
+    before = {
+        "commit": None, "acc1_last": 60.0, "seconds": 1.0, "epochs": [{}] * 3,
+        "config": {"model": "resnet18", "data": "my <photos>"},
+        "data": {"train_images": 90, "image_size": 32},
+    }  # fmt: skip
+    pixels = (255 * torch.rand(80, 240, 3, generator=torch.Generator().manual_seed(0))).byte()
+    for job in transfer.jobs_of(config):
+        backbone = folder / "backbones" / job.name
+        backbone.mkdir(parents=True)
+        (backbone / "record.json").write_text(json.dumps(before))
+        for label in job.labels:
+            own = transfer.run_of(config, label, job.seed)
+            own.mkdir(parents=True)
+            score = 40.0 + 2 * config.labels.index(label) + 0.6 * (job.seed % 2)
+            record = {
+                "seed": job.seed, "commit": None, "score": "ap", "score_last": score, "score_best": score,
+                "best_epoch": 3, "metrics": {"ap": score, "ap50": score + 20, "apl": None},
+                "per_class": {name: score + i for i, name in enumerate(CLASSES)},
+                "epochs": [{"epoch": e, "loss": 2 / e, "ap": score - 6 + 2 * e} for e in (1, 2, 3)],
+                "seconds": 9.0, "images_per_second": 5.0, "mixer_stats": {}, "backbone": {},
+                "data": {"name": "my <cells>", "train_images": 60, "evaluation_images": 20,
+                         "evaluation_split": "val", "classes": CLASSES},
+            }  # fmt: skip
+            (own / "record.json").write_text(json.dumps(record))
+            Image.fromarray(pixels.numpy()).save(own / "predictions.png")
+    where = {
+        "command": ["recursivemix", "transfer", "compare"], "date": "2026-01-01", "commit": None,
+        "versions": {"python": "3.11"}, "hardware": {"processor": "one", "cores": 2, "gpu": None},
+    }  # fmt: skip
+    (folder / transfer.COMPARISON).write_text(json.dumps(transfer.collect(config, where)))
     return folder

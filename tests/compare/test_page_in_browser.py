@@ -1,13 +1,14 @@
-"""The page as people meet it: drawn in headless Chromium, wide, on a phone, dark, on paper, by keyboard."""
+"""The pages as people meet them: in headless Chromium, wide, on a phone, dark, on paper, by keyboard."""
 
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from made_up import write_comparison
+from made_up import write_comparison, write_transfer
 
 from recursivemix.compare.compare import PAGE, rebuild
+from recursivemix.transfer.compare import rebuild as rebuild_transfer
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("RECURSIVEMIX_REQUIRE_BROWSER") == "1"
@@ -50,23 +51,28 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = write_comparison(tmp_path_factory.mktemp("compared"))
-    rebuild(folder)
-    return (folder / PAGE).absolute().as_uri()
+def addresses(tmp_path_factory):
+    """Of each kind of page."""
+    compared = write_comparison(tmp_path_factory.mktemp("compared"))
+    transferred = write_transfer(tmp_path_factory.mktemp("transferred"))
+    rebuild(compared)
+    rebuild_transfer(transferred)
+    folders = {"comparison": compared, "transfer": transferred}
+    return {kind: (folder / PAGE).absolute().as_uri() for kind, folder in folders.items()}
 
 
 @pytest.fixture
-def opened(browser, address, request):
+def opened(browser, addresses, request):
     """The page at a width and in a colour scheme; every message and request is kept."""
-    width, scheme = request.param
+    kind, width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.messages, page.requests = [], []
     page.on("console", lambda message: page.messages.append(message.text))
     page.on("pageerror", lambda error: page.messages.append(str(error)))
     page.on("request", lambda sent: page.requests.append(sent.url))
-    page.goto(address)
+    page.kind = kind
+    page.goto(addresses[kind])
     page.wait_for_function("document.documentElement.dataset.drawn")
     yield page
     context.close()
@@ -74,11 +80,17 @@ def opened(browser, address, request):
 
 EVERYWHERE = pytest.mark.parametrize(
     "opened",
-    [(1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")],
+    [
+        (kind, width, scheme)
+        for kind in ("comparison", "transfer")
+        for width in (1400, 390)
+        for scheme in ("light", "dark")
+    ],
     indirect=True,
-    ids=["wide", "wide-dark", "phone", "phone-dark"],
+    ids=lambda param: "-".join(map(str, param)),
 )
-WIDE = pytest.mark.parametrize("opened", [(1400, "light")], indirect=True)
+WIDE = pytest.mark.parametrize("opened", [("comparison", 1400, "light")], indirect=True)
+PLOTS = {"comparison": 15, "transfer": 4}
 
 
 @EVERYWHERE
@@ -87,7 +99,7 @@ def test_every_plot_is_drawn_without_an_error_or_a_request(opened):
     assert [url[:5] for url in opened.requests if not url.startswith("data:")] == ["file:"]
     assert opened.evaluate("window.broken") is None
     plots = opened.locator(".plot")
-    assert plots.count() == 15
+    assert plots.count() == PLOTS[opened.kind]
     for i in range(plots.count()):
         # Each point is a path of its own; an axis has numbers or names.
         assert plots.nth(i).locator(".scatterlayer .point").count() >= 2
@@ -124,7 +136,7 @@ def test_all_text_has_the_contrast_of_wcag_aa(opened):
     for details in opened.locator("details").all():
         details.evaluate("element => { element.open = true; }")
     found = opened.evaluate(CONTRASTS)
-    assert len(found) > 300
+    assert len(found) > {"comparison": 300, "transfer": 100}[opened.kind]
     assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
 
 

@@ -116,6 +116,15 @@ def test_what_the_page_says(pretend):
     assert (pretend / PAGE).read_text() == page
 
 
+def test_words_that_yaml_takes_for_something_else(pretend):
+    grid = config(pretend, seeds=1, pretrain={"cache": True}, settings={"precision": 32})
+    comparison, _ = compare(grid, lambda line: None)
+    (fit,) = commands(pretend / "backbones" / "none-seed0")
+    assert yaml.safe_load(fit[fit.index("--config") + 1])["cache"] == "yes"
+    again = yaml.safe_load(comparison["config_yaml"])
+    assert (again["pretrain"], again["settings"]) == ({"cache": "yes"}, {"precision": "32"})
+
+
 def test_a_backbone_that_fails_takes_no_other_with_it(pretend):
     grid = config(pretend, mixers="none,cutmix", methods={}, seeds=2)
     comparison, problems = compare(grid, lambda line: None)

@@ -15,7 +15,7 @@ from recursivemix.data.images import ImageData
 from recursivemix.data.open import Source
 from recursivemix.mixing import MIXERS, create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.training.fit import FitConfig, open_run_data
+from recursivemix.training.fit import FitConfig, as_words, open_run_data
 
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "model", "epochs", "seed", "out", "mixer")
@@ -134,10 +134,7 @@ class CompareConfig:
         own = {"model": self.model, "epochs": self.epochs or 30, "seed": seed}
         if self.data is not None:
             own |= {"data": str(self.data), "dataset": self.dataset}
-        settings = own | self.settings | self.method(label)
-        if "precision" in settings:
-            settings["precision"] = str(settings["precision"])  # 32 is a number to YAML
-        return settings
+        return as_words(own | self.settings | self.method(label))
 
     def run_config(self, label: str, seed: int, **others: Any) -> FitConfig:
         """The same as a `FitConfig`; raises ValueError for values that `fit` refuses."""

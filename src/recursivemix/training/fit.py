@@ -171,6 +171,16 @@ class FitConfig:
         check_device(self.device)
 
 
+def as_words(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which YAML took a word for something else: yes is a truth to it, and 32 a number."""
+    words = dict(settings)
+    if "precision" in words:
+        words["precision"] = str(words["precision"])
+    if isinstance(words.get("cache"), bool):
+        words["cache"] = "yes" if words["cache"] else "no"
+    return words
+
+
 def open_run_data(config: FitConfig) -> ImageData:
     """The data of a run; raises ValueError for what can't be opened."""
     return open_data(

@@ -26,6 +26,7 @@ from recursivemix.report.statistics import compare_all, estimate
 from recursivemix.report.table import settled
 from recursivemix.report.words import interval, listed
 from recursivemix.training.commands import Start, beside, check_code, run_all
+from recursivemix.training.fit import as_words
 
 from .fit import TASKS
 from .page import build_page
@@ -150,7 +151,7 @@ def jobs_of(config: TransferCompareConfig) -> list[Transferred]:
 def transfer_settings(config: TransferCompareConfig, job: Transferred, label: str) -> dict[str, Any]:
     """Settings of one transfer run."""
     own = {name: v for name, v in config.methods.get(label, {}).items() if name != "backbone"}
-    settings: dict[str, Any] = config.settings | own | {"seed": job.seed}
+    settings: dict[str, Any] = as_words(config.settings | own) | {"seed": job.seed}
     backbone = config.out.absolute() / "backbones" / job.name / LAST
     data = {} if config.data is None else {"data": str(config.data.absolute())}
     return settings | data | {"backbone": str(backbone)}
@@ -225,7 +226,7 @@ def run_of(config: TransferCompareConfig, label: str, seed: int) -> Path:
 
 def backbone_settings(config: TransferCompareConfig, job: Transferred) -> dict[str, Any]:
     """Settings of one pre-training run."""
-    return config.pretrain | {"mixer": job.mixer, "seed": job.seed}
+    return as_words(config.pretrain) | {"mixer": job.mixer, "seed": job.seed}
 
 
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
@@ -426,5 +427,6 @@ def config_yaml(config: TransferCompareConfig) -> str:
     values = asdict(config)
     del values["out"], values["jobs"]
     values["data"] = None if config.data is None else str(config.data)
+    values["pretrain"], values["settings"] = as_words(config.pretrain), as_words(config.settings)
     plain = {name: value for name, value in values.items() if value not in (None, {})}
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
