@@ -35,8 +35,12 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=7, help="objects an image; COCO has about 7")
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, which measure nothing")
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.quick:
+        arguments.size, arguments.batch, arguments.channels, arguments.rounds = 64, 1, 16, 1
+    device = torch.device(arguments.device)
     generator = torch.Generator().manual_seed(0)
     size = arguments.size
     images = [torch.rand(3, size, size, generator=generator).to(device) for _ in range(arguments.batch)]
@@ -76,7 +80,7 @@ def main() -> None:
         }
     record = {
         "kind": "detection speed",
-        **environment(gpu=True),
+        **environment(gpu=device.type == "cuda"),
         "settings": {k: v for k, v in vars(arguments).items() if k != "out"},
         "precision": "bfloat16 autocast",
         "rounds": arguments.rounds,

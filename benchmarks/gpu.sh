@@ -6,15 +6,16 @@
 #
 #   1 tests       tests/test_gpu.py
 #   2 step        what RecursiveMix adds to a step of ResNet-50 at 224 pixels      -> step.json
-#   3 throughput  images per second of CIFAR-100, ResNet-18, compiled and not      -> throughput.json
-#   4 recipe      the recipe cifar100-resnet18, 200 epochs                         -> cifar100-resnet18.json
+#   3 detection   images per second of ATSS and GFL beside torchvision's RetinaNet  -> detection.json
+#   4 throughput  images per second of CIFAR-100, ResNet-18, compiled and not      -> throughput.json
+#   5 recipe      the recipe cifar100-resnet18, 200 epochs                         -> cifar100-resnet18.json
 #
 # The recipe gets the time that is left, and stops with a checkpoint; the same command, or with
 # PARTS=recipe, goes on from it while RUN is there. Records go to ${RESULTS:-results}/gpu/.
 #
 #   LIMIT=520         seconds for all of it
 #   RUN=DIR           folder of the recipe's run          (build/gpu/cifar100-resnet18)
-#   PARTS="..."       some of the four                    (all)
+#   PARTS="..."       some of the five                    (all)
 #   PYTHON=...        with torch, lightning, timm, ...    (.venv/bin/python, else python3)
 #   STEP_OPTIONS=...  more for benchmarks/step.py, such as --batch-size 256
 #   COMMIT=...        for the records, where this is a copy without .git
@@ -29,7 +30,7 @@ run="${RUN:-$root/build/gpu/cifar100-resnet18}"
 device="${GPU_SH_DEVICE:-cuda}"
 quick="${QUICK:-}"
 limit="${LIMIT:-520}"
-parts=" ${PARTS:-tests step throughput recipe} "
+parts=" ${PARTS:-tests step detection throughput recipe} "
 python="${PYTHON:-$root/.venv/bin/python}"
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
 export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -84,6 +85,7 @@ mkdir -p "$results" "$(dirname "$run")"
 cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 step=(--model resnet50 --image-size 224 --batch-size 128 --num-classes 1000 --rounds 10 --steps 10)
+detection=(--model resnet50 --size 800 --batch 8)
 throughput=(--workers "$workers")
 fit=(--device gpu --workers "$workers" --trainer.enable-progress-bar false)
 if [ "$device" = cpu ]; then
@@ -91,6 +93,7 @@ if [ "$device" = cpu ]; then
 fi
 if [ -n "$quick" ]; then
     step=(--quick --threads 1)
+    detection=(--quick)
     throughput=(--quick --workers 0 --epochs 2)
     fit+=(--epochs 1 --batch-size 8)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -105,6 +108,12 @@ if wants step; then
     part step 120 "$python" "$root/benchmarks/step.py" --device "$device" "${step[@]}" ${STEP_OPTIONS:-} \
         --out "$results/step.json" &&
         "$python" "$root/benchmarks/gpu.py" stamp "$results/step.json"
+fi
+
+if wants detection; then
+    part detection 120 "$python" "$root/benchmarks/detection.py" --device "$device" "${detection[@]}" \
+        --out "$results/detection.json" &&
+        "$python" "$root/benchmarks/gpu.py" stamp "$results/detection.json"
 fi
 
 if wants throughput; then

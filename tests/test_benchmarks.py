@@ -174,9 +174,13 @@ def test_gpu_sh_in_rehearsal(tmp_path: Path, image_root: Path) -> None:
     done = gpu_sh(tmp_path, **rehearsal)
     assert done.returncode == 0, done.stdout + done.stderr
     records = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "results" / "gpu").iterdir()}
-    assert sorted(records) == ["cifar100-resnet18", "step", "throughput"]
+    assert sorted(records) == ["cifar100-resnet18", "detection", "step", "throughput"]
     assert all(record["commit"] for record in records.values())
     assert [row["name"] for row in records["step"]["rows"]] == ["plain", "recursivemix", "cutmix"]
+    speeds = records["detection"]["results"]
+    assert {way: set(found) for way, found in speeds.items()} == dict.fromkeys(
+        ("training", "inference"), {"atss", "gfl", "retinanet"}
+    )
     throughput = records["throughput"]
     assert [(row["mixer"], row["compile"]) for row in throughput["rows"]] == [
         ("none", False),

@@ -161,3 +161,42 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
         fit(prepare(config, [Stops()], {}))
     result = fit(prepare(config, [], {}, resume=out / "checkpoints" / "last.ckpt"))
     assert [row["epoch"] for row in result.rows] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["atss", "gfl", "fcos", "retinanet", "maskrcnn"])
+def test_a_detector_trains_and_detects(name):
+    """Losses and gradients in half precision, detections in whole pixels' precision."""
+    from recursivemix.transfer.backbone import load_backbone
+    from recursivemix.transfer.detection.create import create_detector
+
+    loaded = load_backbone("random", "resnet10t")
+    detector = create_detector(name, loaded, 3, image_size=96, max_size=128, channels=32, depth=1).cuda()
+    image = torch.rand(3, 80, 96, device="cuda")
+    mask = torch.zeros(1, 80, 96, dtype=torch.uint8, device="cuda")
+    mask[:, 20:60, 10:50] = 1
+    target = {
+        "boxes": torch.tensor([[10.0, 20.0, 50.0, 60.0]], device="cuda"),
+        "labels": torch.tensor([1], device="cuda"),
+        "masks": mask,
+    }
+    with torch.autocast("cuda", torch.bfloat16):
+        losses = detector([image, image], [dict(target), dict(target)])
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in detector.parameters() if p.grad is not None)
+    detector.eval()
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        found = detector([image])
+    assert found[0]["boxes"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_a_transfer_run_with_dense_mixing(task, tmp_path):
+    from recursivemix.training.run import fit
+    from recursivemix.transfer.fit import TASKS, prepare
+
+    config = TASKS[task](device="gpu", epochs=2, mixer="recursivemix", channels=16, out=tmp_path / "run")
+    options = {"limit_train_batches": 3, "limit_val_batches": 2, "enable_progress_bar": False}
+    run, _ = prepare(config, [], options)
+    result = fit(run)
+    assert [row["epoch"] for row in result.rows] == [1, 2]
+    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in result.rows)

@@ -37,6 +37,7 @@ try:
     from recursivemix.compare.compare import compare, plan_lines, rebuild, with_epochs
     from recursivemix.compare.estimate import measure
     from recursivemix.compare.grid import CompareConfig, open_grid
+    from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.folder import UnreadableImageError
     from recursivemix.evaluation.evaluate import evaluate_checkpoint
@@ -462,7 +463,7 @@ def follow(run: PreparedRun[Any, Any, Any, Any]) -> None:
         fit(run)
     except (StoppedError, NonFiniteLossError, CheckpointError):
         return  # happens to all of them; the first one's exit code counts
-    except (UnreadableImageError, MisconfigurationException) as error:
+    except (UnreadableImageError, AnnotationError, MisconfigurationException) as error:
         raise UsageError(one_line(error)) from error
 
 
@@ -481,7 +482,7 @@ def train(run: PreparedRun[Any, Any, Any, Any], command: str = "fit") -> Result:
             raise Interrupted(f"{error}; {go_on}") from error
         if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
             raise Interrupted(f"interrupted; {go_on}") from error
-        if isinstance(error, (UnreadableImageError, MisconfigurationException)):
+        if isinstance(error, (UnreadableImageError, AnnotationError, MisconfigurationException)):
             raise UsageError(one_line(error)) from error
         if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
             raise Failed(one_line(error)) from error
@@ -559,7 +560,8 @@ def run_recipes(parser: DashedParser, settings: Namespace) -> None:
     for recipe in recipes:
         table.add_row(recipe.name, str(recipe.settings["epochs"]), escape(recipe.header["expected"]))
     Console().print(table)
-    print("recursivemix fit --recipe NAME --data DIR [--mixer none]; recursivemix recipes NAME prints one")
+    print("recursivemix fit --recipe NAME --data DIR [--mixer none]; recursivemix recipes NAME prints one,")
+    print("with its command, which is recursivemix transfer for coco and ade20k")
 
 
 def run_export(parser: DashedParser, settings: Namespace) -> None:
@@ -677,9 +679,9 @@ def run_report(parser: DashedParser, settings: Namespace) -> None:
 def one_line(error: Exception) -> str:
     """An error's message; from a loader's worker it comes with a traceback, whose last line holds it."""
     text = str(error).strip()
-    if isinstance(error, UnreadableImageError):
+    if isinstance(error, (UnreadableImageError, AnnotationError)):
         last = text.splitlines()[-1]
-        return last.partition(f"{UnreadableImageError.__name__}: ")[2] or last
+        return last.partition(f"{type(error).__name__}: ")[2] or last
     return " ".join(text.split())
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.data.scenes import scenes_with_maps, scenes_with_objects
+from recursivemix.transfer.backbone import load_backbone
 from recursivemix.transfer.predict import load_learner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
@@ -138,6 +139,43 @@ def test_a_backbone_of_our_own(tmp_path, capsys):
     trained = load_learner(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert trained.hparams["lr"] == 2e-4
     assert (trained.hparams["norm"], trained.hparams["frozen_stages"]) == ("statistics", 1)
+
+
+def test_a_run_goes_on_without_the_file_of_its_backbone(tmp_path):
+    weights_file = tmp_path / "weights.pth"
+    torch.save(load_backbone("random", "resnet10t").backbone.network.state_dict(), weights_file)
+    backbone = ["--backbone", str(weights_file), "--model", "resnet10t"]
+    assert stop_after(1, "detection", tmp_path / "run", *backbone, epochs=1) == 130
+    weights_file.unlink()
+    assert main(["transfer", "detection", "--resume", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["backbone"]["source"] == str(weights_file)
+    assert record["resumed_at_steps"] == [1]
+
+
+def test_the_last_epoch_is_evaluated(tmp_path):
+    assert run("detection", tmp_path / "run", "--evaluate-every", "2", epochs=3) == 0
+    rows = json.loads((tmp_path / "run" / "record.json").read_text())["epochs"]
+    assert [row.get("ap") is not None for row in rows] == [False, True, True]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_broken_annotation_is_told_in_one_line(workers, tmp_path, capsys):
+    """One that shows when its image is read: the sizes differ."""
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / "annotations").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / "data" / split / "a.png")
+        about = {"id": 8, "file_name": "a.png", "width": 64, "height": 99}
+        found = {"id": 1, "image_id": 8, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+        content = {"images": [about], "annotations": [found], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / "data" / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    words = ["--data", str(tmp_path / "data"), "--workers", workers, "--image-size", "[64]"]
+    assert run("detection", tmp_path / "run", *words) == 2
+    error = capsys.readouterr().err
+    assert "image 8 is said to be 64x99" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

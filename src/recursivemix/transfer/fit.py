@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from recursivemix.training.run import (
     run_folder,
 )
 
-from .backbone import Backbone, LoadedBackbone, load_backbone
+from .backbone import Backbone, LoadedBackbone, load_backbone, new_backbone
 from .detection.learner import DetectionLearner, InstanceLearner
 from .loaders import TransferLoaders
 from .segmentation.learner import SegmentationLearner
@@ -76,7 +77,11 @@ def prepare(
     if find_spec(needed) is None:  # known now, and not at the first evaluation
         raise ValueError(f"{task} needs {needed}: pip install 'recursivemix[transfer]'")
     seed_everything(config.seed, verbose=False)  # of random weights, too
-    loaded = load_backbone(config.backbone, config.model, download=config.download)
+    checkpoint = None if resume is None else read_checkpoint(resume)
+    if checkpoint is None:
+        loaded = load_backbone(config.backbone, config.model, download=config.download)
+    else:
+        loaded = backbone_of(checkpoint)
     folder = (
         run_folder(config.out, f"{task}-{loaded.model}")
         if resume is None
@@ -125,7 +130,6 @@ def prepare(
         data, vary, truth=truth, batch_size=config.batch_size, workers=workers, seed=config.seed
     )
     rows = EpochRows(folder / "metrics.csv", type(module))
-    checkpoint = None if resume is None else read_checkpoint(resume)
     purge = None if checkpoint is None else int(checkpoint["global_step"]) + 1
     options = {"check_val_every_n_epoch": config.evaluate_every} | trainer_options
     if config.clip:
@@ -135,6 +139,25 @@ def prepare(
         check_checkpoint(checkpoint, resume, module, trainer, changed)
     run: TransferRun = PreparedRun(config, data, module, loaders, folder, rows, trainer, resume)
     return run, loaded
+
+
+def backbone_of(checkpoint: dict[str, Any]) -> LoadedBackbone:
+    """The backbone that a run began with, but for its weights, which the checkpoint holds.
+
+    Raises:
+        ValueError: a checkpoint of another command.
+    """
+    settings = checkpoint["hyper_parameters"]
+    if "backbone" not in settings:
+        raise ValueError("the checkpoint is of recursivemix fit, not of transfer")
+    origin = settings["data"]["backbone"]
+    return replace(
+        new_backbone(settings["backbone"]),
+        source=origin["source"],
+        matched=origin["keys_matched"],
+        total=origin["keys"],
+        pretrained=origin["pretrained"],
+    )
 
 
 def _common(
@@ -158,7 +181,7 @@ def _common(
             "name": "digit scenes" if config.data is None else str(config.data),
             "images": len(data.train),
             "category_ids": list(data.category_ids) if isinstance(data, DetectionData) else None,
-            "backbone": str(loaded),
+            "backbone": loaded.origin,
         },
         **{name: getattr(config, name) for name in SCHEDULE},
         "lr": config.lr or (TRAINED_LR if loaded.pretrained else RANDOM_LR),
