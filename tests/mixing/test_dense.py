@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from recursivemix.mixing import RecursiveMix
-from recursivemix.mixing.dense import DenseRecursiveMix, DenseTarget, mask_boxes, uncovered
+from recursivemix.mixing import DenseRecursiveMix, DenseTarget, RecursiveMix
+from recursivemix.mixing.dense import mask_boxes, uncovered
 
 SIZE = (40, 56)
 

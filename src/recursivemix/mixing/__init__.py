@@ -11,7 +11,8 @@ from .batch import MixedBatch
 from .boxes import Interpolation
 from .cutmix import CutMix
 from .cutout import Cutout
-from .dense import DenseBatch, DenseRecursiveMix, DenseTarget
+from .dense import DenseBatch, DenseRecursiveMix
+from .dense_checks import DenseTarget
 from .dlb import DLB
 from .draw import Draw
 from .fmix import FMix

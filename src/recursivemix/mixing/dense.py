@@ -16,22 +16,12 @@ import torch
 from torch import Tensor
 
 from .boxes import Interpolation, paste, shrink
+from .dense_checks import DenseTarget, check_draw, check_images, check_targets
 from .draw import Draw, box_shares, centred_boxes, draw_patch
 from .mixer import in_range
-from .recursive import RecursiveMix, _own, _version
+from .recursive import RecursiveMix, own_storage, version_of
 
 log = logging.getLogger(__name__)
-
-
-class DenseTarget(NamedTuple):
-    """The objects of one image, N of them; N may be 0."""
-
-    boxes: Tensor
-    """(N, 4) float32 ``(x1, y1, x2, y2)`` pixels of the image, sides above 0."""
-    labels: Tensor
-    """(N,) int64 class indices."""
-    masks: Tensor | None = None
-    """(N, H, W) bool; all images of a batch have them or none."""
 
 
 ImagesT = TypeVar("ImagesT", bound=Tensor | list[Tensor])
@@ -139,11 +129,11 @@ class DenseRecursiveMix:
         Raises:
             ValueError: an input of another kind; the message says what came and what is allowed.
         """
-        _check_images(images)
-        _check_targets(images, targets)
+        check_images(images)
+        check_targets(images, targets)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if draw is not None:
-            _check_draw(draw, sizes)
+            check_draw(draw, sizes)
         if not (self.enabled and self.training):
             draw = Draw()
         elif draw is None:
@@ -434,7 +424,7 @@ def _plain(values: Any) -> Any:
         return {name: _plain(value) for name, value in values._asdict().items()}
     if isinstance(values, list):
         return [_plain(value) for value in values]
-    return _own(values) if isinstance(values, Tensor) else values
+    return own_storage(values) if isinstance(values, Tensor) else values
 
 
 def _live(values: Any) -> Any:
@@ -445,127 +435,9 @@ def _live(values: Any) -> Any:
 
 
 def _versions(images: Tensor | list[Tensor]) -> list[int | None]:
-    return [_version(image) for image in ([images] if isinstance(images, Tensor) else images)]
+    return [version_of(image) for image in ([images] if isinstance(images, Tensor) else images)]
 
 
 def _kind(target: Tensor | DenseTarget) -> object:
     """Targets of different kinds are not pasted into one another."""
     return target.dtype if isinstance(target, Tensor) else target.masks is None
-
-
-# -- the door -----------------------------------------------------------------------------------
-
-
-def _check_images(images: Any) -> None:
-    if not isinstance(images, (Tensor, list)) or len(images) == 0:
-        raise ValueError(
-            f"images must be a (B, C, H, W) tensor or a list of (C, H, W), at least one; got "
-            f"{type(images).__name__}{' that is empty' if isinstance(images, (Tensor, list)) else ''}"
-        )
-    for i, image in enumerate(images):
-        if not isinstance(image, Tensor) or image.dim() != 3 or image.numel() == 0:
-            came = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(f"images[{i}] must be a (C, H, W) tensor with pixels, got {came}")
-        if not image.is_floating_point() and image.dtype != torch.uint8:
-            raise ValueError(
-                f"images[{i}] must be floating or uint8, got {image.dtype}; convert with .float() or "
-                f".byte()"
-            )
-        first = images[0]
-        if (image.shape[0], image.dtype, image.device) != (first.shape[0], first.dtype, first.device):
-            raise ValueError(
-                f"images of one batch must have the same channels, dtype and device: images[{i}] has "
-                f"{image.shape[0]}, {image.dtype}, {image.device}; images[0] has {first.shape[0]}, "
-                f"{first.dtype}, {first.device}"
-            )
-
-
-def _check_targets(images: Any, targets: Any) -> None:
-    kinds: set[type] = {type(target) for target in targets} if isinstance(targets, list) else {Tensor}
-    maps = all(issubclass(kind, Tensor) for kind in kinds)
-    if not isinstance(targets, (Tensor, list)) or not (maps or kinds == {DenseTarget}):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        came = f"a list of {names}" if isinstance(targets, list) else type(targets).__name__
-        raise ValueError(
-            f"targets must be a list of DenseTarget, or label maps as (B, H, W) or a list of (H, W); got "
-            f"{came}"
-        )
-    if len(targets) != len(images):
-        raise ValueError(f"{len(images)} images need {len(images)} targets, got {len(targets)}")
-    own: Any = targets
-    for i, (image, target) in enumerate(zip(images, own, strict=True)):
-        size = tuple(image.shape[-2:])
-        if not maps:
-            _check_objects(i, target, size)
-            if (target.masks is None) != (own[0].masks is None):
-                raise ValueError(
-                    f"all images of a batch have masks or none: targets[{i}] and targets[0] differ; an "
-                    f"image without objects has masks of shape (0, H, W)"
-                )
-        elif target.shape != size or target.is_floating_point() or target.is_complex():
-            raise ValueError(
-                f"the label map targets[{i}] must be integers of shape {size}, as the image, got "
-                f"{target.dtype} of shape {tuple(target.shape)}"
-            )
-        elif target.dtype != targets[0].dtype:
-            raise ValueError(
-                f"label maps of one batch must have one dtype: targets[{i}] is {target.dtype}, targets[0] "
-                f"{targets[0].dtype}"
-            )
-    if not maps:
-        _check_boxes(images, own)
-
-
-def _check_objects(i: int, target: DenseTarget, size: tuple[int, ...]) -> None:
-    count = len(target.boxes)
-    expected = (
-        ("boxes", target.boxes, torch.float32, (count, 4)),
-        ("labels", target.labels, torch.int64, (count,)),
-        ("masks", target.masks, torch.bool, (count, *size)),
-    )
-    for name, value, dtype, shape in expected:
-        if value is not None and (value.dtype != dtype or value.shape != shape):
-            raise ValueError(
-                f"targets[{i}].{name} must be {dtype} of shape {shape} for {count} boxes, got "
-                f"{value.dtype} of shape {tuple(value.shape)}"
-            )
-
-
-def _check_boxes(images: Any, targets: list[DenseTarget]) -> None:
-    """All boxes at once: to read a value waits for the device."""
-    boxes = torch.cat([target.boxes for target in targets])
-    limits = [image.shape[:-3:-1] for image in images]  # (W, H)
-    limit = torch.cat(
-        [t.boxes.new_tensor(wh).expand(len(t.boxes), 2) for t, wh in zip(targets, limits, strict=True)]
-    )
-    # A box that was scaled with its image may stick out by what was rounded.
-    bad = ~((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] > -1) & (boxes[:, 2:] < limit + 1)).all(1)
-    if bad.any():
-        at = int(bad.nonzero()[0])
-        image = next(i for i in range(len(targets)) if sum(len(t.boxes) for t in targets[: i + 1]) > at)
-        raise ValueError(
-            f"boxes must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2 inside the image: targets[{image}] "
-            f"has {boxes[at].tolist()} in an image of size {tuple(images[image].shape[-2:])} (H, W); clip "
-            f"boxes to the image and leave out the empty ones"
-        )
-
-
-def _check_draw(draw: Draw, sizes: list[tuple[int, int]]) -> None:
-    given = [name for name, value in draw._asdict().items() if value is not None]
-    boxes = draw.boxes
-    if given not in ([], ["boxes"]):
-        raise ValueError(f"DenseRecursiveMix draws boxes, got a draw of {' and '.join(given)}")
-    if boxes is None:
-        return
-    if boxes.shape != (len(sizes), 4) or boxes.dtype != torch.int64 or boxes.device.type != "cpu":
-        raise ValueError(
-            f"draw.boxes must be ({len(sizes)}, 4) int64 on the CPU for {len(sizes)} images, got "
-            f"{boxes.dtype} of shape {tuple(boxes.shape)} on {boxes.device}; make a draw with "
-            f"mixer.draw(sizes)"
-        )
-    limit = torch.tensor(sizes).flip(1)
-    if (boxes[:, :2] < 0).any() or (boxes[:, 2:] > limit).any() or (boxes[:, 2:] < boxes[:, :2]).any():
-        raise ValueError(
-            f"draw.boxes must lie inside the images of sizes {sizes}; replay a draw on a batch of the "
-            f"sizes it was drawn for"
-        )

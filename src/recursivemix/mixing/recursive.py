@@ -228,7 +228,7 @@ class RecursiveMix(Mixer):
         if not sound:
             self._dropped = self._dropped + (~valid).sum()
         self.history = History(images, targets, None if sound else valid, probs, batch.masks)
-        self._version = _version(images)
+        self._version = version_of(images)
 
     def reset(self) -> None:
         self.history = None
@@ -248,7 +248,9 @@ class RecursiveMix(Mixer):
         if self.history is not None:
             # A view would be saved with all that it is a view of, a whole data set perhaps.
             fields: dict[str, Tensor | None] = self.history._asdict()
-            history = {name: value if value is None else _own(value) for name, value in fields.items()}
+            history = {
+                name: value if value is None else own_storage(value) for name, value in fields.items()
+            }
         return super().state_dict() | {"history": history, "dropped": int(self._dropped)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -273,7 +275,7 @@ class RecursiveMix(Mixer):
         past, d = self.history, len(self.spatial_dims)
         if past is None:
             return None
-        if not torch.compiler.is_compiling() and self._version not in (None, _version(past.images)):
+        if not torch.compiler.is_compiling() and self._version not in (None, version_of(past.images)):
             raise ValueError(
                 "the last step's images were written over, and they are the history: let the loader make "
                 "new ones, or give the mixer images.clone()"
@@ -302,13 +304,13 @@ class RecursiveMix(Mixer):
         return History(**fields)
 
 
-def _own(tensor: Tensor) -> Tensor:
+def own_storage(tensor: Tensor) -> Tensor:
     """The tensor, or a copy if it is part of a larger storage."""
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if whole else tensor.clone()
 
 
-def _version(tensor: Tensor) -> int | None:
+def version_of(tensor: Tensor) -> int | None:
     """How often the tensor was written into; None where that can't be told."""
     if torch.compiler.is_compiling() or tensor.is_inference():
         return None

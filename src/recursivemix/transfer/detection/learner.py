@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.annotated import DetectionData, Objects
-from recursivemix.mixing.dense import DenseRecursiveMix, DenseTarget
+from recursivemix.mixing import DenseRecursiveMix, DenseTarget
 from recursivemix.training.learner import Learner, Stateful
 from recursivemix.transfer.backbone import BackboneSettings, new_backbone, prepare_norms
 from recursivemix.transfer.nomix import NoDenseMix

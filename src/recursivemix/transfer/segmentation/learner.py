@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recursivemix.data.annotated_batches import resized
-from recursivemix.mixing.dense import DenseRecursiveMix
+from recursivemix.mixing import DenseRecursiveMix
 from recursivemix.training.learner import Learner, Stateful
 from recursivemix.transfer.backbone import BackboneSettings, new_backbone, prepare_norms
 from recursivemix.transfer.nomix import NoDenseMix
