@@ -49,10 +49,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side in one PNG file, and a line of text for each."""
+    """Pictures side by side in one PNG or JPEG file, and a line of text for each."""
 
     label: str
-    png: bytes
+    picture: bytes
     captions: Sequence[str]
 
 
@@ -122,8 +122,14 @@ def render(page: Page) -> str:
         style=(folder / "page.css").read_text(),
         script=(folder / "page.js").read_text(),
         embedded=embedded,
-        encoded=lambda png: base64.b64encode(png).decode(),
+        data_uri=data_uri,
     )
+
+
+def data_uri(picture: bytes) -> str:
+    """A picture that stands in the page itself."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def embedded(value: Any) -> str:

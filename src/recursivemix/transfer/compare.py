@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from PIL import Image
 
 from recursivemix.mixing import MIXERS
 from recursivemix.report.records import environment, write_json, write_text
@@ -27,6 +28,7 @@ from recursivemix.report.table import settled
 from recursivemix.report.words import interval, listed
 from recursivemix.training.commands import Start, beside, check_code, run_all
 from recursivemix.training.fit import as_words
+from recursivemix.training.whole import written_whole
 
 from .fit import TASKS
 from .page import build_page
@@ -383,7 +385,12 @@ def keep_pictures(config: TransferCompareConfig, runs: dict[str, dict[int, dict[
         for seed in sorted(own)[:1]:
             picture = run_of(config, label, seed) / "predictions.png"
             if picture.is_file():
-                shutil.copyfile(picture, target / f"predictions-{label}.png")
+                # JPEG: a page of photographs as PNG is five times as large.
+                with (
+                    Image.open(picture) as image,
+                    written_whole(target / f"predictions-{label}.jpg") as part,
+                ):
+                    image.convert("RGB").save(part, "JPEG", quality=88)
 
 
 def answer(comparison: dict[str, Any]) -> str:

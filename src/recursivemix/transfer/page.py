@@ -93,7 +93,7 @@ def predictions_section(comparison: Comparison, pictures: Path) -> Section | Non
     strips = [
         Strip(method["label"], file.read_bytes(), [])
         for method in comparison["methods"]
-        if (file := pictures / f"predictions-{method['label']}.png").is_file()
+        if (file := pictures / f"predictions-{method['label']}.jpg").is_file()
     ]
     if not strips:
         return None
