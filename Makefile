@@ -37,6 +37,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/mixing.py --out results/mixing.json
 	$(BIN)/python benchmarks/step.py --out results/step.json
 	$(BIN)/python benchmarks/training.py --out results/training.json
+	$(BIN)/python benchmarks/detection.py --out results/detection.json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

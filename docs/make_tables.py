@@ -113,6 +113,67 @@ def compared_table(name: str) -> str:
     return "\n".join([*lines, "", f"{record['answer']}", "", source(record, f"results/compare/{name}/")])
 
 
+def transfer_table(name: str) -> str:
+    """Backbones of a comparison that ``recursivemix transfer compare`` made."""
+    folder = RESULTS / "transfer" / name
+    if not (folder / "transfer.json").exists():
+        return "Not measured yet."
+    record = read(folder / "transfer.json")
+    data, before, score = record["data"], record["pretraining"], record["score"]
+    shown = {"ap": "box AP", "miou": "mIoU"}[score]
+    pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == score}
+    lines = [
+        f"**{Path(data['name']).name}, {record['task']}, {data['train_images']:,} training images**: "
+        f"{before['model']} trained on {before['name']} ({before['train_images']:,} images of "
+        f"{before['image_size']} pixels, {record['epochs']['pretraining']} epochs), then "
+        f"{record['epochs']['transfer']} epochs here; {len(record['seeds'])} seeds, "
+        f"{data['evaluation_images']:,} {data['evaluation_split']} images. The difference is within seeds, "
+        f"with its 95 % interval and p corrected for the number of methods.",
+        "",
+        f"| backbone | accuracy before, % | {shown}, last epoch, % | each seed | best epoch, % | "
+        f"difference to {record['baseline']} | p |",
+        "| --- " * 7 + "|",
+    ]
+    for method in record["methods"]:
+        runs = method["runs"]
+        last = [run["score_last"] for run in runs]
+        acc = method["estimates"]["pretrain_acc1"]["mean"]
+        pair = pairs.get(method["label"])
+        difference = p = ""
+        if pair is not None and pair["p"] is not None:
+            difference = f"{pair['mean']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
+            p = f"{pair['p_corrected']:.3f}"
+        lines.append(
+            f"| {method['label']} | {acc:.1f} | {mean(last):.2f} | "
+            f"{' / '.join(f'{value:.2f}' for value in last)} | "
+            f"{mean(run['score_best'] for run in runs):.2f} | {difference} | {p} |"
+        )
+    return "\n".join([*lines, "", record["answer"], "", source(record, f"results/transfer/{name}/")])
+
+
+def detection_table() -> str:
+    """Images per second of the detectors beside torchvision's RetinaNet."""
+    if not (RESULTS / "detection.json").exists():
+        return "Not measured yet: make bench."
+    record = read(RESULTS / "detection.json")
+    settings, results = record["settings"], record["results"]
+    lines = [
+        f"**Detectors**, {settings['model']}, {settings['size']} pixels, batch {settings['batch']}, "
+        f"{record['precision']}: images per second, and times torchvision's RetinaNet, medians of "
+        f"{record['rounds']} rounds in turn.",
+        "",
+        "| | training | x RetinaNet | inference | x RetinaNet |",
+        "| --- " * 5 + "|",
+    ]
+    for name, training in results["training"].items():
+        inference = results["inference"][name]
+        lines.append(
+            f"| {name} | {training['images_per_second']:.1f} | {training['times_retinanet']:.2f} | "
+            f"{inference['images_per_second']:.1f} | {inference['times_retinanet']:.2f} |"
+        )
+    return "\n".join([*lines, "", source(record, "results/detection.json")])
+
+
 def mixing_table() -> str:
     """Milliseconds of a mixing call beside the peers, one column pair a batch size."""
     if not (RESULTS / "mixing.json").exists():
@@ -240,6 +301,9 @@ TABLES = {
     "compared_digits": partial(compared_table, "digits"),
     "compared_ablation": partial(compared_table, "ablation"),
     "compared_tried": partial(compared_table, "tried"),
+    "transfer_bccd": partial(transfer_table, "bccd"),
+    "transfer_camvid": partial(transfer_table, "camvid"),
+    "detection": detection_table,
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,
