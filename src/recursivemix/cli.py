@@ -1,5 +1,5 @@
-"""The command line: ``recursivemix fit | test | evaluate | compare | transfer | report | recipes | export |
-doctor``.
+"""The command line: ``recursivemix fit | test | evaluate | compare | transfer | report | preview |
+explain | statistics | studio | recipes | export | doctor``.
 
 Flags and YAML keys are made from the signatures they fill. What can't be used ends in one line on standard
 error and exit code 2, before anything is written.
@@ -41,7 +41,11 @@ try:
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.folder import UnreadableImageError
     from recursivemix.evaluation.evaluate import evaluate_checkpoint
+    from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
+    from recursivemix.explain.preview import preview
+    from recursivemix.explain.statistics import rows_by_age, statistics, summary_rows
+    from recursivemix.explain.studio import serve
     from recursivemix.export.export import export_checkpoint
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
@@ -82,6 +86,13 @@ EXAMPLES = """examples:
   recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
       the trained network under ATSS, on boxes in COCO's layout; without options, on scenes of digits
   recursivemix transfer segmentation --head upernet --backbone FILE --data DIR
+  recursivemix preview --data DIR --mixer recursivemix --steps 8 --out preview.png
+      the first batches as the network gets them; without --data, of two photographs
+  recursivemix explain --checkpoint RUN/checkpoints/last.ckpt --images DIR --out explained.html
+      where the network looks; --checkpoint again for a second one beside it
+  recursivemix statistics --mixer recursivemix --out statistics.html
+  recursivemix studio --data DIR
+      one page on this machine to step through the mixing by hand
   recursivemix export --checkpoint RUN/checkpoints/last.ckpt --to timm --out backbone.safetensors
   recursivemix doctor DIR
       unreadable files, duplicates across splits, class counts, sizes, colour modes"""
@@ -167,6 +178,26 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
     report.add_argument("folder", type=Path, help="The comparison's folder.")
     for name in TABLES:
         report.add_argument(f"--{name}", type=Path, help=f"Write the table of methods as {name}, too.")
+    previewing = DashedParser(
+        usage="recursivemix preview [options]",
+        description="Draw the first batches of a training run as the network gets them.",
+    )
+    previewing.add_function_arguments(preview, as_group=False)
+    explaining = DashedParser(
+        usage="recursivemix explain --checkpoint CHECKPOINT [--checkpoint CHECKPOINT ...] [options]",
+        description="Draw where trained networks look, side by side.",
+    )
+    explaining.add_function_arguments(explain, as_group=False)
+    counting = DashedParser(
+        usage="recursivemix statistics [options]",
+        description="Measure what a mixer does to many batches, without data or training.",
+    )
+    counting.add_function_arguments(statistics, as_group=False)
+    studio = DashedParser(
+        usage="recursivemix studio [options]",
+        description="Serve a page on this machine to step through the mixing by hand.",
+    )
+    studio.add_function_arguments(serve, as_group=False)
     recipes = DashedParser(
         usage="recursivemix recipes [NAME]", description="List the recipes, or print one."
     )
@@ -193,6 +224,10 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         "compare": comparing,
         "transfer": transfer,
         "report": report,
+        "preview": previewing,
+        "explain": explaining,
+        "statistics": counting,
+        "studio": studio,
         "recipes": recipes,
         "export": export,
         "doctor": doctor,
@@ -204,6 +239,10 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         "compare": "compare methods over seeds",
         "transfer": "train a backbone on boxes, masks or label maps",
         "report": "make a comparison's page anew, or its table",
+        "preview": "draw the first mixed batches",
+        "explain": "draw where networks look",
+        "statistics": "measure the mixing process",
+        "studio": "a live page of the mixing",
         "recipes": "list the recipes",
         "export": "write a backbone for timm, torchvision, Hugging Face or ONNX",
         "doctor": "examine a folder of images",
@@ -281,6 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "transfer predict": run_predict,
         "transfer compare": run_transfer_compare,
         "report": run_report,
+        "preview": run_preview,
+        "explain": run_explain,
+        "statistics": run_statistics,
+        "studio": run_studio,
         "recipes": run_recipes,
         "export": run_export,
         "doctor": run_doctor,
@@ -320,6 +363,8 @@ def written_out(arguments: Sequence[str]) -> list[str]:
 
 def expanded(words: list[str]) -> list[str]:
     """``--resume`` and ``--recipe`` with the settings that they stand for; flags come after and win."""
+    if words[:1] == ["explain"]:
+        return gathered(words, ("--checkpoint", "--classes"))
     command = words[: 2 if words[:1] == ["transfer"] else 1]
     task = command[-1] if command else ""
     if command != ["fit"] and task not in TASKS:
@@ -340,6 +385,23 @@ def expanded(words: list[str]) -> list[str]:
             raise UsageError(one_line(error)) from error
         return [*command, "--config", yaml.safe_dump(settings), *options]
     return words
+
+
+def gathered(words: list[str], options: tuple[str, ...]) -> list[str]:
+    """Options that were given several times as one list each, ``--checkpoint A --checkpoint B``."""
+    values: dict[str, list[str]] = {option: [] for option in options}
+    others = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in values:
+            others.append(word)
+            continue
+        given = value if equals else next(rest, None)
+        if given is None or (not equals and given.startswith("--")):
+            raise UsageError(f"{name} needs a value")
+        values[name].append(given)
+    return [*others, *(f"{name}={json.dumps(given)}" for name, given in values.items() if given)]
 
 
 def value_of(words: list[str], option: str) -> str | None:
@@ -539,6 +601,55 @@ def run_transfer_compare(parser: DashedParser, settings: Namespace) -> None:
     print(f"page: {config.out / 'page.html'}")
     if problems:
         raise Failed(f"{len(problems)} backbones failed: {'; '.join(problems.values())}")
+
+
+def run_preview(parser: DashedParser, settings: Namespace) -> None:
+    """Draw mixed batches."""
+    try:
+        print(preview(**settings.as_dict()))
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+
+
+def run_explain(parser: DashedParser, settings: Namespace) -> None:
+    """Draw where networks look, and say on which feature map."""
+    try:
+        out, said = explain(**settings.as_dict())
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    for line in said:
+        print(f"feature map of {line}")
+    print(out)
+
+
+def run_statistics(parser: DashedParser, settings: Namespace) -> None:
+    """Print what a mixer does, and keep it."""
+    try:
+        found, record = statistics(**settings.as_dict())
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    table = Table(title=f"{found.mixer}, {found.images} images", show_header=False)
+    for name, value in summary_rows(found, record):
+        table.add_row(name, value)
+    Console().print(table)
+    ages = Table(title="means by age")
+    for name in ("source", "label", "pixels", "scale", "label, closed form")[
+        : 5 if record["closed_form"] else 4
+    ]:
+        ages.add_column(name)
+    for row in rows_by_age(found, record):
+        ages.add_row(*row)
+    Console().print(ages)
+    if settings.out is not None:
+        print(settings.out)
+
+
+def run_studio(parser: DashedParser, settings: Namespace) -> None:
+    """Serve the live page until it is interrupted."""
+    try:
+        serve(**settings.as_dict(), tell=lambda line: print(line, flush=True))
+    except (ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
 
 
 def run_recipes(parser: DashedParser, settings: Namespace) -> None:

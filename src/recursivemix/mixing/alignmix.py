@@ -39,6 +39,7 @@ class AlignMix(Mixer):
     """
 
     draws = ("lam", "partners", "layer")
+    blends = True
     needs_model = True
 
     def __init__(

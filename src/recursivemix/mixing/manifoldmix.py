@@ -32,6 +32,7 @@ class ManifoldMix(Mixer):
     """
 
     draws = ("lam", "partners", "layer")
+    blends = True
     needs_model = True
 
     def __init__(

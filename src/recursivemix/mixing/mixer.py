@@ -70,6 +70,8 @@ class Mixer(ABC):
 
     draws: tuple[str, ...] = ()
     """The fields of `Draw` that this method makes and applies, in the order of `Draw`."""
+    blends: bool = False
+    """Whether a pixel may be a blend of two images, so that masks can't go along."""
     needs_model: bool = False
     """Whether the constructor takes the network as its second argument: the method works inside it."""
 

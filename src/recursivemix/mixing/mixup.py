@@ -21,6 +21,7 @@ class MixUp(Mixer):
     """
 
     draws = ("lam", "partners")
+    blends = True
 
     def __init__(self, num_classes: int, *, alpha: float = 1.0, **others: Any) -> None:
         super().__init__(num_classes, **others)

@@ -26,6 +26,7 @@ class SmoothMix(Mixer):
     """
 
     draws = ("partners", "weights")
+    blends = True
 
     def __init__(
         self, num_classes: int, *, sigma: tuple[float, float] = (0.25, 0.5), **others: Any

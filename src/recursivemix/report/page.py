@@ -11,9 +11,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .plots import COLOURS, DASHES, SYMBOLS, Figure
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 DASH_LENGTHS = {"solid": "", "dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "14 6"}
 SHAPES = {
@@ -57,6 +60,41 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A part of a bar."""
+
+    label: str
+    share: float
+    kind: int
+    """Its place in the grid's key, by which it is coloured."""
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A picture, a bar of shares under it, and lines of text."""
+
+    picture: bytes
+    """PNG or JPEG."""
+    bar: Sequence[Segment]
+    lines: Sequence[str]
+    box: tuple[float, float, float, float] | None = None
+    """Left, top, width and height of an outline, in percent of the picture."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pictures in rows and columns."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[GridCell]]
+    names: Sequence[str]
+    """Of the rows."""
+    key: Sequence[str] = ()
+    """What the bars' kinds mean, six at most; an empty name is left out."""
+
+
+@dataclass(frozen=True)
 class Code:
     """Text to be copied."""
 
@@ -73,6 +111,7 @@ class Section:
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
     strips: Sequence[Strip] = ()
+    grids: Sequence[Grid] = ()
     codes: Sequence[Code] = ()
     folded: Sequence[Table] = ()
     """Tables that open on demand."""
@@ -86,9 +125,10 @@ class Page:
     answer: str
     facts: str
     labels: Sequence[str]
-    """The methods; each looks in every plot as its place here says."""
+    """The methods; each looks in every plot as its place here says. None: nothing to choose."""
     sections: Sequence[Section]
     notices: Sequence[str] = field(default=())
+    labels_are: str = "Methods in the plots"
 
 
 def render(page: Page) -> str:
@@ -98,14 +138,12 @@ def render(page: Page) -> str:
         ValueError: plotly is not installed.
     """
     try:
-        from jinja2 import Environment
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
         raise ValueError("a page needs plotly: pip install 'recursivemix[report]'") from error
 
     folder = resources.files(__package__)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((folder / "page.html.jinja").read_text())
+    template = templates().get_template("page.html.jinja")
     key = [
         {
             "label": label,
@@ -118,12 +156,32 @@ def render(page: Page) -> str:
     return template.render(
         page=page,
         key=key,
-        plotly=get_plotlyjs(),
-        style=(folder / "page.css").read_text(),
+        plotly=get_plotlyjs() if any(section.plots for section in page.sections) else "",
+        style=(folder / "page.css").read_text() + (folder / "grid.css").read_text(),
         script=(folder / "page.js").read_text(),
         embedded=embedded,
         data_uri=data_uri,
     )
+
+
+def render_grid(grid: Grid) -> str:
+    """A grid alone, for a page that `recursivemix.report` does not make."""
+    macro = templates().get_template("grid.html.jinja").module.grid  # type: ignore[attr-defined]
+    return str(macro(grid, data_uri))
+
+
+def templates(folder: str = "report") -> Environment:
+    """The templates of a folder of the package; what is put into them is escaped.
+
+    Raises:
+        ValueError: Jinja is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader
+    except ModuleNotFoundError as error:
+        raise ValueError("a page needs jinja2: pip install 'recursivemix[report]'") from error
+    loader = PackageLoader("recursivemix", folder)
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def data_uri(picture: bytes) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recursivemix.data.annotated import IGNORE, DetectionData, Objects, SegmentationData
 from recursivemix.data.order import generator_of
+from recursivemix.explain.annotations import colour_of
 from recursivemix.models.feature_map import evaluating
 from recursivemix.training.whole import written_whole
 
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff",
-    "#7a5230", "#a6e3c5", "#4b2e83", "#999999", "#8c1c13", "#f7c8da", "#1b4d3e", "#c5b800",
-)  # fmt: skip
-"""Of classes, in turn; the first eight after Okabe and Ito, the rest between them in lightness."""
 SHOWN = 6
 MOST_NAMED = 12
 """Objects in an image that have their class written at the box; of more the key tells."""
@@ -115,11 +111,6 @@ def draw(
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=8)
     return figure
-
-
-def colour_of(label: int) -> str:
-    """The colour of a class."""
-    return COLOURS[label % len(COLOURS)]
 
 
 def _draw_over(axis: Axes, drawn: Drawn, classes: Sequence[str], size: tuple[int, ...]) -> set[int]:

@@ -1,0 +1,264 @@
+"""Pictures in rows and columns, each with a bar of shares and a few words: as a PNG, a GIF or a page."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from recursivemix.report.page import Grid, GridCell, Segment
+from recursivemix.training.whole import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Theme = Literal["light", "dark"]
+SUFFIXES = (".png", ".html", ".gif")
+GROUND = {"light": "#ffffff", "dark": "#14171c"}
+INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
+AGES = (
+    "own image", "another of this batch", "from 1 step ago", "from 2 steps ago", "from 3 steps ago",
+    "from before",
+)  # fmt: skip
+AGE_COLOURS = {
+    "light": ("#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#767676"),
+    "dark": ("#4ea8e6", "#b7def5", "#e8ae3c", "#2cc295", "#e596c8", "#a6afba"),
+}
+"""Of `AGES`, after Okabe and Ito; the bar's order tells them too."""
+BOX_COLOUR = "#e69f00"
+CELL, PICTURE, LINE = 1.75, 1.6, 0.135
+"""Inches: the width of a cell, the side of its picture, the height of a line of text."""
+SHORTEST_SIDE = 160
+"""Pixels: smaller pictures are enlarged, each pixel a square, so that what is drawn over them is thin."""
+FRAME_MS = 900
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a picture."""
+
+    name: str
+    """Its class."""
+    label: float
+    """Its weight in the label."""
+    pixels: float
+    """The share of the pixels that show it."""
+    kind: int
+    """Its place in `AGES`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture and what is said under it."""
+
+    picture: Tensor
+    """(3, H, W) uint8."""
+    lines: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
+    box: tuple[int, int, int, int] | None = None
+    """``(x1, y1, x2, y2)`` pixels, outlined."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows of cells; each row may be shorter than the header."""
+
+    title: str
+    columns: tuple[str, ...]
+    """Over each column."""
+    rows: tuple[tuple[Cell, ...], ...]
+    names: tuple[str, ...]
+    """Beside each row."""
+
+
+def write_cells(cells: Cells, path: Path, theme: Theme) -> None:
+    """Write a PNG, whole or not at all."""
+    _write(path, _png(draw_cells(cells, theme), 110))
+
+
+def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
+    """Write a GIF that shows one column after another, forever, the cells of each side by side."""
+    frames = []
+    for column, name in enumerate(cells.columns):
+        row = tuple(row[column] for row in cells.rows if column < len(row))
+        blank = ("",) * len(row)
+        frame = Cells(f"{cells.title}, {name}", blank, (row,), ("",))
+        image = Image.open(io.BytesIO(_png(draw_cells(frame, theme), 100))).convert("RGB")
+        frames.append(image.quantize(256, dither=Image.Dither.NONE))
+    held = io.BytesIO()
+    frames[0].save(held, format="gif", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+    _write(path, held.getvalue())
+
+
+def draw_cells(cells: Cells, theme: Theme) -> Figure:
+    """The figure of a PNG. Everything has its place in inches, so that nothing is cut off or overlaps."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    ink = INK[theme]
+    has_bars = any(cell.parts for row in cells.rows for cell in row)
+    lines = max((len(cell.lines) for row in cells.rows for cell in row), default=0)
+    aspect = max(cell.picture.shape[-2] / cell.picture.shape[-1] for row in cells.rows for cell in row)
+    height = PICTURE * aspect
+    row_height = height + (0.17 if has_bars else 0.04) + LINE * lines + 0.12
+    left = 0.15 if not any(cells.names) else 0.3
+    width = max(left + CELL * len(cells.columns) + 0.1, 4.6)
+    top = 0.38 + (0.24 if any(cells.columns) else 0)
+    kinds = sorted({part.kind for row in cells.rows for cell in row for part in cell.parts})
+    bottom = (0.12 + 0.24 * -(-len(kinds) // max(1, int(width / 1.75)))) if kinds else 0.05
+    total = top + row_height * len(cells.rows) + bottom
+    figure = Figure(figsize=(width, total), facecolor=GROUND[theme])
+    figure.text(
+        left / width, 1 - 0.1 / total, cells.title, fontsize=10, color=ink, va="top", weight="bold",
+        parse_math=False,
+    )  # fmt: skip
+    for column, name in enumerate(cells.columns):
+        x = left + CELL * column + PICTURE / 2
+        figure.text(
+            x / width, 1 - (top - 0.06) / total, name, fontsize=8.5, color=ink, ha="center", va="bottom",
+            parse_math=False,
+        )  # fmt: skip
+    for r, (row, name) in enumerate(zip(cells.rows, cells.names, strict=True)):
+        upper = top + row_height * r
+        if name:
+            y = 1 - (upper + height / 2) / total
+            figure.text(
+                0.1 / width, y, name, fontsize=8.5, color=ink, rotation=90, va="center", parse_math=False
+            )
+        for column, cell in enumerate(row):
+            own = PICTURE * cell.picture.shape[-2] / cell.picture.shape[-1]
+            x = left + CELL * column
+            place = (x / width, 1 - (upper + own) / total, PICTURE / width, own / total)
+            axis = figure.add_axes(place)
+            _draw_cell(axis, cell, theme, own, height, has_bars)
+    if kinds:
+        figure.legend(
+            handles=[Patch(fc=AGE_COLOURS[theme][k], label=AGES[k]) for k in kinds],
+            loc="lower left", bbox_to_anchor=(left / width, 0.04 / total), borderaxespad=0,
+            ncols=max(1, int(width / 1.75)), fontsize=8, frameon=False, labelcolor=ink, borderpad=0,
+            handlelength=1.2, columnspacing=1.4,
+        )  # fmt: skip
+    return figure
+
+
+def _draw_cell(axis: Axes, cell: Cell, theme: Theme, own: float, height: float, has_bars: bool) -> None:
+    """One picture, its box, its bar and its lines; ``own`` and ``height`` in inches, of it and its row."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.imshow(cell.picture.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
+    if cell.box is not None:
+        x1, y1, x2, y2 = cell.box
+        edge = Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, lw=1.3, ec=BOX_COLOUR)
+        edge.set_path_effects([withStroke(linewidth=2.3, foreground="#000000")])
+        axis.add_patch(edge)
+    y = -(height - own) / own
+    if has_bars:
+        start = 0.0
+        for part in cell.parts:
+            bar = Rectangle(
+                (start, y - 0.13 / own), part.label, 0.09 / own, fc=AGE_COLOURS[theme][part.kind],
+                ec=GROUND[theme], lw=0.6, transform=axis.transAxes, clip_on=False,
+            )  # fmt: skip
+            axis.add_patch(bar)
+            start += part.label
+        y -= 0.17 / own
+    else:
+        y -= 0.04 / own
+    for i, line in enumerate(cell.lines):
+        axis.text(
+            0, y - i * LINE / own, line, fontsize=6.8, color=INK[theme], va="top", parse_math=False,
+            transform=axis.transAxes,
+        )  # fmt: skip
+
+
+def as_grid(cells: Cells) -> Grid:
+    """The same for a page."""
+    return Grid(
+        cells.title,
+        cells.columns,
+        [
+            [
+                GridCell(
+                    _encoded(cell.picture),
+                    [Segment(part.name, part.label, part.kind) for part in cell.parts],
+                    cell.lines,
+                    _relative(cell),
+                )
+                for cell in row
+            ]
+            for row in cells.rows
+        ],
+        cells.names,
+        [
+            AGES[k] if any(p.kind == k for r in cells.rows for c in r for p in c.parts) else ""
+            for k in range(6)
+        ],
+    )
+
+
+def short(name: str, length: int = 14) -> str:
+    """A class name that fits under a picture."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def check_out(path: Path, allowed: tuple[str, ...] = SUFFIXES) -> None:
+    """Raise unless a file of this kind can be made there."""
+    if path.suffix.lower() not in allowed:
+        raise ValueError(f"--out must end in {' or '.join(allowed)}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"--out: {path} is a folder")
+
+
+def _relative(cell: Cell) -> tuple[float, float, float, float] | None:
+    """A box as left, top, width, height in percent of the picture."""
+    if cell.box is None:
+        return None
+    height, width = cell.picture.shape[-2:]
+    x1, y1, x2, y2 = cell.box
+    values = (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)
+    return values[0] * 100, values[1] * 100, values[2] * 100, values[3] * 100
+
+
+def enlarged(picture: Tensor) -> tuple[Tensor, int]:
+    """A small (3, H, W) picture with every pixel a square, and how many times as large it is."""
+    times = max(1, -(-SHORTEST_SIDE // min(picture.shape[-2:])))
+    return picture.repeat_interleave(times, -2).repeat_interleave(times, -1), times
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """(B, 3, H, W) floats in [0, 1] as uint8."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _encoded(picture: Tensor) -> bytes:
+    held = io.BytesIO()
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    if min(picture.shape[-2:]) < SHORTEST_SIDE:
+        image.save(held, format="png")
+    else:  # photographs, of which a page may hold many
+        image.save(held, format="jpeg", quality=88)
+    return held.getvalue()
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    held = io.BytesIO()
+    with warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(held, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+    return held.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with written_whole(path) as part:
+        part.write_bytes(content)

@@ -1,0 +1,116 @@
+"use strict";
+// The settings are the page's address after the #, so that what is seen can be kept and shared.
+(() => {
+  const form = document.getElementById("settings");
+  const shown = document.getElementById("mixed");
+  const message = document.getElementById("message");
+  const remove = document.getElementById("remove");
+  const sliders = JSON.parse(document.body.dataset.sliders);
+  let image = "";
+  let asked = 0;
+
+  function say(text, error = false) {
+    message.textContent = text;
+    message.classList.toggle("error", error);
+  }
+
+  function query() {
+    const values = new URLSearchParams();
+    for (const input of form.elements) {
+      if (!input.name) continue;
+      values.set(input.name, input.type === "checkbox" ? String(input.checked) : input.value);
+    }
+    if (image) values.set("image", image);
+    return values;
+  }
+
+  function dress() {
+    const own = sliders[form.elements.mixer.value];
+    form.querySelectorAll("[data-for]").forEach((label) => { label.hidden = !own.includes(label.dataset.for); });
+    form.querySelectorAll("output").forEach((out) => {
+      out.textContent = out.parentElement.querySelector("input").value;
+    });
+    const step = form.elements.step;
+    document.getElementById("back").disabled = step.value === step.min;
+    document.getElementById("next").disabled = step.value === step.max;
+    remove.hidden = !image;
+  }
+
+  async function draw() {
+    dress();
+    const values = query();
+    const mine = ++asked;
+    document.documentElement.dataset.drawn = "";
+    try {
+      const answer = await fetch(`mixed?${values}`);
+      const text = await answer.text();
+      if (mine !== asked) return; // a later question has been asked
+      if (answer.ok) {
+        shown.innerHTML = text; // made by the server, with every name escaped
+        say("");
+        values.delete("image");
+        history.replaceState(null, "", `#${values}`);
+      } else {
+        say(text, true);
+      }
+    } catch (error) {
+      if (mine === asked) say("The studio does not answer; is it still running?", true);
+    }
+    if (mine === asked) document.documentElement.dataset.drawn = String(asked);
+  }
+
+  async function send(file) {
+    if (!file) return;
+    say(`Reading ${file.name} ...`);
+    try {
+      const answer = await fetch("image", {
+        method: "POST",
+        headers: { "Content-Type": file.type || "application/octet-stream" },
+        body: file,
+      });
+      if (!answer.ok) {
+        say(await answer.text(), true);
+        return;
+      }
+      image = (await answer.json()).image;
+    } catch (error) {
+      say("The image could not be sent.", true);
+      return;
+    }
+    draw();
+  }
+
+  function move(by) {
+    const step = form.elements.step;
+    step.value = String(Number(step.value) + by);
+    draw();
+  }
+
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+    const input = form.elements[name];
+    if (!input) continue;
+    if (input.type === "checkbox") input.checked = value === "true";
+    else input.value = value;
+  }
+  form.addEventListener("input", (event) => { if (event.target.name) draw(); });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  document.getElementById("back").addEventListener("click", () => move(-1));
+  document.getElementById("next").addEventListener("click", () => move(1));
+  document.getElementById("file").addEventListener("change", (event) => send(event.target.files[0]));
+  remove.addEventListener("click", () => {
+    image = "";
+    document.getElementById("file").value = "";
+    draw();
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  addEventListener("dragleave", () => document.body.classList.remove("dropping"));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    send(event.dataTransfer.files[0]);
+  });
+  draw();
+})();
