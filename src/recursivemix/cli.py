@@ -197,7 +197,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         usage="recursivemix studio [options]",
         description="Serve a page on this machine to step through the mixing by hand.",
     )
-    studio.add_function_arguments(serve, as_group=False)
+    studio.add_function_arguments(serve, as_group=False, skip={"tell"})
     recipes = DashedParser(
         usage="recursivemix recipes [NAME]", description="List the recipes, or print one."
     )

@@ -1,11 +1,13 @@
 """The mixing process in numbers: closed forms, the values of paper.md 1.4, and a simulation in loops."""
 
+import itertools
 import json
 import math
 
 import pytest
 import torch
 
+from recursivemix.cli import main
 from recursivemix.explain.statistics import (
     AGES,
     chance_of_no_paste,
@@ -36,8 +38,8 @@ def test_closed_forms_are_the_papers_values(side, max_area, mean, empty):
 
 def test_mean_weights_by_age_are_the_papers_values():
     # Each with half a unit of its last digit, and what a simulation leaves open.
-    published = [(0.833, 2e-3), (0.139, 1e-3), (0.023, 5e-4), (0.0038, 1e-4), (0.00064, 2e-5), (1.1e-4, 5e-6),
-                 (2e-5, 5e-6)]  # fmt: skip
+    published = [(0.833, 2e-3), (0.139, 1e-3), (0.023, 5e-4), (0.0038, 1e-4), (0.00064, 2e-5)]
+    published += [(1.1e-4, 5e-6), (2e-5, 5e-6)]
     for age, (value, reach) in enumerate(published):
         assert mean_weight_of_age(age, 32, 0.5) == pytest.approx(value, abs=reach)
 
@@ -111,7 +113,7 @@ def test_pixels_follow_the_label_and_shrink(published):
         assert published.pixels_by_age[age] == pytest.approx(published.label_by_age[age], rel=0.03)
     scales = [s for s in published.scale_by_age if s is not None]
     assert scales[0] == pytest.approx(1)
-    assert all(a > b for a, b in zip(scales, scales[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(scales))
 
 
 def test_the_scale_is_the_side_of_the_box():
@@ -188,3 +190,17 @@ def test_no_closed_form_where_the_process_is_another():
     for options in ({"prob": 0.5}, {"partner": "batch", "omega": 0}):
         _, record = statistics(size=16, batches=2, mixer_options=options)
         assert record["closed_form"] is None
+
+
+def test_the_command_prints_tables(tmp_path, capsys):
+    out = tmp_path / "s.html"
+    assert main(["statistics", "--size", "32", "--batches", "50", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "the same by its closed form" in printed
+    assert "0.1664" in printed
+    assert "2 steps ago" in printed
+    assert out.is_file()
+    assert main(["statistics", "--mixer", "mixup", "--size", "16", "--batches", "5"]) == 0
+    assert "closed form" not in capsys.readouterr().out
+    assert main(["statistics", "--out", "s.txt"]) == 2
+    assert "--out must end in .json or .html or .png" in capsys.readouterr().err

@@ -7,13 +7,13 @@ import torch
 from .images import IMAGENET_MEAN, IMAGENET_STD, ImageData, StackedImages
 
 SIDE = 224
-ROWS, COLUMNS = 3, 7
+ROWS, COLUMNS = 6, 16
 PARTS = "parts of photographs"
 """What their split is called."""
 
 
 def photographs() -> ImageData:
-    """42 images of 224x224 pixels in two classes, from ``load_sample_images``; both splits are the same."""
+    """192 images of 224x224 pixels in two classes, from ``load_sample_images``; both splits are the same."""
     from sklearn.datasets import load_sample_images
 
     parts, labels, names = [], [], []

@@ -59,7 +59,7 @@ class Cell:
     """One picture and what is said under it."""
 
     picture: Tensor
-    """(3, H, W) uint8."""
+    """(3, H, W) uint8; (3, 0, 0) leaves the place empty."""
     lines: tuple[str, ...]
     parts: tuple[Part, ...] = ()
     box: tuple[int, int, int, int] | None = None
@@ -105,7 +105,8 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
     ink = INK[theme]
     has_bars = any(cell.parts for row in cells.rows for cell in row)
     lines = max((len(cell.lines) for row in cells.rows for cell in row), default=0)
-    aspect = max(cell.picture.shape[-2] / cell.picture.shape[-1] for row in cells.rows for cell in row)
+    sizes = [cell.picture.shape[-2:] for row in cells.rows for cell in row if cell.picture.numel()]
+    aspect = max(height / width for height, width in sizes)
     height = PICTURE * aspect
     row_height = height + (0.17 if has_bars else 0.04) + LINE * lines + 0.12
     left = 0.15 if not any(cells.names) else 0.3
@@ -133,6 +134,8 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
                 0.1 / width, y, name, fontsize=8.5, color=ink, rotation=90, va="center", parse_math=False
             )
         for column, cell in enumerate(row):
+            if not cell.picture.numel():
+                continue
             own = PICTURE * cell.picture.shape[-2] / cell.picture.shape[-1]
             x = left + CELL * column
             place = (x / width, 1 - (upper + own) / total, PICTURE / width, own / total)
@@ -241,6 +244,8 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 def _encoded(picture: Tensor) -> bytes:
+    if not picture.numel():
+        return b""
     held = io.BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     if min(picture.shape[-2:]) < SHORTEST_SIDE:

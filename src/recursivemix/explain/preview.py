@@ -89,8 +89,9 @@ def preview(
         model: The network, for a method that works inside it; its weights are random.
         steps: Iterations, one a column.
         samples: Images of each batch that are shown, one a row.
-        batch_size: Images a step. Default: as many as are shown. With a run's own batch size, seed and
-            augmentation these are its first batches.
+        batch_size: Images a step. Default: as many as are shown. With a run's own batch size and seed these
+            are its first batches; files of small images, which a run holds in memory, are only cropped at
+            other places.
         image_size: Pixels a side. Default: as in recursivemix fit; 256 for segmentation.
         seed: Of order, augmentation and mixing.
         theme: light or dark, of a PNG or GIF; a page follows the reader's.
@@ -298,7 +299,7 @@ def in_rows(title: str, columns: list[list[Cell]]) -> Cells:
     """Cells by sample instead of by step."""
     heads = tuple(f"iteration {i}" for i in range(1, len(columns) + 1))
     count = max(len(column) for column in columns)
-    empty = Cell(torch.zeros(3, 1, 1, dtype=torch.uint8), ())
+    empty = Cell(torch.zeros(3, 0, 0, dtype=torch.uint8), ())  # of an epoch's last batch, which is smaller
     cells = [[without_blank(cell, columns) for cell in column] for column in columns]
     rows = tuple(tuple(c[i] if i < len(c) else empty for c in cells) for i in range(count))
     return Cells(title, heads, rows, ("",) * count)
@@ -424,4 +425,4 @@ def annotated_lines(target: DenseTarget | Tensor, classes: tuple[str, ...]) -> l
         shares.sort(key=lambda item: -item[1])
         return two_lines([(short(classes[k]), percent(s)) for k, s in shares if s >= LEAST_SAID])
     labels, counts = torch.unique(target.labels, return_counts=True)
-    return two_lines([(short(classes[int(k)]), f"×{int(n)}") for k, n in zip(labels, counts, strict=True)])
+    return two_lines([(short(classes[int(k)]), f"x {int(n)}") for k, n in zip(labels, counts, strict=True)])

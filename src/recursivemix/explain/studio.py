@@ -35,7 +35,7 @@ from recursivemix.mixing import MIXERS
 from recursivemix.report.page import render_grid, templates
 from recursivemix.training.run import Device, check_device
 
-from .activation import Looked, map_cell, read_looked
+from .activation import Looked, distinct_names, map_cell, read_looked
 from .cells import Cell, Cells, as_bytes, as_grid
 from .preview import Step, classified_cell, first_batches, in_rows, network_for, open_preview
 from .sources import SourceTracker
@@ -242,7 +242,7 @@ def read_dropped(content: bytes) -> Tensor:
             if image.width * image.height > MOST_PIXELS:
                 raise TooLargeError(f"an image may have {MOST_PIXELS // 10**6} million pixels")
             return as_rgb(image)
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"an image may have {MOST_PIXELS // 10**6} million pixels") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, TooLargeError):
@@ -358,7 +358,9 @@ def serve(
     if not 0 <= port < 2**16:
         raise ValueError(f"--port must be in 0..65535, got {port}")
     opened = open_preview(data, dataset, val_split, image_size, 0)
-    looked = None if checkpoint is None else read_looked(checkpoint, checkpoint.stem, device)
+    looked = (
+        None if checkpoint is None else read_looked(checkpoint, distinct_names([checkpoint])[0], device)
+    )
     app = make_app(Studio(opened, model, looked))
     try:
         import uvicorn

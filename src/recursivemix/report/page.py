@@ -74,7 +74,7 @@ class GridCell:
     """A picture, a bar of shares under it, and lines of text."""
 
     picture: bytes
-    """PNG or JPEG."""
+    """PNG or JPEG; b"" leaves the place empty."""
     bar: Sequence[Segment]
     lines: Sequence[str]
     box: tuple[float, float, float, float] | None = None
