@@ -1,62 +1,140 @@
-"""Draws the pictures of README and docs, from data that ships with scikit-learn and from ``results/``.
+"""Draws the pictures of README and docs with the project's own commands, light and dark.
 
-    python docs/make_pictures.py
+    python docs/make_pictures.py [NAME ...]
 
-The picture of the page is taken in Chromium, which must be installed.
+Images are scikit-learn's sample photographs and its digits; nothing is downloaded. Two networks are trained
+on the digits for `explain`, about two minutes. Pictures of pages are taken in Chromium, which must be there.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import torch
+from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
-from recursivemix import RecursiveMix
-from recursivemix.data.augment import colour_scale, normalise
-from recursivemix.data.digits import digits
-from recursivemix.data.images import StackedImages
-from recursivemix.explain.gallery import draw_gallery
+from recursivemix.cli import main as recursivemix
+from recursivemix.explain.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK, Theme
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, SAMPLES = 4, 8
+IMAGES = ROOT / "docs" / "images"
+THEMES: tuple[Theme, ...] = ("light", "dark")
+CARDS = {
+    "cutout": 2, "mixup": 2, "cutmix": 2, "saliencymix": 2, "gridmix": 2, "fmix": 2, "smoothmix": 2,
+    "resizemix": 2, "dlb": 3,
+}  # fmt: skip
+"""Methods that act on images alone, and how many steps their card shows."""
+EPOCHS = 15
 
 
 def main() -> None:
-    """Draw all of them."""
-    mixed_batches(ROOT / "docs" / "images" / "mixed_batches.png")
-    page(ROOT / "results" / "compare" / "cifar10" / "page.html", ROOT / "docs" / "images" / "compare.png")
+    """Draw all of them, or the named ones."""
+    pictures: dict[str, Callable[[], None]] = {
+        "recursion": recursion,
+        "cards": cards,
+        "masks": masks,
+        "statistics": statistics,
+        "explain": explain,
+        "studio": studio,
+        "compare": partial(
+            page, ROOT / "results" / "compare" / "cifar10" / "page.html", IMAGES / "compare.png"
+        ),
+    }
+    for name in sys.argv[1:] or pictures:
+        pictures[name]()
 
 
-def page(source: Path, target: Path) -> None:
-    """The beginning of a comparison's page."""
+def draw(target: str, *words: str) -> None:
+    """One command in both themes, its PNG with 256 colours."""
+    for theme in THEMES:
+        path = IMAGES / f"{target}-{theme}.png"
+        if recursivemix([*words, "--theme", theme, "--out", str(path)]):
+            sys.exit(f"{target} was not drawn")
+        with Image.open(path) as image:
+            with_few_colours(image.convert("RGB"), theme).save(path, optimize=True)
+
+
+def with_few_colours(image: Image.Image, theme: Theme) -> Image.Image:
+    """256 colours, among them those of bars and boxes, which a photograph's would crowd out."""
+    named = (*AGE_COLOURS[theme], BOX_COLOUR, GROUND[theme], INK[theme])
+    own = [value for colour in named for value in ImageColor.getrgb(colour)]
+    common = image.quantize(256 - len(named), Image.Quantize.MEDIANCUT).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(own + (common or []))
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def recursion() -> None:
+    """Six steps of the paper's method: README begins with it."""
+    draw("recursion", "preview", "--steps", "6", "--samples", "2", "--seed", "5")
+
+
+def cards() -> None:
+    """Two or three steps of the methods that act on images."""
+    for name, steps in CARDS.items():
+        words = ("--mixer", name, "--steps", str(steps), "--samples", "2", "--seed", "3")
+        # Two of eight images: with two alone, each would often be mixed with itself.
+        draw(f"methods/{name}", "preview", *words, "--batch-size", "8")
+
+
+def masks() -> None:
+    """Objects that are mixed with their masks."""
+    draw("masks", "preview", "--task", "instance", "--steps", "5", "--samples", "2")
+
+
+def statistics() -> None:
+    """The process at ImageNet's size."""
+    draw("statistics", "statistics", "--size", "224", "--batches", "2000", "--batch-size", "1")
+
+
+def explain() -> None:
+    """Where two networks look that were trained on the digits, without mixing and with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = []
+        for mixer in ("none", "recursivemix"):
+            run = Path(folder) / mixer
+            recursivemix(["fit", "--mixer", mixer, "--epochs", str(EPOCHS), "--out", str(run)])
+            checkpoints += ["--checkpoint", str(run / "checkpoints" / "last.ckpt")]
+        draw("explain", "explain", *checkpoints, "--count", "3", "--top", "2")
+
+
+def studio() -> None:
+    """The live page after some steps."""
+    command = [str(Path(sys.executable).with_name("recursivemix")), "studio", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            address = server.stdout.readline().split()[0]
+            for theme in THEMES:
+                path = IMAGES / f"studio-{theme}.png"
+                page(f"{address}#step=6&seed=5", path, theme, 860)
+                with Image.open(path) as image:
+                    few = with_few_colours(image.convert("RGB"), theme)
+                few.save(path, optimize=True)
+        finally:
+            server.terminate()
+
+
+def page(source: Path | str, target: Path, theme: str = "light", height: int = 1180) -> None:
+    """The beginning of a page."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        opened = browser.new_page(viewport={"width": 1000, "height": 1180})
-        opened.goto(source.as_uri())
-        opened.wait_for_function("document.documentElement.dataset.drawn")
+        opened = browser.new_page(
+            viewport={"width": 1000, "height": height},
+            color_scheme="dark" if theme == "dark" else "light",
+        )
+        opened.goto(source if isinstance(source, str) else source.as_uri())
+        opened.locator("html[data-drawn]:not([data-drawn=''])").wait_for(state="attached")
         opened.screenshot(path=target)
         browser.close()
-
-
-def mixed_batches(target: Path) -> None:
-    """Four consecutive steps of the paper's method."""
-    data = digits()
-    assert isinstance(data.train, StackedImages)
-    colours = colour_scale(data.mean, data.std, torch.device("cpu"))
-    mixer = RecursiveMix.paper(len(data.classes), seed=0)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-    batches = []
-    for step in range(STEPS):
-        chosen = order[step * SAMPLES : (step + 1) * SAMPLES]
-        batch = mixer(normalise(data.train.images[chosen], colours), data.train.labels[chosen])
-        mixer.remember(batch, torch.zeros_like(batch.targets))
-        batches.append(batch)
-    figure = draw_gallery(batches, data.classes, data.mean, data.std, SAMPLES)
-    figure.savefig(target, dpi=90)
 
 
 if __name__ == "__main__":

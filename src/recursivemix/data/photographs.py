@@ -13,7 +13,7 @@ PARTS = "parts of photographs"
 
 
 def photographs() -> ImageData:
-    """192 images of 224x224 pixels in two classes, from ``load_sample_images``; both splits are the same."""
+    """192 images of 224x224 pixels in two classes, from ``load_sample_images``; the splits are one."""
     from sklearn.datasets import load_sample_images
 
     parts, labels, names = [], [], []

@@ -158,6 +158,7 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, own: float, height: float, 
 
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
+    axis.patch.set_visible(False)  # it would shine through at the picture's edge
     axis.imshow(cell.picture.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
     if cell.box is not None:
         x1, y1, x2, y2 = cell.box

@@ -531,12 +531,14 @@ def draw_statistics(found: Statistics, record: dict[str, Any], theme: Theme) -> 
     axes = figure.subplots(2, 2)
     ages = range(AGES)
     upper = axes[0][0]
-    for name, values, colour, mark in (
-        ("label weight", found.label_by_age, colours[0], "o"),
-        ("share of pixels", found.pixels_by_age, colours[2], "s"),
+    for name, values, colour, mark, side in (
+        ("label weight", found.label_by_age, colours[0], "o", 11),
+        ("share of pixels", found.pixels_by_age, colours[2], "s", 5),
     ):
         kept = [(a, v) for a, v in zip(ages, values, strict=True) if v > 0]
-        upper.plot([a for a, _ in kept], [v for _, v in kept], color=colour, marker=mark, label=name)
+        upper.plot(
+            [a for a, _ in kept], [v for _, v in kept], color=colour, marker=mark, ms=side, label=name
+        )
     if record["closed_form"]:
         exact = record["closed_form"]["label_by_age"]
         upper.plot(ages, exact, color=ink, ls=":", label="label weight, closed form")
@@ -545,6 +547,7 @@ def draw_statistics(found: Statistics, record: dict[str, Any], theme: Theme) -> 
     number = axes[0][1]
     bars = number.bar([f"{t:g}" for t in found.sources], list(found.sources.values()), color=colours[0])
     number.bar_label(bars, fmt="%.2f", color=ink, fontsize=9)
+    number.margins(y=0.12)
     number.set(xlabel="label weight above", ylabel="sources an image", title="Sources in a label")
     spread = axes[1][0]
     edges = [i / BINS for i in range(BINS)]
