@@ -3,7 +3,8 @@
     python docs/make_pictures.py [NAME ...]
 
 Images are scikit-learn's sample photographs and its digits; nothing is downloaded. Two networks are trained
-on the digits for `explain`, about two minutes. Pictures of pages are taken in Chromium, which must be there.
+on the digits for `explain`, about two minutes. Pictures of pages are taken in Chromium, which must be
+installed.
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@ from recursivemix.explain.activation import distinct_names, explain
 from recursivemix.models.create import create_model
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt", mixer="recursivemix")
+
+
 def network(name, size=32, classes=5):
     torch.manual_seed(0)
     return create_model(name, classes, size).eval()

@@ -261,6 +261,19 @@ def test_a_person_clicks_through(port, scheme, tmp_path):
         page.set_input_files("#file", str(own))
         page.locator("#mixed", has_text="your image").wait_for()
         drawn()
+        page.click("#remove")
+        drawn()
+        dropped = page.evaluate_handle(
+            """(bytes) => {
+              const transfer = new DataTransfer();
+              transfer.items.add(new File([new Uint8Array(bytes)], "own.png", { type: "image/png" }));
+              return transfer;
+            }""",
+            list(own.read_bytes()),
+        )
+        page.dispatch_event("body", "drop", {"dataTransfer": dropped})
+        page.locator("#mixed", has_text="your image").wait_for()
+        drawn()
         page.set_input_files("#file", str(broken))
         page.locator("#message", has_text="no image").wait_for()
         page.click("#remove")

@@ -17,7 +17,7 @@ from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
 from recursivemix.evaluation.activation import activation_maps
-from recursivemix.explain.gallery import top_labels
+from recursivemix.explain.gallery import heaviest
 from recursivemix.report.records import write_json
 from recursivemix.training.measure import load_checkpoint
 
@@ -52,7 +52,10 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
         mixed, targets = _mixed(module, train_images, train[1])
         _write_strip(pictures / f"gallery-{label}.png", denormalise(mixed, *colours))
         captions[label] = {
-            "captions": [top_labels(row, data.classes).replace("\n", ", ") for row in targets]
+            "captions": [
+                ", ".join(f"{name}: {weight:.2f}" for name, weight in heaviest(row, data.classes))
+                for row in targets
+            ]
         }
         module.network.eval()
         backbone = getattr(module.network, "backbone", module.network)

@@ -66,6 +66,10 @@ class Cell:
     """``(x1, y1, x2, y2)`` pixels, outlined."""
 
 
+NOTHING = Cell(torch.zeros(3, 0, 0, dtype=torch.uint8), ())
+"""An empty place: the last batch of an epoch may be smaller."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """Rows of cells; each row may be shorter than the header."""
@@ -237,6 +241,11 @@ def enlarged(picture: Tensor) -> tuple[Tensor, int]:
     """A small (3, H, W) picture with every pixel a square, and how many times as large it is."""
     times = max(1, -(-SHORTEST_SIDE // min(picture.shape[-2:])))
     return picture.repeat_interleave(times, -2).repeat_interleave(times, -1), times
+
+
+def scaled(box: tuple[int, int, int, int] | None, times: int) -> tuple[int, int, int, int] | None:
+    """A box on a picture that is ``times`` as large."""
+    return None if box is None else (box[0] * times, box[1] * times, box[2] * times, box[3] * times)
 
 
 def as_bytes(images: Tensor) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -12,51 +10,41 @@ from torch import Tensor
 from recursivemix.data.images import denormalise
 from recursivemix.mixing import MixedBatch
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-BOX_COLOUR = "#e69f00"  # orange of the Okabe-Ito palette, told apart with every kind of colour vision
+from .cells import NOTHING, Cell, Cells, as_bytes, enlarged, scaled, short, write_cells
+from .preview import percent, place_line, two_lines
 
 
-def draw_gallery(
+def gallery(
     batches: list[MixedBatch],
     classes: tuple[str, ...],
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    samples: int = 8,
-) -> Figure:
-    """One row a step, one column a sample of the batch.
+    samples: int = 6,
+) -> Cells:
+    """One column a step, one row a sample of the batch.
 
     Args:
         batches: consecutive steps; images (B, 3, H, W), normalised with ``mean`` and ``std``.
         classes: names of the K classes.
-        samples: columns at most.
+        samples: rows at most.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    columns = min(samples, max(len(batch.images) for batch in batches))
-    figure = Figure(figsize=(1.5 * columns, 2.15 * len(batches)), layout="constrained")
-    axes = figure.subplots(len(batches), columns, squeeze=False)
-    for step, (row, batch) in enumerate(zip(axes, batches, strict=True), start=1):
-        images = denormalise(batch.images[:columns], mean, std)
-        for i, axis in enumerate(row):
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if i >= len(images):
-                continue
-            axis.imshow(images[i].permute(1, 2, 0).numpy(), interpolation="nearest")
+    rows = min(samples, max(len(batch.images) for batch in batches))
+    columns = []
+    for batch in batches:
+        shown = min(rows, len(batch.images))
+        pictures = as_bytes(denormalise(batch.images[:shown], mean, std))
+        cells = []
+        for i, picture in enumerate(pictures):
+            large, times = enlarged(picture)
             box = pasted_box(batch, i)
-            if box is not None:
-                x1, y1, x2, y2 = box
-                outline = Rectangle(
-                    (x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, lw=1.5, ec=BOX_COLOUR
-                )
-                axis.add_patch(outline)
-            axis.set_title(f"lam {batch.lam[i]:.2f}", fontsize=8, pad=2)
-            axis.set_xlabel(top_labels(batch.targets[i], classes), fontsize=7, labelpad=2, parse_math=False)
-        row[0].set_ylabel(f"step {step}", fontsize=9)
-    return figure
+            label = two_lines(
+                [(short(name), percent(w)) for name, w in heaviest(batch.targets[i], classes)]
+            )
+            lines = (place_line(float(batch.lam[i]), box), *label)
+            cells.append(Cell(large, lines, box=scaled(box, times)))
+        columns.append([*cells, *[NOTHING] * (rows - shown)])
+    heads = tuple(f"iteration {step}" for step in range(1, len(batches) + 1))
+    return Cells("The first mixed batches", heads, tuple(zip(*columns, strict=True)), ("",) * rows)
 
 
 def pasted_box(batch: MixedBatch, index: int) -> tuple[int, int, int, int] | None:
@@ -68,14 +56,10 @@ def pasted_box(batch: MixedBatch, index: int) -> tuple[int, int, int, int] | Non
     return x1, y1, x2, y2
 
 
-def top_labels(target: Tensor, classes: tuple[str, ...], count: int = 3) -> str:
-    """The heaviest classes of a (K,) target, a line each, down to a weight of one percent."""
+def heaviest(target: Tensor, classes: tuple[str, ...], count: int = 3) -> list[tuple[str, float]]:
+    """The heaviest classes of a (K,) target and their weights, down to one percent."""
     weights, indices = target.topk(min(count, len(target)))
-    return "\n".join(
-        f"{classes[k]}: {w:.2f}"
-        for w, k in zip(weights.tolist(), indices.tolist(), strict=True)
-        if w >= 0.01
-    )
+    return [(classes[k], w) for w, k in zip(weights.tolist(), indices.tolist(), strict=True) if w >= 0.01]
 
 
 class MixedBatchGallery(Callback):
@@ -112,9 +96,6 @@ class MixedBatchGallery(Callback):
 
     def _finish(self, pl_module: LightningModule) -> None:
         pl_module.watch = None  # type: ignore[assignment]
-        with warnings.catch_warnings():
-            # A class name in a script that the font lacks is drawn as boxes.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure = draw_gallery(self._batches, self._classes, self._mean, self._std)
-            figure.savefig(str(self._path), dpi=110)
+        assert self._path is not None  # said in `prepare`, or nothing would have been watched
+        write_cells(gallery(self._batches, self._classes, self._mean, self._std), self._path, "light")
         self._batches.clear()

@@ -32,6 +32,7 @@ from recursivemix.report.records import write_text
 
 from .annotations import draw_target
 from .cells import (
+    NOTHING,
     Cell,
     Cells,
     Part,
@@ -40,6 +41,7 @@ from .cells import (
     as_grid,
     check_out,
     enlarged,
+    scaled,
     short,
     write_cells,
     write_frames,
@@ -290,18 +292,12 @@ def count_line(parts: list[Part]) -> str:
     return f"{visible} visible, {sum(part.label >= COUNTED for part in parts)} in the label"
 
 
-def scaled(box: tuple[int, int, int, int] | None, times: int) -> tuple[int, int, int, int] | None:
-    """A box on a picture that is ``times`` as large."""
-    return None if box is None else (box[0] * times, box[1] * times, box[2] * times, box[3] * times)
-
-
 def in_rows(title: str, columns: list[list[Cell]]) -> Cells:
     """Cells by sample instead of by step."""
     heads = tuple(f"iteration {i}" for i in range(1, len(columns) + 1))
     count = max(len(column) for column in columns)
-    empty = Cell(torch.zeros(3, 0, 0, dtype=torch.uint8), ())  # of an epoch's last batch, which is smaller
     cells = [[without_blank(cell, columns) for cell in column] for column in columns]
-    rows = tuple(tuple(c[i] if i < len(c) else empty for c in cells) for i in range(count))
+    rows = tuple(tuple(c[i] if i < len(c) else NOTHING for c in cells) for i in range(count))
     return Cells(title, heads, rows, ("",) * count)
 
 
