@@ -174,6 +174,49 @@ def detection_table() -> str:
     return "\n".join([*lines, "", source(record, "results/detection.json")])
 
 
+def statistics_table() -> str:
+    """The mixing process of RecursiveMix, measured and by its closed form."""
+    names = ("statistics-32.json", "statistics-224.json")
+    records = [read(RESULTS / name) for name in names if (RESULTS / name).exists()]
+    if not records:
+        return "*not measured yet*"
+    heads = [f"{record['size']} pixels{more}" for record in records for more in ("", ", closed form")]
+    lines = [f"| | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
+
+    def row(name: str, cells: list[str]) -> None:
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+
+    row(
+        "pasted share, mean of 1 - `lam`",
+        [f"{v:.4f}" for r in records for v in (r["pasted_mean"], r["closed_form"]["pasted_mean"])],
+    )
+    row(
+        "nothing pasted",
+        [f"{100 * v:.2f} %" for r in records for v in (r["unmixed"], r["closed_form"]["unmixed"])],
+    )
+    for age in range(5):
+        row(
+            f"label weight, {age} steps ago" if age else "label weight, own image",
+            [
+                f"{v:.3g}"
+                for r in records
+                for v in (r["label_by_age"][age], r["closed_form"]["label_by_age"][age])
+            ],
+        )
+    for threshold in records[0]["sources_above"]:
+        row(
+            f"images above a label weight of {threshold}",
+            [v for r in records for v in (f"{r['sources_above'][threshold]:.2f}", "")],
+        )
+    for age in (1, 2, 3):
+        scales = [r["scale_by_age"][age] for r in records]
+        row(f"side of a visible image, {age} steps ago", [v for s in scales for v in (f"{s:.3f}", "")])
+    drawn = f"{records[0]['batches']:,} draws; seed {records[0]['seed']}"
+    return "\n".join(
+        [*lines, "", f"*{drawn}.*", "", source(records[0], f"results/{', results/'.join(names)}")]
+    )
+
+
 def mixing_table() -> str:
     """Milliseconds of a mixing call beside the peers, one column pair a batch size."""
     if not (RESULTS / "mixing.json").exists():
@@ -304,6 +347,7 @@ TABLES = {
     "transfer_bccd": partial(transfer_table, "bccd"),
     "transfer_camvid": partial(transfer_table, "camvid"),
     "detection": detection_table,
+    "statistics": statistics_table,
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,

@@ -200,3 +200,17 @@ def test_a_transfer_run_with_dense_mixing(task, tmp_path):
     result = fit(run)
     assert [row["epoch"] for row in result.rows] == [1, 2]
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in result.rows)
+
+
+def test_activation_maps_are_those_of_the_cpu():
+    from recursivemix.evaluation.activation import activation_maps
+    from recursivemix.models.create import create_model
+
+    torch.manual_seed(0)
+    network = create_model("resnet20", 5, 32).eval()
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    for method in ("cam", "gradcam"):
+        expected = activation_maps(network.cpu(), images, labels, method=method)
+        found = activation_maps(network.cuda(), images.cuda(), labels.cuda(), method=method)
+        assert found.device.type == "cpu"
+        torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)

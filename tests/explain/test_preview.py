@@ -148,6 +148,7 @@ def test_names_stay_with_what_is_said_of_them():
         (["--mixer-options.omga", "1"], "does not take these options"),
         (["--task", "detection", "--mixer", "cutmix"], "--task detection has --mixer none or recursivemix"),
         (["--task", "instance", "--image-size", "9"], "--image-size is of --task segmentation"),
+        (["--task", "detection", "--dataset", "digits"], "are not of --task detection"),
         (["--data", "nowhere"], "there is no folder nowhere"),
         (["--image-size", "64"], "belong to a folder"),
         (["--mixer", "transmix"], "class token"),

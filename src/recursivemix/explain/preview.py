@@ -112,6 +112,8 @@ def preview(
     count = samples if batch_size is None else batch_size
     if count < samples:
         raise ValueError(f"--batch-size must be at least --samples, {samples}, got {batch_size}")
+    if task != "classification" and not (dataset is None and val_split is None):
+        raise ValueError(f"--dataset and --val-split are not of --task {task}: its folders are told apart")
     options = {"seed": seed} | (mixer_options or {})
     if task == "classification":
         images = open_preview(data, dataset, val_split, image_size, seed)
