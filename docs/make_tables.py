@@ -196,7 +196,7 @@ def statistics_table() -> str:
     )
     for age in range(5):
         row(
-            f"label weight, {age} steps ago" if age else "label weight, own image",
+            f"label weight, {age} step{'s' * (age > 1)} ago" if age else "label weight, own image",
             [
                 f"{v:.3g}"
                 for r in records
@@ -210,7 +210,10 @@ def statistics_table() -> str:
         )
     for age in (1, 2, 3):
         scales = [r["scale_by_age"][age] for r in records]
-        row(f"side of a visible image, {age} steps ago", [v for s in scales for v in (f"{s:.3f}", "")])
+        row(
+            f"side of a visible image, {age} step{'s' * (age > 1)} ago",
+            [v for s in scales for v in (f"{s:.3f}", "")],
+        )
     drawn = f"{records[0]['batches']:,} draws; seed {records[0]['seed']}"
     return "\n".join(
         [*lines, "", f"*{drawn}.*", "", source(records[0], f"results/{', results/'.join(names)}")]
