@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ AGE_COLOURS = {
 BOX_COLOUR = "#e69f00"
 CELL, PICTURE, LINE = 1.75, 1.6, 0.135
 """Inches: the width of a cell, the side of its picture, the height of a line of text."""
+HEAD_WIDTH = 24
+"""Characters over a column; longer names take more lines."""
 SHORTEST_SIDE = 160
 """Pixels: smaller pictures are enlarged, each pixel a square, so that what is drawn over them is thin."""
 FRAME_MS = 900
@@ -115,7 +118,9 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
     row_height = height + (0.17 if has_bars else 0.04) + LINE * lines + 0.12
     left = 0.15 if not any(cells.names) else 0.3
     width = max(left + CELL * len(cells.columns) + 0.1, 4.6)
-    top = 0.38 + (0.24 if any(cells.columns) else 0)
+    heads = [textwrap.wrap(name, HEAD_WIDTH) for name in cells.columns]
+    deepest = max(len(lines) for lines in heads)
+    top = 0.38 + (0.1 + 0.14 * deepest if deepest else 0)
     kinds = sorted({part.kind for row in cells.rows for cell in row for part in cell.parts})
     bottom = (0.12 + 0.24 * -(-len(kinds) // max(1, int(width / 1.75)))) if kinds else 0.05
     total = top + row_height * len(cells.rows) + bottom
@@ -124,11 +129,11 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
         left / width, 1 - 0.1 / total, cells.title, fontsize=10, color=ink, va="top", weight="bold",
         parse_math=False,
     )  # fmt: skip
-    for column, name in enumerate(cells.columns):
+    for column, head in enumerate(heads):
         x = left + CELL * column + PICTURE / 2
         figure.text(
-            x / width, 1 - (top - 0.06) / total, name, fontsize=8.5, color=ink, ha="center", va="bottom",
-            parse_math=False,
+            x / width, 1 - (top - 0.06) / total, "\n".join(head), fontsize=8.5, color=ink, ha="center",
+            va="bottom", parse_math=False,
         )  # fmt: skip
     for r, (row, name) in enumerate(zip(cells.rows, cells.names, strict=True)):
         upper = top + row_height * r
