@@ -14,6 +14,7 @@ from torch import nn
 from .cifar import CifarResNet
 from .feature_map import evaluating
 from .pyramidnet import PyramidNet
+from .resnet_stride2 import resnet18_stride2
 from .wideresnet import WideResNet
 
 SMALL_IMAGE = 64
@@ -22,6 +23,7 @@ SMALL_IMAGE = 64
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
     **{f"wrn{d}_{k}": partial(WideResNet, d, k) for d, k in ((10, 2), (16, 4), (28, 10))},
+    **{f"resnet18_stride2_{width}": partial(resnet18_stride2, width) for width in (16, 32, 64)},
     "pyramidnet164_270": partial(PyramidNet, 164, 270),
     "pyramidnet200_240": partial(PyramidNet, 200, 240),
 }
