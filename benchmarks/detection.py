@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from recursivemix.report.records import environment, write_json
-from recursivemix.transfer.backbone import load_backbone
-from recursivemix.transfer.detection.create import create_detector
+from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.detection.create import create_detector
 
 NAMES = ("atss", "gfl", "retinanet")
 PEER = "retinanet"

@@ -15,8 +15,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from recursivemix.data.images import ImageData
+from recursivemix.tasks.classification_fit import FitConfig, prepare
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.fit import FitConfig, prepare
 from recursivemix.training.run import fit
 
 Window = tuple[int, int]

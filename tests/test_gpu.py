@@ -95,7 +95,7 @@ def test_a_step_of_the_trainer_never_waits(mixer, tmp_path):
     """Batch, mixing, both passes and the optimiser, through Lightning; from the third step on."""
     from lightning import Callback
 
-    from recursivemix.training.fit import FitConfig, prepare
+    from recursivemix.tasks.classification_fit import FitConfig, prepare
     from recursivemix.training.run import fit
 
     class Strict(Callback):
@@ -146,8 +146,8 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
 
     from lightning import Callback
 
+    from recursivemix.tasks.classification_fit import FitConfig, prepare
     from recursivemix.training.checkpoints import StoppedError
-    from recursivemix.training.fit import FitConfig, prepare
     from recursivemix.training.run import fit
 
     class Stops(Callback):
@@ -166,8 +166,8 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
 @pytest.mark.parametrize("name", ["atss", "gfl", "fcos", "retinanet", "maskrcnn"])
 def test_a_detector_trains_and_detects(name):
     """Losses and gradients in half precision, detections in whole pixels' precision."""
-    from recursivemix.transfer.backbone import load_backbone
-    from recursivemix.transfer.detection.create import create_detector
+    from recursivemix.tasks.backbone import load_backbone
+    from recursivemix.tasks.detection.create import create_detector
 
     loaded = load_backbone("random", "resnet10t")
     detector = create_detector(name, loaded, 3, image_size=96, max_size=128, channels=32, depth=1).cuda()
@@ -191,8 +191,8 @@ def test_a_detector_trains_and_detects(name):
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_a_transfer_run_with_dense_mixing(task, tmp_path):
+    from recursivemix.tasks.transfer_fit import TASKS, prepare
     from recursivemix.training.run import fit
-    from recursivemix.transfer.fit import TASKS, prepare
 
     config = TASKS[task](device="gpu", epochs=2, mixer="recursivemix", channels=16, out=tmp_path / "run")
     options = {"limit_train_batches": 3, "limit_val_batches": 2, "enable_progress_bar": False}

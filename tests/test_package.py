@@ -19,13 +19,13 @@ ORDER = [
     "models",
     "data",
     "training",
+    "tasks",
     "recipes",
     "export",
     "evaluation",
     "report",
     "explain",
     "compare",
-    "transfer",
     "cli",
 ]
 

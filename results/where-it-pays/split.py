@@ -2,7 +2,7 @@
 
     python results/where-it-pays/split.py CIFAR100 OUT
 
-Writes OUT/train and OUT/val as links: 100 images per class, drawn with a fixed seed, are the validation set.
+Write OUT/train and OUT/val as links; the validation set is 100 images per class, drawn with a fixed seed.
 """
 
 import sys

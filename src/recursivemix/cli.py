@@ -37,9 +37,14 @@ try:
     from recursivemix.compare.compare import compare, plan_lines, rebuild, with_epochs
     from recursivemix.compare.estimate import measure
     from recursivemix.compare.grid import CompareConfig, open_grid
+    from recursivemix.compare.transfer_compare import COMPARISON as TRANSFERRED
+    from recursivemix.compare.transfer_compare import TransferCompareConfig
+    from recursivemix.compare.transfer_compare import compare as compare_transfer
+    from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
+    from recursivemix.compare.transfer_pictures import write_predictions
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
-    from recursivemix.data.folder import UnreadableImageError
+    from recursivemix.data.formats.folder import UnreadableImageError
     from recursivemix.evaluation.evaluate import evaluate_checkpoint
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
@@ -51,20 +56,15 @@ try:
     from recursivemix.recipes import read_recipe, recipe_names
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
+    from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
+    from recursivemix.tasks.measure import measure_checkpoint
+    from recursivemix.tasks.transfer_fit import TASKS, TransferRun
+    from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
+    from recursivemix.tasks.transfer_predict import predict
+    from recursivemix.tasks.transfer_settings import METRIC_NAMES
     from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
     from recursivemix.training.commands import GridStoppedError
-    from recursivemix.training.fit import FitConfig, FitRun, prepare
-    from recursivemix.training.measure import measure_checkpoint
     from recursivemix.training.run import PreparedRun, Result, fit
-    from recursivemix.transfer.compare import COMPARISON as TRANSFERRED
-    from recursivemix.transfer.compare import TransferCompareConfig
-    from recursivemix.transfer.compare import compare as compare_transfer
-    from recursivemix.transfer.compare import rebuild as rebuild_transfer
-    from recursivemix.transfer.fit import TASKS, TransferRun
-    from recursivemix.transfer.fit import prepare as prepare_transfer
-    from recursivemix.transfer.pictures import write_predictions
-    from recursivemix.transfer.predict import predict
-    from recursivemix.transfer.settings import METRIC_NAMES
 except ImportError as error:  # the library itself needs torch alone
     sys.exit(f"recursivemix: error: the command line needs {error.name}: {EXTRA}")
 

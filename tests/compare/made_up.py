@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from recursivemix.compare import transfer_compare as transfer
 
 from recursivemix.compare.collect import collect
 from recursivemix.compare.compare import COMPARISON
 from recursivemix.compare.grid import CompareConfig, jobs_of
-from recursivemix.transfer import compare as transfer
 
 CLASSES = ["cat", '<b>dog</b> & "co"', "</script><script>window.broken = 1</script>"]
 """Names as data may have them."""

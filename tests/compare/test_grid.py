@@ -8,7 +8,7 @@ import torch
 
 from recursivemix.compare.estimate import Pace, epochs_in_budget, grid_seconds
 from recursivemix.compare.grid import CompareConfig, budget_seconds, jobs_of, open_grid
-from recursivemix.training.fit import FitConfig, prepare
+from recursivemix.tasks.classification_fit import FitConfig, prepare
 
 TWO = CompareConfig(
     mixers="none,recursivemix",

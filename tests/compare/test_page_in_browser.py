@@ -8,7 +8,7 @@ import pytest
 from made_up import write_comparison, write_transfer
 
 from recursivemix.compare.compare import PAGE, rebuild
-from recursivemix.transfer.compare import rebuild as rebuild_transfer
+from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("RECURSIVEMIX_REQUIRE_BROWSER") == "1"

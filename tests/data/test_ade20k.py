@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from recursivemix.data.ade20k import open_ade20k
 from recursivemix.data.annotated import IGNORE, AnnotationError
+from recursivemix.data.formats.ade20k import open_ade20k
 from recursivemix.data.open_annotated import open_segmentation
 
 

@@ -14,8 +14,8 @@ from recursivemix.data.annotated_batches import (
     resized,
     resized_map,
 )
+from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
 from recursivemix.data.order import TrainingOrder, evaluation_batches
-from recursivemix.data.scenes import scenes_with_maps, scenes_with_objects
 
 CPU = torch.device("cpu")
 

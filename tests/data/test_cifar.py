@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 
-from recursivemix.data.cifar import LAYOUTS, cifar, find_cifar
+from recursivemix.data.formats.cifar import LAYOUTS, cifar, find_cifar
 
 NAMES = {"cifar10": [f"class{i}" for i in range(10)], "cifar100": [f"fine{i}" for i in range(100)]}
 BOTH = pytest.mark.parametrize("name", ["cifar10", "cifar100"])

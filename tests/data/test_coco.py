@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from recursivemix.data.annotated import AnnotationError
-from recursivemix.data.coco import annotation_dict, as_run_lengths, open_coco
+from recursivemix.data.formats.coco import annotation_dict, as_run_lengths, open_coco
 from recursivemix.data.open_annotated import open_detection
 
 SIZE = (30, 40)  # H, W

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from recursivemix.data.doctor import IMBALANCE, Duplicate, examine, print_diagnosis, unreadable
-from recursivemix.data.folder import image_folder
+from recursivemix.data.formats.folder import image_folder
 
 
 def picture(seed, size=(40, 48), channels=3):

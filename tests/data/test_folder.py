@@ -15,8 +15,8 @@ from recursivemix.data.augment import (
     normalise,
     training_transform,
 )
-from recursivemix.data.digits import digits
-from recursivemix.data.folder import FolderImages, UnreadableImageError, hold_out, image_folder
+from recursivemix.data.formats.digits import digits
+from recursivemix.data.formats.folder import FolderImages, UnreadableImageError, hold_out, image_folder
 from recursivemix.data.images import denormalise
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")
 
-from recursivemix.data.folder import UnreadableImageError, image_folder  # noqa: E402
-from recursivemix.data.huggingface import hugging_face  # noqa: E402
+from recursivemix.data.formats.folder import UnreadableImageError, image_folder  # noqa: E402
+from recursivemix.data.formats.hub import hugging_face  # noqa: E402
 
 CLASSES = ["blue", "green", "red"]
 

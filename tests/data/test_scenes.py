@@ -2,9 +2,15 @@
 
 import torch
 
-from recursivemix.data.digits import digits
+from recursivemix.data.formats.digits import digits
+from recursivemix.data.formats.scenes import (
+    MOST_DIGITS,
+    SIDE,
+    make_scene,
+    scenes_with_maps,
+    scenes_with_objects,
+)
 from recursivemix.data.order import generator_of
-from recursivemix.data.scenes import MOST_DIGITS, SIDE, make_scene, scenes_with_maps, scenes_with_objects
 
 
 def test_always_the_same():

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from recursivemix.data.annotated import IGNORE, AnnotationError
+from recursivemix.data.formats.voc import open_voc_detection, open_voc_segmentation
 from recursivemix.data.open_annotated import open_detection, open_segmentation
-from recursivemix.data.voc import open_voc_detection, open_voc_segmentation
 
 XML = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>{}</annotation>"""
 OBJECT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recursivemix.training.module import MixedClassifier
+from recursivemix.tasks.classification import MixedClassifier
 
 CLASSES = ["blue", "green", "red"]
 

@@ -18,7 +18,7 @@ from recursivemix.explain.preview import (
 )
 from recursivemix.explain.sources import SourceTracker
 from recursivemix.mixing import MIXERS, RecursiveMix
-from recursivemix.training.fit import FitConfig, prepare
+from recursivemix.tasks.classification_fit import FitConfig, prepare
 
 
 def size_of(path):

@@ -15,7 +15,7 @@ from by_hand import write_checkpoint
 from PIL import Image
 
 from recursivemix.cli import main
-from recursivemix.data.digits import digits
+from recursivemix.data.formats.digits import digits
 from recursivemix.explain import studio as module
 from recursivemix.explain.activation import read_looked
 from recursivemix.explain.studio import (

@@ -27,7 +27,7 @@ from recursivemix.export.report import ShapeMismatch, compare_keys
 from recursivemix.export.torchvision_file import TORCHVISION, rename_by_order
 from recursivemix.export.trained import logits_of, read_trained
 from recursivemix.models.region import RegionModel
-from recursivemix.training.module import MixedClassifier
+from recursivemix.tasks.classification import MixedClassifier
 
 CLASSES = ("cat", "dog", "[red] $fox_")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

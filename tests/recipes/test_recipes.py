@@ -13,7 +13,7 @@ import yaml
 from recursivemix.cli import main
 from recursivemix.mixing import create_mixer
 from recursivemix.recipes import PROMISES, read_recipe, recipe_names
-from recursivemix.training.fit import FitConfig
+from recursivemix.tasks.classification_fit import FitConfig
 from recursivemix.training.optimizer import lr_factor
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -68,7 +68,7 @@ def test_an_odd_test_set_counts_every_image_once(data, tmp_path):
 import sys, json; sys.path[:0] = {PATHS!r}
 from pathlib import Path
 from test_resume import config
-from recursivemix.training.fit import prepare
+from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.run import quiet_lightning
 import torch
 devices = int(sys.argv[1])
@@ -129,7 +129,7 @@ import signal
 from pathlib import Path
 from test_resume import Signalled, config
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.fit import prepare
+from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.run import fit
 import os
 data, out, stop, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume"
@@ -176,7 +176,7 @@ import os, resource, signal
 from pathlib import Path
 from test_resume import config
 from recursivemix.training.checkpoints import CheckpointError
-from recursivemix.training.fit import prepare
+from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.run import fit
 run = prepare(config(Path(sys.argv[1]), Path(sys.argv[2]), devices=2), [], {{}})
 if os.environ["RANK"] == "0":
@@ -202,7 +202,7 @@ from pathlib import Path
 from lightning import Callback
 from test_resume import config
 from recursivemix.training.checkpoints import NonFiniteLossError
-from recursivemix.training.fit import prepare
+from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.run import fit
 class Poison(Callback):
     def on_train_batch_start(self, trainer, module, batch, index):

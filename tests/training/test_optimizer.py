@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
 from recursivemix import MIXERS, RecursiveMix, RegionModel, create_mixer
-from recursivemix.training.fit import FitConfig, prepare
+from recursivemix.tasks.classification_fit import FitConfig, prepare
 from recursivemix.training.optimizer import create_optimizer, lr_factor
 from recursivemix.training.run import fit, lightning_precision
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning import Callback
 
+from recursivemix.tasks.classification_fit import FitConfig, prepare
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.fit import FitConfig, prepare
 from recursivemix.training.run import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +152,7 @@ def test_killed(image_root, tmp_path):
 import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests" / "training")!r}]
 from pathlib import Path
 from test_resume import Signalled, config
-from recursivemix.training.fit import prepare
+from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.run import fit
 parts = config(Path({str(image_root)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r})
 fit(prepare(parts, [Signalled(13, 9)], {{}}))

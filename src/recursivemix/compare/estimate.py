@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from recursivemix.training.fit import FitRun, prepare
+from recursivemix.tasks.classification_fit import FitRun, prepare
 from recursivemix.training.run import fit
 
 from .grid import CompareConfig, budget_seconds

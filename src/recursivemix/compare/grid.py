@@ -15,7 +15,7 @@ from recursivemix.data.images import ImageData
 from recursivemix.data.open import Source
 from recursivemix.mixing import MIXERS, create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.training.fit import FitConfig, as_words, open_run_data
+from recursivemix.tasks.classification_fit import FitConfig, as_words, open_run_data
 
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "model", "epochs", "seed", "out", "mixer")

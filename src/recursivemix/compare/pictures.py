@@ -19,7 +19,7 @@ from recursivemix.data.images import ImageData, LabelledImages, Subset, denormal
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.explain.gallery import heaviest
 from recursivemix.report.records import write_json
-from recursivemix.training.measure import load_checkpoint
+from recursivemix.tasks.measure import load_checkpoint
 
 from .execute import LAST
 from .grid import CompareConfig

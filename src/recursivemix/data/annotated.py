@@ -1,6 +1,6 @@
 """What every source of boxes, masks and label maps gives: two splits of one set of classes.
 
-Sources: `recursivemix.data.scenes` (embedded), `coco`, `voc` and `ade20k`.
+Sources: `recursivemix.data.formats.scenes` (embedded), `coco`, `voc` and `ade20k`.
 """
 
 from __future__ import annotations

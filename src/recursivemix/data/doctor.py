@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .folder import as_rgb, reason
+from recursivemix.data.formats.folder import as_rgb, reason
 
 SPLITS = ("train", "val", "test")
 SMALL = 32

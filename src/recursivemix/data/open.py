@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from .cifar import cifar, find_cifar
-from .digits import digits
-from .folder import image_folder
-from .huggingface import hugging_face
+from recursivemix.data.formats.cifar import cifar, find_cifar
+from recursivemix.data.formats.digits import digits
+from recursivemix.data.formats.folder import image_folder
+from recursivemix.data.formats.hub import hugging_face
+
 from .images import ImageData, fewer
 from .order import generator_of
 

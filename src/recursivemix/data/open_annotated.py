@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from .ade20k import open_ade20k
+from recursivemix.data.formats.ade20k import open_ade20k
+from recursivemix.data.formats.coco import open_coco
+from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
+from recursivemix.data.formats.voc import open_voc_detection, open_voc_segmentation
+
 from .annotated import DetectionData, SegmentationData
-from .coco import open_coco
-from .scenes import scenes_with_maps, scenes_with_objects
-from .voc import open_voc_detection, open_voc_segmentation
 
 DetectionSource = Literal["auto", "scenes", "coco", "voc"]
 SegmentationSource = Literal["auto", "scenes", "ade20k", "voc"]

@@ -19,7 +19,7 @@ from recursivemix.data.open import Source
 from recursivemix.data.order import evaluation_batches, generator_of
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.region import RegionModel
-from recursivemix.training.measure import open_measured
+from recursivemix.tasks.measure import open_measured
 from recursivemix.training.run import (
     Device,
     LightningPrecision,

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
-from recursivemix.data.digits import digits
-from recursivemix.data.folder import as_rgb, opened_file
+from recursivemix.data.formats.digits import digits
+from recursivemix.data.formats.folder import as_rgb, opened_file
 from recursivemix.evaluation.activation import Method, activation_maps, deciding_map
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.region import RegionModel
 from recursivemix.report.page import Page, Section, render
 from recursivemix.report.records import write_text
-from recursivemix.training.measure import load_checkpoint
+from recursivemix.tasks.measure import load_checkpoint
 from recursivemix.training.run import Device, check_device
 
 from .cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells

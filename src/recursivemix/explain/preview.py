@@ -24,7 +24,7 @@ from recursivemix.data.images import ImageData, StackedImages, denormalise
 from recursivemix.data.open import Source, open_data
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import TrainingOrder
-from recursivemix.data.photographs import PARTS, photographs
+from recursivemix.explain.photographs import PARTS, photographs
 from recursivemix.mixing import MIXERS, DenseBatch, DenseRecursiveMix, DenseTarget
 from recursivemix.models.create import create_model
 from recursivemix.report.page import Page, Section, render

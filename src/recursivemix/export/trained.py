@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.region import RegionModel
-from recursivemix.training.measure import load_checkpoint
+from recursivemix.tasks.measure import load_checkpoint
 
 TOLERANCE = 1e-4
 """Largest difference of a logit that rounding explains in float32, as a share of the largest logit."""

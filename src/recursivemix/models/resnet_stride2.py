@@ -17,11 +17,11 @@ def resnet18_stride2(width: int, num_classes: int) -> nn.Module:
         num_classes: K.
     """
     network = ResNet(
-        BasicBlock,
-        [2, 2, 2, 2],
+        BasicBlock,  # type: ignore[arg-type]  # timm annotates an instance, and takes the class
+        (2, 2, 2, 2),
         num_classes=num_classes,
         channels=(width, 2 * width, 4 * width, 8 * width),
     )
-    network.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
-    network.maxpool = nn.Identity()
+    network.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)  # type: ignore[assignment]
+    network.maxpool = nn.Identity()  # type: ignore[assignment]
     return network

@@ -35,7 +35,7 @@ FOLDER_VARIABLE = "RECURSIVEMIX_RUN_FOLDER"
 
 
 class RunSettings(Protocol):
-    """What the settings of every run say, of whatever task; see `recursivemix.training.fit.FitConfig`."""
+    """The settings that every task shares."""
 
     @property
     def epochs(self) -> int: ...

@@ -1,0 +1,221 @@
+"""``recursivemix transfer`` as a person types it: runs, resuming, predictions, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from recursivemix.cli import main
+from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
+from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.transfer_predict import load_learner
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
+SHORT = [
+    "--batch-size", "4", "--channels", "16", "--device", "cpu", "--precision", "32",
+    "--trainer.limit-train-batches", "2", "--trainer.limit-val-batches", "2",
+    "--trainer.enable-progress-bar", "false",
+]  # fmt: skip
+TASKS = {
+    "detection": (["--depth", "1"], "ap"),
+    "instance": ([], "segm_ap"),
+    "segmentation": ([], "miou"),
+}
+
+
+def run(task, out, *arguments, epochs=1):
+    words = ["transfer", task, "--out", str(out), "--epochs", str(epochs), *SHORT]
+    return main([*words, *TASKS[task][0], *arguments])
+
+
+def weights(folder):
+    return load_learner(folder / "checkpoints" / "last.ckpt").state_dict()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_and_its_predictions(task, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(task, out) == 0
+    told = capsys.readouterr().out
+    assert "backbone: resnet10t, random weights" in told
+    record = json.loads((out / "record.json").read_text())
+    assert record["kind"] == f"transfer {task}"
+    assert record["score"] == TASKS[task][1]
+    assert record["data"]["evaluation_images"] == 8
+    assert record["metrics"][record["score"]] == record["score_last"]
+    assert record["seed"] == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["channels"] == 16
+    with Image.open(out / "predictions.png") as picture:
+        assert picture.size[0] > 600
+    # What the checkpoint predicts, for other programs.
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(2):
+        pixels = scenes_with_objects().evaluation[i][0].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(images / f"scene{i}.png")
+    seen = tmp_path / "seen"
+    checkpoint = str(out / "checkpoints" / "last.ckpt")
+    words = ["transfer", "predict", "--checkpoint", checkpoint, "--images", str(images)]
+    assert main([*words, "--out", str(seen), "--device", "cpu"]) == 0
+    assert len(list((seen / "pictures").glob("*.png"))) == 2
+    if task == "segmentation":
+        classes = scenes_with_maps().classes
+        assert (seen / "classes.txt").read_text().split() == list(classes)
+        with Image.open(seen / "maps" / "scene1.png") as found:
+            assert found.size == (128, 128)
+            low, high = found.getextrema()
+        assert 1 <= low <= high <= len(classes)
+    else:
+        found = json.loads((seen / "detections.json").read_text())
+        assert [image["file_name"] for image in found["images"]] == ["scene0.png", "scene1.png"]
+        assert [c["name"] for c in found["categories"]] == list(scenes_with_objects().classes)
+        for one in found["annotations"]:
+            assert one["image_id"] in (1, 2)
+            assert 0 <= one["score"] <= 1
+            assert ("segmentation" in one) == (task == "instance")
+    assert main([*words, "--out", str(seen)]) == 2  # not over what is there
+
+
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        ("detection", ["--mixer", "recursivemix"]),
+        ("detection", ["--detector", "gfl"]),
+        ("segmentation", ["--mixer", "recursivemix", "--mixer-options.across-epochs", "true"]),
+        ("segmentation", ["--head", "pspnet"]),
+    ],
+)
+def test_resumed_is_uninterrupted(task, more, tmp_path):
+    """Bit for bit on a CPU: weights, scores and the mixer's state."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(task, whole, *more, epochs=2) == 0
+    # The checkpoint after three of four steps, as a run leaves it that is killed there.
+    words = ["--checkpoint-every", "3"]
+    assert run(task, parts, *more, *words, epochs=2) == 0
+    checkpoint = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    stopped = tmp_path / "stopped"
+    assert stop_after(3, task, stopped, *more, epochs=2) == 130
+    assert main(["transfer", task, "--resume", str(stopped)]) == 0
+    for other in (parts, stopped):
+        first, second = weights(whole), weights(other)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    rows = [json.loads((f / "record.json").read_text())["epochs"] for f in (whole, stopped)]
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"]
+    assert rows[0] == rows[1]
+
+
+def stop_after(steps, task, out, *arguments, epochs):
+    """A run that is asked to stop, as by Ctrl-C, when so many steps are done."""
+    from recursivemix.training import checkpoints
+
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def stop(self, trainer, *rest):
+        if trainer.global_step == steps:
+            self._signal = 2
+        return original(self, trainer, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
+        return run(task, out, *arguments, epochs=epochs)
+
+
+def test_a_backbone_of_our_own(tmp_path, capsys):
+    words = ["fit", "--model", "resnet20", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+    short = ["--precision", "32", "--trainer.limit-train-batches", "2", "--trainer.limit-val-batches", "1"]
+    assert main([*words, *short, "--out", str(tmp_path / "fit")]) == 0
+    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
+    assert run("detection", tmp_path / "run", "--backbone", str(checkpoint)) == 0
+    assert "keys match" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["backbone"]["keys_matched"] == record["backbone"]["keys"] > 50
+    assert record["backbone"]["pretrained"]
+    trained = load_learner(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert trained.hparams["lr"] == 2e-4
+    assert (trained.hparams["norm"], trained.hparams["frozen_stages"]) == ("statistics", 1)
+
+
+def test_a_run_goes_on_without_the_file_of_its_backbone(tmp_path):
+    weights_file = tmp_path / "weights.pth"
+    torch.save(load_backbone("random", "resnet10t").backbone.network.state_dict(), weights_file)
+    backbone = ["--backbone", str(weights_file), "--model", "resnet10t"]
+    assert stop_after(1, "detection", tmp_path / "run", *backbone, epochs=1) == 130
+    weights_file.unlink()
+    assert main(["transfer", "detection", "--resume", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["backbone"]["source"] == str(weights_file)
+    assert record["resumed_at_steps"] == [1]
+
+
+def test_the_last_epoch_is_evaluated(tmp_path):
+    assert run("detection", tmp_path / "run", "--evaluate-every", "2", epochs=3) == 0
+    rows = json.loads((tmp_path / "run" / "record.json").read_text())["epochs"]
+    assert [row.get("ap") is not None for row in rows] == [False, True, True]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_broken_annotation_is_told_in_one_line(workers, tmp_path, capsys):
+    """One that shows when its image is read: the sizes differ."""
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / "annotations").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / "data" / split / "a.png")
+        about = {"id": 8, "file_name": "a.png", "width": 64, "height": 99}
+        found = {"id": 1, "image_id": 8, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+        content = {"images": [about], "annotations": [found], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / "data" / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    words = ["--data", str(tmp_path / "data"), "--workers", workers, "--image-size", "[64]"]
+    assert run("detection", tmp_path / "run", *words) == 2
+    error = capsys.readouterr().err
+    assert "image 8 is said to be 64x99" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["detection", "--backbone", "nothing.pth"], "there is no file"),
+        (["detection", "--data", "nowhere"], "there is no folder nowhere"),
+        (["detection", "--mixer-options.prob", "0.5"], "are of --mixer recursivemix"),
+        (["detection", "--schedule", "step"], "belong together"),
+        (["detection", "--lr", "0"], "--lr must be above 0"),
+        (["detection", "--frozen-stages", "9"], "0 to 4"),
+        (["segmentation", "--batch-size", "1"], "batch of one"),
+        (["segmentation", "--norm", "sync", "--device", "cpu"], "needs GPUs"),
+        (["detection", "--recipe", "cifar100-resnet18"], "is of another command"),
+        (["predict", "--checkpoint", "a.ckpt", "--images", "nowhere", "--out", "o"], "no folder nowhere"),
+    ],
+)
+def test_what_is_refused(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["transfer", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not list(Path().iterdir())
+
+
+def test_a_classifier_is_no_detector(tmp_path, capsys):
+    words = ["fit", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "32"]
+    short = ["--trainer.limit-train-batches", "1", "--trainer.limit-val-batches", "1"]
+    assert main([*words, *short, "--out", str(tmp_path / "fit")]) == 0
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "images" / "a.png")
+    checkpoint = str(tmp_path / "fit" / "checkpoints" / "last.ckpt")
+    images = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    assert main(["transfer", "predict", "--checkpoint", checkpoint, *images]) == 2
+    assert "no checkpoint of recursivemix transfer" in capsys.readouterr().err
+
+
+def test_a_detector_is_no_classifier(tmp_path, capsys):
+    assert run("detection", tmp_path / "run") == 0
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert main(["test", "--checkpoint", checkpoint]) == 2
+    assert "recursivemix transfer" in capsys.readouterr().err
