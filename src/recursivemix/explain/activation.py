@@ -18,7 +18,8 @@ from recursivemix.models.region import RegionModel
 from recursivemix.report.page import Page, Section, render
 from recursivemix.report.records import write_text
 from recursivemix.tasks.measure import load_checkpoint
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
 from .cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, MaskRCNN, RetinaNet
@@ -17,10 +17,10 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from recursivemix.tasks.backbone import LoadedBackbone
+from recursivemix.tasks.settings import Detector
 
 from .one_stage import ATSS, GFL
 
-Detector = Literal["atss", "gfl", "fcos", "retinanet", "maskrcnn"]
 LEVELS = 5
 """Of every pyramid, as in the papers: strides 8 to 128, or 4 to 64 with Mask R-CNN."""
 

@@ -11,9 +11,10 @@ from recursivemix.data.annotated import DetectionData, Objects
 from recursivemix.mixing import DenseRecursiveMix, DenseTarget
 from recursivemix.tasks.backbone import BackboneSettings, new_backbone, prepare_norms
 from recursivemix.tasks.nomix import NoDenseMix
+from recursivemix.tasks.settings import Detector
 from recursivemix.training.learner import Learner, Stateful
 
-from .create import Detector, create_detector
+from .create import create_detector
 from .metrics import coco_metrics, detections_as_results
 
 Batch = tuple[list[Tensor], list[Objects]]
