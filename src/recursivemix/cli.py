@@ -52,6 +52,7 @@ try:
     from recursivemix.explain.statistics import rows_by_age, statistics, summary_rows
     from recursivemix.explain.studio import serve
     from recursivemix.export.export import export_checkpoint
+    from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
     from recursivemix.report.records import environment, write_json, write_text
@@ -62,7 +63,7 @@ try:
     from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
     from recursivemix.tasks.transfer_predict import predict
     from recursivemix.tasks.transfer_settings import METRIC_NAMES
-    from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
+    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.commands import GridStoppedError
     from recursivemix.training.run import PreparedRun, Result, fit
 except ImportError as error:  # the library itself needs torch alone
