@@ -46,6 +46,7 @@ try:
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
     from recursivemix.evaluation.evaluate import evaluate_checkpoint
+    from recursivemix.evaluation.measure import measure_checkpoint
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
     from recursivemix.explain.preview import preview
@@ -58,7 +59,6 @@ try:
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
-    from recursivemix.tasks.measure import measure_checkpoint
     from recursivemix.tasks.transfer_fit import TASKS, TransferRun
     from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
     from recursivemix.tasks.transfer_predict import predict
