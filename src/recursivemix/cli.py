@@ -41,7 +41,6 @@ try:
     from recursivemix.compare.transfer_compare import TransferCompareConfig
     from recursivemix.compare.transfer_compare import compare as compare_transfer
     from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
-    from recursivemix.compare.transfer_pictures import write_predictions
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
@@ -56,6 +55,7 @@ try:
     from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
+    from recursivemix.report.predictions import write_predictions
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
