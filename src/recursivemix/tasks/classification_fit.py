@@ -11,7 +11,7 @@ from lightning import Callback, seed_everything
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.images import ImageData
 from recursivemix.data.open import open_data
-from recursivemix.training.checkpoints import read_checkpoint
+from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.training.epochs import EpochRows
 from recursivemix.training.loaders import Loaders
 from recursivemix.training.optimizer import check_optimizer

@@ -15,9 +15,9 @@ from recursivemix.data.annotated_batches import Vary, VaryMap, VaryObjects
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.scenes import SIDE
 from recursivemix.data.open_annotated import open_detection, open_segmentation
+from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
-from recursivemix.training.checkpoints import read_checkpoint
 from recursivemix.training.epochs import EpochRows
 from recursivemix.training.optimizer import check_optimizer
 from recursivemix.training.run import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelMaxPool,
 )
 
-from recursivemix.tasks.backbone import LoadedBackbone
+from recursivemix.tasks.backbone import LoadedBackbone, new_backbone
 from recursivemix.tasks.settings import Detector
 
 from .one_stage import ATSS, GFL
@@ -82,6 +82,19 @@ class Pyramid(nn.Module):
         maps = self.body(images)[-self.maps :]
         levels: dict[str, Tensor] = self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps)))
         return OrderedDict((name, level.float()) for name, level in levels.items())
+
+
+def create_network(settings: Mapping[str, Any]) -> nn.Module:
+    """Return the detector of a checkpoint's settings, with random weights."""
+    return create_detector(
+        settings["detector"],
+        new_backbone(settings["backbone"]),
+        len(settings["classes"]),
+        image_size=settings["image_size"],
+        max_size=settings["max_size"],
+        channels=settings["channels"],
+        depth=settings["depth"],
+    )
 
 
 def create_detector(

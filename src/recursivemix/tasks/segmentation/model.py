@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from recursivemix.data.annotated import IGNORE
+from recursivemix.tasks.backbone import new_backbone
 
 Head = Literal["upernet", "pspnet"]
 
@@ -99,6 +100,19 @@ class Segmenter(nn.Module):
         if not self.training:
             return logits
         return logits, _enlarged(self.auxiliary(maps[-2] if len(maps) > 1 else maps[-1]), size)
+
+
+def create_network(settings: Mapping[str, Any]) -> Segmenter:
+    """Return the segmenter of a checkpoint's settings, with random weights."""
+    backbone = new_backbone(settings["backbone"]).backbone
+    return Segmenter(
+        backbone,
+        backbone.channels,
+        backbone.strides,
+        len(settings["classes"]),
+        settings["head"],
+        width=settings["channels"],
+    )
 
 
 def _enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
