@@ -8,7 +8,7 @@ by one in loader processes (torchvision v2) and normalised by the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from recursivemix.models.create import SMALL_IMAGE
 from recursivemix.models.preprocessing import evaluation_resize
 
 from .images import ImageData
-
-Crop = Literal["pad", "resized", "none"]
+from .names import Crop
 
 # Principal components of the RGB values of ImageNet's training pixels in [0, 1] (AlexNet, NeurIPS 2012,
 # section 4.1, with the values that the field's training scripts share): a row of deviations a component.

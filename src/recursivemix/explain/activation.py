@@ -20,7 +20,8 @@ from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
 from recursivemix.report.records import write_text
 from recursivemix.tasks.measure import load_checkpoint
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
 MOST_IMAGES = 64
 

@@ -21,7 +21,8 @@ from recursivemix.data.annotated_batches import AnnotatedTraining, VaryMap, Vary
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import TrainingBatches
 from recursivemix.data.images import ImageData, StackedImages, denormalise
-from recursivemix.data.open import Source, open_data
+from recursivemix.data.names import Source
+from recursivemix.data.open import open_data
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import TrainingOrder
 from recursivemix.explain.photographs import PARTS, photographs

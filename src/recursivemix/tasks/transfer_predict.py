@@ -16,8 +16,9 @@ from recursivemix.report.records import write_json, write_text
 from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
 from recursivemix.tasks.detection.metrics import detections_as_results
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
-from recursivemix.training.checkpoints import read_checkpoint
-from recursivemix.training.run import Device, check_device
+from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
 
 def load_learner(path: Path) -> DetectionLearner | SegmentationLearner:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from recursivemix.tasks.backbone import LoadedBackbone
+from recursivemix.tasks.backbone import LoadedBackbone, new_backbone
 
 from .names import load_detector
 
@@ -56,3 +57,16 @@ def create_detector(
         loaded, num_classes, DetectorOptions(sizes, max_size, channels, depth)
     )
     return detector
+
+
+def create_network(settings: Mapping[str, Any]) -> nn.Module:
+    """Return the detector of a checkpoint's settings, with random weights."""
+    return create_detector(
+        settings["detector"],
+        new_backbone(settings["backbone"]),
+        len(settings["classes"]),
+        image_size=settings["image_size"],
+        max_size=settings["max_size"],
+        channels=settings["channels"],
+        depth=settings["depth"],
+    )
