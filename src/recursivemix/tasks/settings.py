@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource, Source
+from recursivemix.tasks.detection.names import BoxDetector
+from recursivemix.tasks.segmentation.names import Head
 from recursivemix.training.settings import RunSettings
 
 RegionHead = Literal["separate", "shared"]
 DenseMixer = Literal["none", "recursivemix"]
 NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
-Detector = Literal["atss", "gfl", "fcos", "retinanet", "maskrcnn"]
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,12 @@ class DetectionSettings(ObjectSettings):
     """Settings of recursivemix transfer detection.
 
     Args:
-        detector: atss or gfl (of this project), fcos or retinanet (torchvision's).
+        detector: Name of the detector; atss and gfl are of this project, the others torchvision's.
         dataset: Format of --data: auto (detect), scenes, coco or voc.
         depth: Convolutions in each tower of the head of atss and gfl; 4 in the papers.
     """
 
-    detector: Literal["atss", "gfl", "fcos", "retinanet"] = "atss"
+    detector: BoxDetector = "atss"
     dataset: DetectionSource = "auto"
     depth: int = 2
 
@@ -157,14 +158,14 @@ class SegmentationSettings(TransferSettings):
     """Settings of recursivemix transfer segmentation.
 
     Args:
-        head: upernet or pspnet, with an auxiliary FCN head.
+        head: Name of the head; an auxiliary FCN head helps its training.
         dataset: Format of --data: auto (detect), scenes, ade20k or voc.
         image_size: Side of the training crops in pixels, and shorter side of an image at scale 1.
         scales: Range of the random scale of training images.
         aux_weight: Weight of the auxiliary head's loss.
     """
 
-    head: Literal["upernet", "pspnet"] = "upernet"
+    head: Head = "upernet"
     dataset: SegmentationSource = "auto"
     image_size: int | None = None
     scales: tuple[float, float] = (0.5, 2.0)

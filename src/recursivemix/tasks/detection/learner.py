@@ -11,11 +11,11 @@ from recursivemix.data.annotated import DetectionData, Objects
 from recursivemix.mixing import DenseRecursiveMix, DenseTarget
 from recursivemix.tasks.backbone import BackboneSettings, new_backbone, prepare_norms
 from recursivemix.tasks.nomix import NoDenseMix
-from recursivemix.tasks.settings import Detector
 from recursivemix.training.learner import Learner, Stateful
 
 from .create import create_detector
 from .metrics import coco_metrics, detections_as_results
+from .names import Detector
 
 Batch = tuple[list[Tensor], list[Objects]]
 METRICS = ("ap", "ap50", "ap75", "aps", "apm", "apl")
