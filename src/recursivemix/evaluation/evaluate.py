@@ -15,23 +15,18 @@ from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.batches import EvaluationBatches
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, Subset
-from recursivemix.data.open import Source
+from recursivemix.data.names import Source
 from recursivemix.data.order import evaluation_batches, generator_of
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.region import RegionModel
-from recursivemix.tasks.measure import open_measured
-from recursivemix.training.run import (
-    Device,
-    LightningPrecision,
-    Precision,
-    check_device,
-    lightning_precision,
-)
+from recursivemix.training.run import LightningPrecision, check_device, lightning_precision
+from recursivemix.training.settings import Device, Precision
 
 from .activation import activation_maps
 from .calibration import brier_score, calibration_error, negative_log_likelihood, reliability
 from .corruptions import SEVERITIES, corrupted
 from .localisation import pointing
+from .measure import open_measured
 from .multiple import PICTURES, FourInOne, found_in_top4, four_in_one
 from .occlusion import SHARES, occluded
 from .scale import SIDES, on_other_ground
