@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from recursivemix.evaluation.probe import Metric
+from recursivemix.evaluation.probes import compared_metrics
 from recursivemix.report.statistics import compare_all, estimate, paired_difference
 from recursivemix.report.table import settled
 from recursivemix.report.words import interval, listed
@@ -20,41 +22,22 @@ from .grid import CompareConfig, Job, jobs_of
 Run = dict[str, Any]
 """One finished run, as in ``comparison.json``."""
 
+
+def evaluation_reader(metric: Metric) -> Callable[[Run], float | None]:
+    """Return a function that reads a probe's number from a run."""
+    return lambda run: metric.read(run["evaluation"])
+
+
 METRICS: dict[str, tuple[str, str, bool, Callable[[Run], float | None]]] = {
     "acc1_last": ("Accuracy, last epoch", "%", True, lambda run: run["acc1_last"]),
     "acc1_best": ("Accuracy, best epoch", "%", True, lambda run: run["acc1_best"]),
-    "top5": ("Top-5 accuracy", "%", True, lambda run: run["evaluation"]["accuracy"]["top5"]),
-    "nll": ("Negative log-likelihood", "", False, lambda run: run["evaluation"]["nll"]),
-    "brier": ("Brier score", "", False, lambda run: run["evaluation"]["brier"]),
-    "ece": ("Calibration error (ECE)", "%", False, lambda run: run["evaluation"]["ece"]),
-    "corruption_mean": (
-        "Accuracy under corruption",
-        "%",
-        True,
-        lambda run: run["evaluation"]["corruption_mean"],
-    ),
-    "occlusion_mean": (
-        "Accuracy under occlusion",
-        "%",
-        True,
-        lambda run: run["evaluation"]["occlusion_mean"],
-    ),
-    "scale_mean": ("Accuracy on shrunk objects", "%", True, lambda run: run["evaluation"]["scale_mean"]),
-    "multiple_top4": (
-        "Four images in one, found in the top 4",
-        "%",
-        True,
-        lambda run: (run["evaluation"]["multiple"] or {}).get("top4"),
-    ),
-    "localisation": (
-        "Activation points into the right quarter",
-        "%",
-        True,
-        lambda run: (run["evaluation"]["localisation"] or {}).get("pointing"),
-    ),
+    **{
+        metric.name: (metric.title, metric.unit, metric.higher_is_better, evaluation_reader(metric))
+        for metric in compared_metrics()
+    },
     "images_per_second": ("Training speed", "images/s", True, lambda run: run["cost"]["images_per_second"]),
 }
-"""Every number that methods are compared by: name, unit, whether more is better, and where it is."""
+"""Numbers that methods are compared by: title, unit, whether more is better, and how to read it."""
 
 
 def collect(config: CompareConfig, folder: Path, where: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +119,8 @@ def read_run(folder: Path, job: Job) -> Run:
     """One finished run, of its two records."""
     own = folder / "runs" / job.name
     record = json.loads((own / RECORD).read_text())
+    evaluation = json.loads((own / EVALUATION).read_text())
+    evaluation.pop("predictions", None)  # one value per image stays in the run's own record
     return {
         "seed": job.seed,
         "folder": f"runs/{job.name}",
@@ -151,7 +136,7 @@ def read_run(folder: Path, job: Job) -> Run:
             "parameters_training": record["parameters"]["training"],
             "parameters_inference": record["parameters"]["inference"],
         },
-        "evaluation": json.loads((own / EVALUATION).read_text()),
+        "evaluation": evaluation,
     }
 
 

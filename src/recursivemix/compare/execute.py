@@ -43,7 +43,9 @@ def check_same(job: Job, folder: Path) -> None:
             )
     if is_finished(folder):
         evaluation = json.loads((folder / EVALUATION).read_text())
-        measured, most = evaluation["corruption_images"], evaluation["images"]
+        # "subset" is missing in records of earlier versions.
+        measured = evaluation.get("subset", evaluation.get("corruption_images"))
+        most = evaluation["images"]
         if measured != min(job.images, most):
             raise ValueError(
                 f"{folder} was evaluated on {measured} images, --images is {job.images}: take --images "
