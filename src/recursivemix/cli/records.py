@@ -44,8 +44,8 @@ try:
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
-    from recursivemix.evaluation.evaluate import evaluate_checkpoint
-    from recursivemix.evaluation.measure import measure_checkpoint
+    from recursivemix.evaluation.checkpoint import measure_checkpoint
+    from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
     from recursivemix.explain.preview import preview
@@ -725,24 +725,10 @@ def run_evaluate(parser: DashedParser, settings: Namespace) -> None:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """The short table of `run_evaluate`."""
+    """Print the summary numbers of an evaluation."""
     table = Table(show_header=False)
-    accuracy = evaluation["accuracy"]
-    rows: list[tuple[str, float | None, str]] = [
-        ("accuracy", accuracy["top1"], " %"),
-        ("top-5 accuracy", accuracy["top5"], " %"),
-        ("negative log-likelihood", evaluation["nll"], ""),
-        ("Brier score", evaluation["brier"], ""),
-        ("calibration error (ECE)", evaluation["ece"], " %"),
-        ("accuracy under corruption", evaluation["corruption_mean"], " %"),
-        ("accuracy under occlusion", evaluation["occlusion_mean"], " %"),
-        ("accuracy on shrunk objects", evaluation["scale_mean"], " %"),
-        ("four images in one, found in the top 4", (evaluation["multiple"] or {}).get("top4"), " %"),
-        ("activation in the right quarter", (evaluation["localisation"] or {}).get("pointing"), " %"),
-    ]
-    for name, value, unit in rows:
-        if value is not None:
-            table.add_row(name, f"{value:.2f}{unit}" if unit else f"{value:.4f}")
+    for row in evaluation_rows(evaluation):
+        table.add_row(*row)
     Console().print(table)
 
 
