@@ -1,4 +1,4 @@
-"""Measure a checkpoint's accuracy on the images it was evaluated on during training."""
+"""Open a checkpoint with the images that its training was evaluated on."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from recursivemix.training.settings import Device, Precision
 def open_measured(
     checkpoint: Path, data: Path | None, dataset: Source | None
 ) -> tuple[MixedClassifier, ImageData]:
-    """A checkpoint's network, and the images that its training was evaluated on, prepared as there.
+    """Return a checkpoint's module, and its data set with the preprocessing of its training.
 
     Args:
-        checkpoint: written by `fit`.
-        data: the folder it was trained on, or another with the same classes; None: the digits.
-        dataset: what ``data`` is; None is what the network was trained on.
+        checkpoint: file written by `fit`.
+        data: folder it was trained on, or another with the same classes; None for the digits.
+        dataset: kind of ``data``; None for the kind it was trained on.
 
     Raises:
-        ValueError: no such checkpoint, or data that do not belong to it.
+        ValueError: a file that is no such checkpoint, or data that do not match it.
     """
     module = load_checkpoint(checkpoint)
     settings = module.hparams
     origin = settings["data"]
     if data is None and origin["dataset"] != "digits":
-        raise ValueError(f"{checkpoint} was trained on other images: name them with --data DIR")
+        raise ValueError(f"{checkpoint} was not trained on the digits: name its images with --data DIR")
     kind: Source = "auto" if data is None else dataset or origin["dataset"]
     has_split = data is None or any((data / name).is_dir() for name in ("val", "test"))
     if not has_split and origin["val_split"] is None and kind == "folder":
@@ -50,8 +50,9 @@ def open_measured(
     images = replace(images, mean=tuple(origin["mean"]), std=tuple(origin["std"]))
     if list(images.classes) != list(settings["classes"]):
         raise ValueError(
-            f"{checkpoint} knows {len(settings['classes'])} classes ({', '.join(settings['classes'][:3])}, "
-            f"...), the data has {len(images.classes)} ({', '.join(images.classes[:3])}, ...)"
+            f"{checkpoint} was trained on {len(settings['classes'])} classes "
+            f"({', '.join(settings['classes'][:3])}, ...), the data has {len(images.classes)} "
+            f"({', '.join(images.classes[:3])}, ...): give data of the same classes"
         )
     return module, images
 
@@ -69,12 +70,12 @@ def measure_checkpoint(
 
     Args:
         checkpoint: File written by recursivemix fit.
-        data: The folder it was trained on, or another with the same classes. None: the digits.
-        batch_size: Images at a time.
-        device: cpu, gpu, or auto for what is there.
-        workers: Processes that read images; the digits need none.
+        data: Folder it was trained on, or another with the same classes (default: the digits).
+        batch_size: Images per forward pass.
+        device: cpu, gpu, or auto.
+        workers: Number of processes that read images; the digits need none.
         precision: bf16, 16, 32, or auto as in training.
-        dataset: What --data is, as in recursivemix fit. Default: what the network was trained on.
+        dataset: Kind of --data, as in recursivemix fit (default: as in training).
 
     Returns:
         ``acc1`` in percent and ``val_loss``.
