@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
-from recursivemix.evaluation.evaluate import evaluate_checkpoint
-from recursivemix.evaluation.measure import measure_checkpoint
+from recursivemix.evaluation.checkpoint import measure_checkpoint
+from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
 
 from .errors import UsageError, usage_errors
 
@@ -45,25 +44,11 @@ def test(**options: Any) -> None:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Print the short table of an evaluation."""
+    """Print the summary numbers of an evaluation."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False)
-    accuracy = evaluation["accuracy"]
-    rows: list[tuple[str, float | None, str]] = [
-        ("accuracy", accuracy["top1"], " %"),
-        ("top-5 accuracy", accuracy["top5"], " %"),
-        ("negative log-likelihood", evaluation["nll"], ""),
-        ("Brier score", evaluation["brier"], ""),
-        ("calibration error (ECE)", evaluation["ece"], " %"),
-        ("accuracy under corruption", evaluation["corruption_mean"], " %"),
-        ("accuracy under occlusion", evaluation["occlusion_mean"], " %"),
-        ("accuracy on shrunk objects", evaluation["scale_mean"], " %"),
-        ("four images in one, found in the top 4", (evaluation["multiple"] or {}).get("top4"), " %"),
-        ("activation in the right quarter", (evaluation["localisation"] or {}).get("pointing"), " %"),
-    ]
-    for name, value, unit in rows:
-        if value is not None:
-            table.add_row(name, f"{value:.2f}{unit}" if unit else f"{value:.4f}")
+    for row in evaluation_rows(evaluation):
+        table.add_row(*row)
     Console().print(table)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
-from recursivemix.explain import activation, studio as live
+from recursivemix.explain import activation
 from recursivemix.explain import preview as previews
 from recursivemix.explain import statistics as process
+from recursivemix.explain import studio as live
 
 from .errors import usage_errors
 
@@ -42,7 +43,13 @@ def statistics(**options: Any) -> None:
         table.add_row(name, value)
     Console().print(table)
     ages = Table(title="means by age")
-    columns = ["source", "label", "pixels", "scale", *(["label, closed form"] if record["closed_form"] else [])]
+    columns = [
+        "source",
+        "label",
+        "pixels",
+        "scale",
+        *(["label, closed form"] if record["closed_form"] else []),
+    ]
     for name in columns:
         ages.add_column(name)
     for row in process.rows_by_age(measured, record):
