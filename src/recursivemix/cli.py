@@ -45,8 +45,7 @@ try:
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
-    from recursivemix.evaluation.evaluate import evaluate_checkpoint
-    from recursivemix.evaluation.measure import measure_checkpoint
+    from recursivemix.evaluation.evaluate import evaluate_checkpoint, measure_checkpoint
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
     from recursivemix.explain.preview import preview

@@ -264,7 +264,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_everything_is_asked_of_a_checkpoint_and_always_the_same(checkpoint):
-    from recursivemix.evaluation.measure import measure_checkpoint
+    from recursivemix.evaluation.evaluate import measure_checkpoint
 
     first, again = (evaluate_checkpoint(checkpoint, images=40, precision="32") for _ in range(2))
     assert first.pop("seconds") > 0

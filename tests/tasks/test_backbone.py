@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from recursivemix.cli import main
 from recursivemix.tasks.backbone import Backbone, load_backbone, new_backbone, prepare_norms
-from recursivemix.tasks.measure import load_checkpoint
+from recursivemix.models.trained import load
 
 MODELS = {
     "resnet18": (4, 8, 16, 32),

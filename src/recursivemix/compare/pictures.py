@@ -18,8 +18,9 @@ from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.explain.gallery import heaviest
+from recursivemix.mixing import create_mixer
+from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.records import write_json
-from recursivemix.tasks.measure import load_checkpoint
 
 from .execute import LAST
 from .grid import CompareConfig
@@ -48,8 +49,8 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
         checkpoint = folder / "runs" / f"{label}-seed0" / LAST
         if not checkpoint.is_file():
             continue
-        module = load_checkpoint(checkpoint)
-        mixed, targets = _mixed(module, train_images, train[1])
+        trained = load_task(checkpoint, "classification")
+        mixed, targets = _mixed(trained, train_images, train[1])
         _write_strip(pictures / f"gallery-{label}.png", denormalise(mixed, *colours))
         captions[label] = {
             "captions": [
@@ -57,11 +58,10 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
                 for row in targets
             ]
         }
-        module.network.eval()
-        backbone = getattr(module.network, "backbone", module.network)
+        network = trained.network.eval()
         with torch.no_grad():
-            probabilities = backbone(images).softmax(1)
-        maps = activation_maps(backbone, images, test[1])
+            probabilities = network(images).softmax(1)
+        maps = activation_maps(network, images, test[1])
         _write_strip(pictures / f"cams-{label}.png", _overlaid(shown, maps))
         top = probabilities.max(1)
         predictions[label] = [
@@ -80,13 +80,15 @@ def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor
     return held.images, held.labels
 
 
-def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _mixed(trained: TrainedModel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The last `SHOWN` images and their targets as the method mixes them after `EARLIER` steps.
 
     The shown ones are the first of ``images``, spread evenly too. Of several draws the one is shown whose
     ``lam`` is nearest to `TYPICAL`: another may mix nothing that could be seen.
     """
-    mixer, network = module.mixer, module.network.train()
+    settings, network = trained.settings, trained.network.train()
+    options = {"seed": settings["seed"]} | (settings["mixer_options"] or {})
+    mixer = create_mixer(settings["mixer"], len(trained.classes), network, **options)
     order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...
     with torch.no_grad():
         for step, rows in enumerate(order[:-1]):

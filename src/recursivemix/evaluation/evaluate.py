@@ -18,7 +18,6 @@ from recursivemix.data.images import ImageData, Subset
 from recursivemix.data.open import Source
 from recursivemix.data.order import evaluation_batches, generator_of
 from recursivemix.models.feature_map import as_logits
-from recursivemix.models.region import RegionModel
 from recursivemix.training.run import (
     Device,
     LightningPrecision,
@@ -81,8 +80,8 @@ def evaluate_checkpoint(
             raise ValueError(f"--{name} must be at least 1, got {value}")
     check_device(device)
     start = time.perf_counter()
-    module, opened = open_measured(checkpoint, data, dataset)
-    predictor = Predictor(module.network, opened, batch_size, device, precision)
+    trained, opened = open_measured(checkpoint, data, dataset)
+    predictor = Predictor(trained.network, opened, batch_size, device, precision)
     logits, labels = predictor.split(0 if data is None else workers)
     few = min(images, len(opened.evaluation))
     chosen = [i * len(opened.evaluation) // few for i in range(few)]
@@ -102,11 +101,42 @@ def evaluate_checkpoint(
     return result | {"seconds": round(time.perf_counter() - start, 2)}
 
 
+def measure_checkpoint(
+    checkpoint: Path,
+    data: Path | None = None,
+    batch_size: int = 256,
+    device: Device = "auto",
+    workers: int = 2,
+    precision: Precision = "auto",
+    dataset: Source | None = None,
+) -> dict[str, float]:
+    """Measure a checkpoint on the split that its training was evaluated on.
+
+    Args:
+        checkpoint: File written by recursivemix fit.
+        data: The folder it was trained on, or another with the same classes. None: the digits.
+        batch_size: Images at a time.
+        device: cpu, gpu, or auto for what is there.
+        workers: Processes that read images; the digits need none.
+        precision: bf16, 16, 32, or auto as in training.
+        dataset: What --data is, as in recursivemix fit. Default: what the network was trained on.
+
+    Returns:
+        ``acc1`` in percent and ``val_loss``.
+    """
+    check_device(device)
+    trained, images = open_measured(checkpoint, data, dataset)
+    predictor = Predictor(trained.network, images, batch_size, device, precision)
+    logits, labels = predictor.split(0 if data is None else workers)
+    correct = (logits.argmax(1) == labels).double()
+    return {"acc1": percent(correct.mean()), "val_loss": negative_log_likelihood(logits, labels)}
+
+
 class Predictor:
     """A checkpoint's backbone, for bytes: prepares them as its training did.
 
     Args:
-        network: what was trained; a region head is left out.
+        network: the classifier.
         data: tells size and colours.
         batch_size: images at a time.
         device: where it runs.
@@ -118,8 +148,7 @@ class Predictor:
     ) -> None:
         on_gpu = device != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if on_gpu else "cpu")
-        backbone = network.backbone if isinstance(network, RegionModel) else network
-        self.backbone = backbone.float().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = network.float().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation_of(data)
         self.size = self.augmentation.size
         self.batch_size = batch_size

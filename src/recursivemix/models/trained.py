@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .checkpoint_file import CheckpointError, read_checkpoint
 from .create import create_model
+from .prediction import Prediction
 from .preprocessing import Preprocessing, evaluation_resize
 from .weight_keys import compare_keys
 
@@ -55,18 +56,43 @@ class TrainedModel:
         self.network.to(device)
         return self
 
-    def predict(self, images: Any, **options: Any) -> Any:
-        """Predict labels and probabilities, detections, or label maps.
+    def predict(
+        self,
+        images: Any,
+        *,
+        top_k: int = 5,
+        tta: Literal["flip"] | None = None,
+        features: bool = False,
+        batch_size: int = 32,
+        workers: int = 0,
+    ) -> list[Prediction]:
+        """Predict classes and probabilities, boxes and scores, or label maps.
 
         Args:
-            images: an image or a sequence of them: file names, PIL images, (3, H, W) tensors that are uint8
-                or floating in [0, 1].
-            options: see `recursivemix.evaluation.predict.predict`.
+            images: an image or a sequence of them: file names, PIL images, (H, W, 3) uint8 arrays, or
+                (3, H, W) tensors that are uint8 or floating in [0, 1].
+            top_k: number of classes to return, the most probable first; for classification.
+            tta: "flip" averages with the prediction for the mirrored image.
+            features: return the network's embedding too.
+            batch_size: images per batch; label maps are predicted one by one.
+            workers: threads that read files; 0 reads in the calling thread.
 
         Returns:
-            One prediction for each image.
+            One prediction per image, in order.
+
+        Raises:
+            ValueError: a file that cannot be read, or an image of another form.
         """
-        return imported(PREDICT)([self], images, **options)
+        predict: Callable[..., list[Prediction]] = imported(PREDICT)
+        return predict(
+            [self],
+            images,
+            top_k=top_k,
+            tta=tta,
+            features=features,
+            batch_size=batch_size,
+            workers=workers,
+        )
 
 
 def load(checkpoint: str | PathLike[str]) -> TrainedModel:
@@ -91,6 +117,7 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
         preprocessing = _preprocessing(settings, task)
         if task == "classification":
             network = create_model(model, len(classes), preprocessing.size)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         else:
             network = imported(DENSE[task])(settings)
         _load_weights(network, content["state_dict"])
