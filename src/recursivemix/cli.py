@@ -41,7 +41,6 @@ try:
     from recursivemix.compare.transfer_compare import TransferCompareConfig
     from recursivemix.compare.transfer_compare import compare as compare_transfer
     from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
-    from recursivemix.compare.transfer_pictures import write_predictions
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
@@ -55,12 +54,13 @@ try:
     from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
+    from recursivemix.report.predict import predict_folder
+    from recursivemix.report.predictions import write_predictions
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
     from recursivemix.tasks.transfer_fit import TASKS, TransferRun
     from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
-    from recursivemix.tasks.transfer_predict import predict
     from recursivemix.tasks.transfer_settings import METRIC_NAMES
     from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.commands import GridStoppedError
@@ -276,7 +276,7 @@ def add_transfer_commands(parser: DashedParser) -> dict[str, DashedParser]:
         usage="recursivemix transfer predict --checkpoint CHECKPOINT --images DIR [options]",
         description="Write pictures and results of every image of a folder.",
     )
-    commands["predict"].add_function_arguments(predict, as_group=False)
+    commands["predict"].add_function_arguments(predict_folder, as_group=False)
     commands["compare"] = DashedParser(
         usage="recursivemix transfer compare --out DIR [options]",
         description="Train a backbone with each method, transfer each, and compare on one page.",
@@ -576,10 +576,10 @@ def run_transfer(task: str, parser: DashedParser, settings: Namespace) -> None:
 def run_predict(parser: DashedParser, settings: Namespace) -> None:
     """Write what a transferred network sees in a folder of images."""
     try:
-        count, out = predict(**settings.as_dict())
+        predicted = predict_folder(**settings.as_dict())
     except (ValueError, OSError) as error:
         raise UsageError(one_line(error)) from error
-    print(f"{count} images: {out}")
+    print(f"{predicted.images} images: {settings.out}")
 
 
 def run_transfer_compare(parser: DashedParser, settings: Namespace) -> None:
