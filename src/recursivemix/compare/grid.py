@@ -91,11 +91,11 @@ def check_grid(settings: CompareSettings) -> None:
         ValueError: names the method and what is wrong.
     """
     settings.check_methods()
+    runs: dict[str, Any] = {label: settings.run(label, settings.first_seed) for label in settings.labels}
     if settings.is_dense:
         return
-    data = open_run_data(settings.run(settings.labels[0], settings.first_seed))
-    for label in settings.labels:
-        method = settings.run(label, settings.first_seed)
+    data = open_run_data(runs[settings.labels[0]])
+    for label, method in runs.items():
         network = create_model(method.model, len(data.classes), data.image_size)
         try:
             create_mixer(method.mixer, len(data.classes), network, **method.mixer_options)

@@ -88,8 +88,9 @@ def pairs_section(comparison: Comparison) -> Section | None:
     ]
     if any(pair["images"] for pair in comparison["pairs"]):
         text.append(
-            "Where predictions on single images are known, interval and p-value also account for the choice "
-            "of test images: they hold for other seeds and images, and with one seed for other images alone."
+            "Where predictions on single images are known, interval and p-value also account for the "
+            "choice of test images: they hold for other seeds and other images. With one seed, they hold "
+            "for other images alone."
         )
     return Section(f"Differences to {baseline}", text=text, plots=plots, folded=folded)
 
