@@ -41,7 +41,6 @@ try:
     from recursivemix.compare.transfer_compare import TransferCompareConfig
     from recursivemix.compare.transfer_compare import compare as compare_transfer
     from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
-    from recursivemix.compare.transfer_pictures import write_predictions
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
@@ -53,8 +52,10 @@ try:
     from recursivemix.explain.statistics import rows_by_age, statistics, summary_rows
     from recursivemix.explain.studio import serve
     from recursivemix.export.export import export_checkpoint
+    from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
+    from recursivemix.report.predictions import write_predictions
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
@@ -62,7 +63,7 @@ try:
     from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
     from recursivemix.tasks.transfer_predict import predict
     from recursivemix.tasks.transfer_settings import METRIC_NAMES
-    from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
+    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.commands import GridStoppedError
     from recursivemix.training.run import PreparedRun, Result, fit
 except ImportError as error:  # the library itself needs torch alone

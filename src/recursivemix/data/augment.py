@@ -8,17 +8,17 @@ by one in loader processes (torchvision v2) and normalised by the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from recursivemix.models.create import SMALL_IMAGE
+from recursivemix.models.preprocessing import evaluation_resize
 
 from .images import ImageData
-
-Crop = Literal["pad", "resized", "none"]
+from .names import Crop
 
 # Principal components of the RGB values of ImageNet's training pixels in [0, 1] (AlexNet, NeurIPS 2012,
 # section 4.1, with the values that the field's training scripts share): a row of deviations a component.
@@ -100,9 +100,8 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
 
 
 def evaluation_transform(size: int) -> v2.Transform:
-    """The middle of an image, uint8: all of a small one, 7/8 of a large one's short side."""
-    short = size if size <= SMALL_IMAGE else round(size * 8 / 7)
-    return v2.Compose([v2.Resize(short, antialias=True), v2.CenterCrop(size)])
+    """Return the resize and center crop of evaluation, of (3, H, W) uint8 images; see `Preprocessing`."""
+    return v2.Compose([v2.Resize(evaluation_resize(size), antialias=True), v2.CenterCrop(size)])
 
 
 # -- a batch, on the training device ----------------------------------------------------------------

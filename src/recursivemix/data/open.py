@@ -12,9 +12,8 @@ from recursivemix.data.formats.folder import image_folder
 from recursivemix.data.formats.hub import hugging_face
 
 from .images import ImageData, fewer
+from .names import Source
 from .order import generator_of
-
-Source = Literal["auto", "digits", "folder", "cifar10", "cifar100", "hf"]
 
 
 def open_data(

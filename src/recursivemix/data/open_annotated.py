@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from recursivemix.data.formats.ade20k import open_ade20k
 from recursivemix.data.formats.coco import open_coco
@@ -11,9 +10,7 @@ from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objec
 from recursivemix.data.formats.voc import open_voc_detection, open_voc_segmentation
 
 from .annotated import DetectionData, SegmentationData
-
-DetectionSource = Literal["auto", "scenes", "coco", "voc"]
-SegmentationSource = Literal["auto", "scenes", "ade20k", "voc"]
+from .names import DetectionSource, SegmentationSource
 
 
 def open_detection(

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recursivemix.data.open import Source
-from recursivemix.training.run import Device, Precision, check_device
+from recursivemix.data.names import Source
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device, Precision
 
 from .checkpoint import open_measured
 from .probe import Record

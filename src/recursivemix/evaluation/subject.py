@@ -15,7 +15,8 @@ from recursivemix.data.images import ImageData, StackedImages, Subset
 from recursivemix.data.order import evaluation_batches
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.region import RegionModel
-from recursivemix.training.run import Device, LightningPrecision, Precision, lightning_precision
+from recursivemix.training.run import LightningPrecision, lightning_precision
+from recursivemix.training.settings import Device, Precision
 
 AUTOCAST: dict[LightningPrecision, torch.dtype | None] = {
     "bf16-mixed": torch.bfloat16,

@@ -21,17 +21,14 @@ from recursivemix.data.annotated_batches import AnnotatedTraining, VaryMap, Vary
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import TrainingBatches
 from recursivemix.data.images import ImageData, StackedImages, denormalise
-from recursivemix.data.open import Source, open_data
+from recursivemix.data.names import Source
+from recursivemix.data.open import open_data
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import TrainingOrder
 from recursivemix.explain.photographs import PARTS, photographs
 from recursivemix.mixing import MIXERS, DenseBatch, DenseRecursiveMix, DenseTarget
 from recursivemix.models.create import create_model
-from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
-
-from .annotations import draw_target
-from .cells import (
+from recursivemix.report.cells import (
     NOTHING,
     Cell,
     Cells,
@@ -46,6 +43,10 @@ from .cells import (
     write_cells,
     write_frames,
 )
+from recursivemix.report.overlays import draw_target
+from recursivemix.report.page import Page, Section, render
+from recursivemix.report.records import write_text
+
 from .sources import Composition, SourceTracker
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
@@ -229,7 +230,7 @@ def classified_cell(
 
 
 def kind_of(source: int, own: int, step: int, batch_size: int) -> int:
-    """Where a source stands in `recursivemix.explain.cells.AGES`."""
+    """Where a source stands in `recursivemix.report.cells.AGES`."""
     if source == own:
         return 0
     age = step - source // batch_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recursivemix.training.checkpoints import read_checkpoint
+from recursivemix.models.checkpoint_file import read_checkpoint
 
 from .classification import MixedClassifier
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from lightning import LightningDataModule
 
@@ -11,10 +11,9 @@ from recursivemix.data.augment import Augmentation
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
 from recursivemix.data.images import ImageData, LabelledImages, StackedImages, Subset
+from recursivemix.data.names import Cache
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.models.create import SMALL_IMAGE
-
-Cache = Literal["auto", "yes", "no"]
 
 
 class RunLoaders(LightningDataModule):
