@@ -44,7 +44,6 @@ try:
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.doctor import examine, print_diagnosis
     from recursivemix.data.formats.folder import UnreadableImageError
-    from recursivemix.evaluation.checkpoint import measure_checkpoint
     from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
@@ -160,7 +159,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         usage="recursivemix test --checkpoint CHECKPOINT [options]",
         description="Measure a checkpoint on the images its training was evaluated on.",
     )
-    test.add_function_arguments(measure_checkpoint, as_group=False)
+    test.add_function_arguments(evaluate_checkpoint, as_group=False, skip={"probes"})
     evaluate = DashedParser(
         usage="recursivemix evaluate --checkpoint CHECKPOINT [options]",
         description="Measure what a checkpoint is worth beyond accuracy.",
@@ -697,15 +696,10 @@ def run_doctor(parser: DashedParser, settings: Namespace) -> None:
 
 
 def run_test(parser: DashedParser, settings: Namespace) -> None:
-    """Print a checkpoint's accuracy and loss."""
-    try:
-        metrics = measure_checkpoint(**settings.as_dict())
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
-    table = Table(show_header=False)
-    table.add_row("accuracy", f"{metrics['acc1']:.2f} %")
-    table.add_row("loss", f"{metrics['val_loss']:.4f}")
-    Console().print(table)
+    """Evaluate without further probes, under the command's old name."""
+    print("recursivemix test is now part of recursivemix evaluate", file=sys.stderr)
+    settings.out = None
+    run_evaluate(parser, settings)
 
 
 def run_evaluate(parser: DashedParser, settings: Namespace) -> None:

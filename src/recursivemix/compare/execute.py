@@ -78,7 +78,7 @@ def run_job(job: Job, folder: Path, threads: int | None, start: Start) -> None:
             words = ["fit", "--config", yaml.safe_dump(job.settings), "--out", str(folder)]
             words += ["--trainer.enable-progress-bar", "false"]
         check_code(start([*CLI, *words], log, threads), job.name, log)
-    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(job.images)]
+    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(job.images), "--probes", "all"]
     for name in ("data", "dataset"):
         if name in job.settings and job.settings[name] != "auto":
             words += [f"--{name}", str(job.settings[name])]
