@@ -59,7 +59,9 @@ class Pyramid(nn.Module):
         pooled: add one coarser level by pooling, as Mask R-CNN does; otherwise add levels by convolutions.
     """
 
-    def __init__(self, loaded: LoadedBackbone, channels: int, *, maps: int = 3, pooled: bool = False) -> None:
+    def __init__(
+        self, loaded: LoadedBackbone, channels: int, *, maps: int = 3, pooled: bool = False
+    ) -> None:
         super().__init__()
         self.body = loaded.backbone
         self.maps = min(maps, len(self.body.channels))
