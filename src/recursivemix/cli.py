@@ -43,8 +43,9 @@ try:
     from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
     from recursivemix.compare.transfer_pictures import write_predictions
     from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.doctor import examine, print_diagnosis
-    from recursivemix.data.formats.folder import UnreadableImageError
+    from recursivemix.data.decode import UnreadableImageError
+    from recursivemix.data.diagnosis import print_diagnosis
+    from recursivemix.data.doctor import examine
     from recursivemix.evaluation.evaluate import evaluate_checkpoint
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery

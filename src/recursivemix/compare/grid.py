@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError, ArgumentParser
 
 from recursivemix.data.images import ImageData
-from recursivemix.data.open import Source
+from recursivemix.data.names import Source
 from recursivemix.mixing import MIXERS, create_mixer
 from recursivemix.models.create import create_model
 from recursivemix.tasks.classification_fit import FitConfig, as_words, open_run_data

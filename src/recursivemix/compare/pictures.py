@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
-from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
+from recursivemix.data.images import ImageData, LabelledImages, denormalise
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.explain.gallery import heaviest
 from recursivemix.report.records import write_json
@@ -75,8 +75,8 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
 
 def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor]:
     """(count, 3, S, S) uint8 and labels, spread over a set, of as many classes as there are."""
-    spread = [i * len(images) // count for i in range(count)]
-    held = stack(Subset(images, spread), size, 0, False, "pictures")
+    spread = torch.arange(count) * len(images) // count
+    held = stack(images.select(spread), size, 0, False, "pictures")
     return held.images, held.labels
 
 

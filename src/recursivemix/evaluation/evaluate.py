@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.batches import EvaluationBatches
 from recursivemix.data.cache import stack
-from recursivemix.data.images import ImageData, Subset
-from recursivemix.data.open import Source
+from recursivemix.data.images import ImageData
+from recursivemix.data.names import Source
 from recursivemix.data.order import evaluation_batches, generator_of
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.region import RegionModel
@@ -85,8 +85,8 @@ def evaluate_checkpoint(
     predictor = Predictor(module.network, opened, batch_size, device, precision)
     logits, labels = predictor.split(0 if data is None else workers)
     few = min(images, len(opened.evaluation))
-    chosen = [i * len(opened.evaluation) // few for i in range(few)]
-    held = stack(Subset(opened.evaluation, chosen), predictor.size, 0, False, "test images")
+    chosen = torch.arange(few) * len(opened.evaluation) // few
+    held = stack(opened.evaluation.select(chosen), predictor.size, 0, False, "test images")
     result = {
         "kind": "evaluation",
         "checkpoint": str(checkpoint),
@@ -162,7 +162,7 @@ class Predictor:
         )
         logits, labels = [], []
         with torch.inference_mode(), self._autocast():
-            for pixels, own in batches:
+            for pixels, own, _ in batches:
                 logits.append(as_logits(self.backbone(pixels)).float().cpu())
                 labels.append(own.cpu())
         return torch.cat(logits), torch.cat(labels)

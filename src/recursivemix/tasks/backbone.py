@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recursivemix.export.report import Keys, compare_keys
-from recursivemix.models.create import MODELS, SMALL_IMAGE, create_model
+from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.create import MODELS, create_model
 from recursivemix.models.feature_map import evaluating
 from recursivemix.models.region import RegionModel
 from recursivemix.tasks.measure import load_checkpoint

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from lightning import Callback, seed_everything
 
-from recursivemix.data.augment import Crop, augmentation_of
+from recursivemix.data.augment import augmentation_of
 from recursivemix.data.images import ImageData
-from recursivemix.data.open import Source, open_data
+from recursivemix.data.names import Cache, Crop, Source
+from recursivemix.data.open import open_data
 from recursivemix.training.checkpoints import read_checkpoint
 from recursivemix.training.epochs import EpochRows
-from recursivemix.training.loaders import Cache, Loaders
+from recursivemix.training.loaders import Loaders
 from recursivemix.training.optimizer import Schedule, check_optimizer
 from recursivemix.training.run import (
     Device,

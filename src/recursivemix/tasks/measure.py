@@ -9,7 +9,8 @@ from lightning import Trainer
 
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.images import ImageData
-from recursivemix.data.open import Source, open_data
+from recursivemix.data.names import Source
+from recursivemix.data.open import open_data
 from recursivemix.training.checkpoints import read_checkpoint
 from recursivemix.training.loaders import Loaders
 from recursivemix.training.run import Device, Precision, check_device, lightning_precision, quiet_lightning

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.compare.transfer_pictures import draw, predict_one, save
-from recursivemix.data.formats.folder import as_rgb, opened_file
+from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.report.records import write_json, write_text
 from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
 from recursivemix.tasks.detection.metrics import detections_as_results
@@ -74,7 +74,7 @@ def predict(checkpoint: Path, images: Path, out: Path, device: Device = "auto") 
     about: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, file in enumerate(files, start=1):
-        with opened_file(file) as source:
+        with open_image_file(file) as source:
             image = as_rgb(source)
         found = predict_one(module, image)
         save(draw([image], [[found]], [""], classes), out / "pictures" / f"{file.name}.png")

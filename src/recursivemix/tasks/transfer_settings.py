@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from recursivemix.data.open_annotated import DetectionSource, SegmentationSource
+from recursivemix.data.names import DetectionSource, SegmentationSource
 from recursivemix.training.optimizer import Schedule, check_optimizer
 from recursivemix.training.run import Device, Precision, check_device
 
