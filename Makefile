@@ -28,6 +28,10 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
+	for folder in results/compare/* results/transfer/*; do \
+		$(BIN)/recursivemix report $$folder > /dev/null && mkdir -p build/site/$$folder && \
+		mv $$folder/page.html build/site/$$folder/page.html || exit 1; \
+	done
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -21,7 +21,7 @@ from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
 from recursivemix.cli import main as recursivemix
-from recursivemix.explain.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK, Theme
+from recursivemix.report.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK, Theme
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"

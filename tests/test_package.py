@@ -24,8 +24,8 @@ ORDER = [
     "export",
     "evaluation",
     "report",
-    "explain",
     "compare",
+    "explain",
     "cli",
 ]
 

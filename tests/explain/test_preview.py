@@ -8,7 +8,6 @@ from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.data.images import denormalise
-from recursivemix.explain.cells import as_bytes
 from recursivemix.explain.preview import (
     classified_cells,
     first_batches,
@@ -18,6 +17,7 @@ from recursivemix.explain.preview import (
 )
 from recursivemix.explain.sources import SourceTracker
 from recursivemix.mixing import MIXERS, RecursiveMix
+from recursivemix.report.cells import as_bytes
 from recursivemix.tasks.classification_fit import FitConfig, prepare
 
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from recursivemix.export import onnx_file
 from recursivemix.export.export import TARGETS, export_checkpoint
-from recursivemix.export.report import ShapeMismatch, compare_keys
 from recursivemix.export.torchvision_file import TORCHVISION, rename_by_order
 from recursivemix.export.trained import logits_of, read_trained
 from recursivemix.models.region import RegionModel
+from recursivemix.models.weight_keys import ShapeMismatch, compare_keys
 from recursivemix.tasks.classification import MixedClassifier
 
 CLASSES = ("cat", "dog", "[red] $fox_")

@@ -11,7 +11,7 @@ from recursivemix.cli import main
 from recursivemix.recipes import read_recipe
 from recursivemix.training.optimizer import lr_factor
 
-PAPER = Path(__file__).resolve().parents[3] / "shared" / "reference" / "paper.md"
+PAPER = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 NAMES = {"coco-atss-resnet50": "detection", "ade20k-upernet-resnet50": "segmentation"}
 SHORT = [
     "--epochs", "2", "--batch-size", "2", "--device", "cpu", "--precision", "32", "--norm", "train",
@@ -21,7 +21,6 @@ SHORT = [
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
 
-@pytest.mark.skipif(not PAPER.is_file(), reason=f"no {PAPER}")
 @pytest.mark.parametrize("name", NAMES)
 def test_published_figures_are_those_of_the_reference(name):
     published = set(re.findall(r"\d+\.\d+", PAPER.read_text()))

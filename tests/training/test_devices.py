@@ -175,7 +175,7 @@ import sys; sys.path[:0] = {PATHS!r}
 import os, resource, signal
 from pathlib import Path
 from test_resume import config
-from recursivemix.training.checkpoints import CheckpointError
+from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.run import fit
 run = prepare(config(Path(sys.argv[1]), Path(sys.argv[2]), devices=2), [], {{}})

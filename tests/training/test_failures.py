@@ -15,8 +15,9 @@ from test_cli import FAST
 from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main
+from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.checkpoints import AtomicCheckpoints, CheckpointError, NonFiniteLossError
+from recursivemix.training.checkpoints import AtomicCheckpoints, NonFiniteLossError
 from recursivemix.training.run import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recursivemix.evaluation.probes import compared_metrics
 from recursivemix.report.page import Page, Plot, Section, Strip, Table, render
-from recursivemix.report.plots import Series, forest, lines, points
+from recursivemix.report.plots import Series, points
+from recursivemix.report.probes import probe_sections
 from recursivemix.report.sections import (
     Comparison,
     learning_section,
@@ -16,10 +17,9 @@ from recursivemix.report.sections import (
     pairs_section,
     repeat_section,
 )
-from recursivemix.report.statistics import estimate
 from recursivemix.report.words import NOTHING, at, mean_of, number, with_interval
 
-PLOTTED = ("acc1_last", "nll", "ece", "corruption_mean")
+PLOTTED = ("acc1_last", *(metric.name for metric in compared_metrics() if metric.drawn))
 """Metrics whose differences are drawn."""
 CURVES = (
     ("acc1", "Accuracy by epoch, %", "Mean over seeds; the band is its 95 % interval.", True),
@@ -68,9 +68,7 @@ def build_page(comparison: Comparison, pictures: Path) -> str:
         pairs_section(comparison, PLOTTED),
         cost_section(comparison),
         learning_section(comparison, CURVES),
-        calibration_section(comparison),
-        robustness_section(comparison),
-        objects_section(comparison),
+        *probe_sections(comparison),
         classes_section(comparison),
         *pictures_sections(comparison, pictures),
         repeat_section(comparison, "comparison.yaml, for recursivemix compare --config"),
@@ -144,159 +142,6 @@ def cost_section(comparison: Comparison) -> Section:
         "machine with others say little."
     )
     return Section("Accuracy against cost", text=[text], plots=[plot])
-
-
-def calibration_section(comparison: Comparison) -> Section | None:
-    """Reliability curves."""
-    series, rows = [], []
-    for i, method in enumerate(comparison["methods"]):
-        tables = [t for run in method["runs"] if (t := at(run, "evaluation", "reliability"))]
-        confidence, accuracy = [], []
-        for b in range(len(tables[0]["count"]) if tables else 0):
-            own = [t for t in tables if t["count"][b]]
-            images = sum(t["count"][b] for t in own)
-            if not images:
-                continue
-            confidence.append(100 * sum(t["confidence"][b] * t["count"][b] for t in own) / images)
-            accuracy.append(sum(t["accuracy"][b] * t["count"][b] for t in own) / images)
-            edges = tables[0]["edges"]
-            rows.append(
-                [
-                    method["label"],
-                    f"{100 * edges[b]:.0f} to {100 * edges[b + 1]:.0f}",
-                    number(confidence[-1], 1),
-                    number(accuracy[-1], 1),
-                    str(images),
-                ]
-            )
-        if confidence:
-            series.append(Series(method["label"], i, confidence, accuracy))
-    if not series:
-        return None
-    columns = ["Method", "Bin (%)", "Mean confidence (%)", "Accuracy (%)", "Images, all seeds"]
-    plot = Plot(
-        "Reliability",
-        lines(series, "confidence, %", "accuracy, %", percent=True, diagonal=100),
-        "Predictions by their confidence, all seeds together. Under the dotted line: too sure; above: not "
-        "sure enough.",
-        Table("Reliability", columns, rows),
-    )
-    return Section("Calibration", plots=[plot])
-
-
-def robustness_section(comparison: Comparison) -> Section | None:
-    """Corruption, occlusion and scale curves."""
-    plots = [
-        _curve(
-            comparison,
-            "corruptions",
-            "Corruption",
-            "severity",
-            "Mean of the kinds of disturbance.",
-            lambda part: (range(1, 6), [sum(s) / len(part) for s in zip(*part.values(), strict=True)]),
-        ),
-        _curve(
-            comparison,
-            "corruptions",
-            "Corruption by kind",
-            "",
-            "Mean of the five severities.",
-            lambda part: (list(part), [sum(top1) / len(top1) for top1 in part.values()]),
-        ),
-        _curve(
-            comparison,
-            "occlusion",
-            "Occlusion",
-            "covered share of the image, %",
-            "One square patch at a random place, as large as said.",
-            lambda part: ([100 * share for share in part["share"]], part["top1"]),
-        ),
-        _curve(
-            comparison,
-            "scale",
-            "Scale",
-            "side of the object, % of the image",
-            "The image shrunk, on the background of another.",
-            lambda part: ([100 * side for side in part["side"]], part["top1"]),
-        ),
-    ]
-    found = [plot for plot in plots if plot is not None]
-    return Section("Corruption, occlusion, scale", plots=found) if found else None
-
-
-def _curve(
-    comparison: Comparison,
-    part: str,
-    title: str,
-    x_title: str,
-    text: str,
-    curve: Callable[[dict[str, Any]], tuple[Sequence[float | str], Sequence[float]]],
-) -> Plot | None:
-    """Accuracy along something, mean over seeds; ``curve`` reads it from a part of an evaluation."""
-    series, rows = [], []
-    for i, method in enumerate(comparison["methods"]):
-        curves = [curve(found) for run in method["runs"] if (found := at(run, "evaluation", part))]
-        if not curves:
-            continue
-        x = curves[0][0]
-        means = [estimate(values) for values in zip(*(values for _, values in curves), strict=True)]
-        series.append(
-            Series(
-                method["label"],
-                i,
-                x,
-                [one.mean for one in means],
-                [one.low for one in means],
-                [one.high for one in means],
-            )
-        )
-        rows.append([method["label"], *(with_interval(vars(one), 1) for one in means)])
-    if not series:
-        return None
-    columns = [
-        "Method",
-        *(f"{value:.0f}" if isinstance(value, float | int) else value for value in series[0].x),
-    ]
-    caption = f"{title}: accuracy (%)" + (f" by {x_title}" if x_title else "")
-    text += " Mean over seeds; the band is its 95 % interval."
-    return Plot(
-        title, lines(series, x_title, "accuracy, %", percent=True), text, Table(caption, columns, rows)
-    )
-
-
-def objects_section(comparison: Comparison) -> Section | None:
-    """Several objects in one image, and where the activation points."""
-    plots = []
-    places = {method["label"]: i for i, method in enumerate(comparison["methods"])}
-    for metric, title, text, more in (
-        (
-            "multiple_top4",
-            "Four images in one",
-            "The share of the four classes that are among the top 4 predictions.",
-            ("all four", "multiple", "all_four"),
-        ),
-        (
-            "localisation",
-            "Localisation",
-            "The share of class activation maps whose peak lies in their class's quarter; chance is 25 %.",
-            ("activation inside the quarter", "localisation", "energy"),
-        ),
-    ):
-        found = {m["label"]: m for m in comparison["methods"] if metric in m["estimates"]}
-        if not found:
-            continue
-        estimates = {label: method["estimates"][metric] for label, method in found.items()}
-        series = [
-            Series(label, places[label], [one["mean"]], [], [one["low"]], [one["high"]])
-            for label, one in estimates.items()
-        ]
-        rows = [
-            [label, with_interval(estimates[label], 1), number(mean_of(method, "evaluation", *more[1:]), 1)]
-            for label, method in found.items()
-        ]
-        table = Table(title, ["Method", f"{title} (%)", f"{more[0]} (%)"], rows)
-        plots.append(Plot(title, forest(series, "%", zero=False), text, table))
-    return Section("Several objects", plots=plots) if plots else None
 
 
 def classes_section(comparison: Comparison) -> Section | None:

@@ -8,16 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
 from recursivemix.evaluation.activation import activation_maps
-from recursivemix.explain.gallery import heaviest
+from recursivemix.report.cells import as_bytes, heaviest, write_picture
+from recursivemix.report.overlays import draw_heat
 from recursivemix.report.records import write_json
 from recursivemix.tasks.measure import load_checkpoint
 
@@ -40,7 +39,7 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
     test = _some(data.evaluation, SHOWN, size)
     scale = colour_scale(*colours, torch.device("cpu"))
     train_images, images = normalise(train[0], scale), normalise(test[0], scale)
-    shown = denormalise(images, *colours)
+    shown = as_bytes(denormalise(images, *colours))
     _write_strip(pictures / "cams-images.png", shown)
     captions: dict[str, Any] = {}
     predictions: dict[str, list[str]] = {}
@@ -50,7 +49,7 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
             continue
         module = load_checkpoint(checkpoint)
         mixed, targets = _mixed(module, train_images, train[1])
-        _write_strip(pictures / f"gallery-{label}.png", denormalise(mixed, *colours))
+        _write_strip(pictures / f"gallery-{label}.png", as_bytes(denormalise(mixed, *colours)))
         captions[label] = {
             "captions": [
                 ", ".join(f"{name}: {weight:.2f}" for name, weight in heaviest(row, data.classes))
@@ -62,7 +61,8 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
         with torch.no_grad():
             probabilities = backbone(images).softmax(1)
         maps = activation_maps(backbone, images, test[1])
-        _write_strip(pictures / f"cams-{label}.png", _overlaid(shown, maps))
+        heated = [draw_heat(*pair) for pair in zip(shown, maps, strict=True)]
+        _write_strip(pictures / f"cams-{label}.png", torch.stack(heated))
         top = probabilities.max(1)
         predictions[label] = [
             f"{data.classes[k]}, {100 * p:.0f} %"
@@ -99,19 +99,8 @@ def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     return batch.images, batch.targets
 
 
-def _overlaid(images: Tensor, maps: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1]: a grey picture under a map from dark to bright."""
-    import matplotlib as mpl
-
-    heat = torch.from_numpy(mpl.colormaps["inferno"](maps.cpu().numpy())[..., :3]).movedim(-1, 1)
-    grey = images.mean(1, keepdim=True)
-    return (0.5 * grey + 0.5 * heat).float()
-
-
 def _write_strip(path: Path, images: Tensor) -> None:
-    """(B, 3, H, W) in [0, 1] side by side, with a white gap, as a PNG."""
+    """Write (B, 3, H, W) uint8 pictures side by side with white gaps, as PNG."""
     gap = max(1, images.shape[-1] // 16)
-    padded = torch.nn.functional.pad(images, (0, gap), value=1.0)
-    strip = torch.cat(list(padded), -1)[..., :-gap]
-    pixels: Any = (255 * strip).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    padded = torch.nn.functional.pad(images, (0, gap), value=255)
+    write_picture(torch.cat(list(padded), -1)[..., :-gap], path)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.preprocessing import evaluation_resize
 
 from .images import ImageData
 from .names import Crop
@@ -98,9 +99,8 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
 
 
 def evaluation_transform(size: int) -> v2.Transform:
-    """Return a transform to the central square: 7/8 of the short side, or all of it for small images."""
-    short = size if size <= SMALL_IMAGE else round(size * 8 / 7)
-    return v2.Compose([v2.Resize(short, antialias=True), v2.CenterCrop(size)])
+    """Return the resize and center crop of evaluation, of (3, H, W) uint8 images; see `Preprocessing`."""
+    return v2.Compose([v2.Resize(evaluation_resize(size), antialias=True), v2.CenterCrop(size)])
 
 
 # -- a batch, on the training device ----------------------------------------------------------------

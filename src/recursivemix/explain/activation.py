@@ -15,14 +15,14 @@ from recursivemix.data.formats.digits import digits
 from recursivemix.evaluation.activation import Method, activation_maps, deciding_map
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.region import RegionModel
+from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
+from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
 from recursivemix.report.records import write_text
 from recursivemix.tasks.measure import load_checkpoint
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
-from .cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
-
-OPACITY = 0.55
 MOST_IMAGES = 64
 
 
@@ -241,19 +241,4 @@ def map_cell(picture: Tensor, heat: Tensor, names: tuple[str, ...], scores: Tens
         "its first choice" if best == label else f"first: {short(names[best])} {100 * scores[best]:.0f} %"
     )
     lines = (f"{short(names[label], 20)} {100 * scores[label]:.1f} %", said)
-    return Cell(overlaid(picture, heat), lines)
-
-
-def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
-    """A (3, H, W) uint8 picture with an (H, W) map in [0, 1] over it, in cividis; small ones enlarged."""
-    from matplotlib import colormaps
-
-    large, times = enlarged(picture)
-    if times > 1:
-        size = (large.shape[-2], large.shape[-1])
-        heat = nn.functional.interpolate(heat[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    colours = torch.from_numpy(colormaps["cividis"](heat.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
-    # The picture in grey: its colours would be taken for the map's.
-    grey = large.float().mean(0, keepdim=True) / 255
-    mixed = (1 - OPACITY) * grey + OPACITY * colours.float()
-    return (mixed * 255).round().byte()
+    return Cell(draw_heat(enlarged(picture)[0], heat), lines)

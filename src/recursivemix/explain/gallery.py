@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from recursivemix.data.images import denormalise
 from recursivemix.mixing import MixedBatch
+from recursivemix.report.cells import (
+    NOTHING,
+    Cell,
+    Cells,
+    as_bytes,
+    enlarged,
+    heaviest,
+    scaled,
+    short,
+    write_cells,
+)
 
-from .cells import NOTHING, Cell, Cells, as_bytes, enlarged, scaled, short, write_cells
 from .preview import percent, place_line, two_lines
 
 
@@ -54,12 +63,6 @@ def pasted_box(batch: MixedBatch, index: int) -> tuple[int, int, int, int] | Non
         return None
     x1, y1, x2, y2 = boxes[index if len(boxes) > 1 else 0].tolist()
     return x1, y1, x2, y2
-
-
-def heaviest(target: Tensor, classes: tuple[str, ...], count: int = 3) -> list[tuple[str, float]]:
-    """The heaviest classes of a (K,) target and their weights, down to one percent."""
-    weights, indices = target.topk(min(count, len(target)))
-    return [(classes[k], w) for w, k in zip(weights.tolist(), indices.tolist(), strict=True) if w >= 0.01]
 
 
 class MixedBatchGallery(Callback):

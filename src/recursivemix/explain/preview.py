@@ -32,11 +32,7 @@ from recursivemix.data.order import TrainingOrder
 from recursivemix.explain.photographs import PARTS, photographs
 from recursivemix.mixing import MIXERS, DenseBatch, DenseRecursiveMix, DenseTarget
 from recursivemix.models.create import create_model
-from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
-
-from .annotations import draw_target
-from .cells import (
+from recursivemix.report.cells import (
     NOTHING,
     Cell,
     Cells,
@@ -51,6 +47,10 @@ from .cells import (
     write_cells,
     write_frames,
 )
+from recursivemix.report.overlays import draw_target
+from recursivemix.report.page import Page, Section, render
+from recursivemix.report.records import write_text
+
 from .sources import Composition, SourceTracker
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
@@ -234,7 +234,7 @@ def classified_cell(
 
 
 def kind_of(source: int, own: int, step: int, batch_size: int) -> int:
-    """Where a source stands in `recursivemix.explain.cells.AGES`."""
+    """Where a source stands in `recursivemix.report.cells.AGES`."""
     if source == own:
         return 0
     age = step - source // batch_size

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from recursivemix.data.order import generator_of
 from recursivemix.mixing import RecursiveMix
+from recursivemix.report.cells import GROUND, INK, Theme, check_out
 from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table, render
 from recursivemix.report.plots import Series, lines
 from recursivemix.report.records import environment, write_json, write_text
 from recursivemix.training.whole import written_whole
 
-from .cells import GROUND, INK, Theme, check_out
 from .preview import network_for
 from .sources import SourceTracker
 
@@ -521,7 +521,7 @@ def draw_statistics(found: Statistics, record: dict[str, Any], theme: Theme) -> 
     """Four plots in one PNG."""
     from matplotlib.figure import Figure
 
-    from .cells import AGE_COLOURS
+    from recursivemix.report.cells import AGE_COLOURS
 
     ink, colours = INK[theme], AGE_COLOURS[theme]
     figure = Figure(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")

@@ -32,11 +32,12 @@ from recursivemix.data.images import ImageData, denormalise
 from recursivemix.data.names import Source
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.mixing import MIXERS
+from recursivemix.report.cells import Cell, Cells, as_bytes, as_grid
 from recursivemix.report.page import render_grid, templates
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
 from .activation import Looked, distinct_names, map_cell, read_looked
-from .cells import Cell, Cells, as_bytes, as_grid
 from .preview import Step, classified_cell, first_batches, in_rows, network_for, open_preview
 from .sources import SourceTracker
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.weight_keys import Keys, compare_keys
 
 from .packages import package
-from .report import Keys, compare_keys
 from .trained import TOLERANCE, Trained, logits_of
 
 

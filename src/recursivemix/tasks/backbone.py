@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import timm
 import torch
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
-from recursivemix.export.report import Keys, compare_keys
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import MODELS, create_model
 from recursivemix.models.feature_map import evaluating
-from recursivemix.models.region import RegionModel
-from recursivemix.tasks.measure import load_checkpoint
+from recursivemix.models.trained import load_task
+from recursivemix.models.weight_keys import Keys, compare_keys
 
-NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
+from .settings import NormPolicy
+
 LEAST_MATCHED = 0.95
 """Share of a network's keys that a file of weights must hold."""
 FINEST_STRIDE = 4
@@ -338,14 +338,11 @@ def _is_our_checkpoint(path: Path) -> bool:
 
 
 def _read_checkpoint(path: Path) -> LoadedBackbone:
-    module = load_checkpoint(path)
-    settings = module.hparams
-    trained = module.network.backbone if isinstance(module.network, RegionModel) else module.network
-    size = int(settings["image_size"])
-    network = _network(settings["model"], size)
-    keys = _load(network, trained.state_dict(), str(path))
-    about = settings["data"]
-    return _of_classifier(network, str(path), settings["model"], size, keys, about["mean"], about["std"])
+    trained = load_task(path, "classification")
+    colors, size = trained.preprocessing, trained.preprocessing.size
+    network = _network(trained.model, size)
+    keys = _load(network, trained.network.state_dict(), str(path))
+    return _of_classifier(network, str(path), trained.model, size, keys, colors.mean, colors.std)
 
 
 def _read_weights(path: Path, model: str | None) -> LoadedBackbone:

@@ -15,7 +15,7 @@ from recursivemix.mixing import MixedBatch, Mixer, create_mixer
 from recursivemix.models.create import create_model
 from recursivemix.models.region import RegionModel
 from recursivemix.training.learner import Learner
-from recursivemix.training.optimizer import Schedule
+from recursivemix.training.settings import Schedule
 
 
 class MixedClassifier(Learner):

@@ -9,14 +9,16 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.compare.transfer_pictures import draw, predict_one, save
 from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.report.cells import write_picture
+from recursivemix.report.predictions import confident, drawn, predict_one
 from recursivemix.report.records import write_json, write_text
 from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
 from recursivemix.tasks.detection.metrics import detections_as_results
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
-from recursivemix.training.checkpoints import read_checkpoint
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
 
 def load_learner(path: Path) -> DetectionLearner | SegmentationLearner:
@@ -76,18 +78,19 @@ def predict(checkpoint: Path, images: Path, out: Path, device: Device = "auto") 
     for number, file in enumerate(files, start=1):
         with open_image_file(file) as source:
             image = as_rgb(source)
-        found = predict_one(module, image)
-        save(draw([image], [[found]], [""], classes), out / "pictures" / f"{file.name}.png")
+        target, scores = predict_one(module, image)
+        picture = drawn(image, *confident(target, scores), classes)
+        write_picture(picture, out / "pictures" / f"{file.name}.png")
         height, width = image.shape[-2:]
         about.append({"id": number, "file_name": file.name, "width": width, "height": height})
-        if found.label_map is not None:
-            target = out / "maps" / f"{file.stem}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((found.label_map + 1).byte().numpy()).save(target)
+        if isinstance(target, torch.Tensor):
+            place = out / "maps" / f"{file.stem}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((target + 1).byte().numpy()).save(place)
             continue
-        assert found.scores is not None
+        assert scores is not None
         annotations += detections_as_results(
-            number, found.boxes, found.scores, found.labels, tuple(ids), found.masks
+            number, target.boxes, scores, target.labels, tuple(ids), target.masks
         )
     if isinstance(module, SegmentationLearner):
         write_text(out / "classes.txt", "\n".join(classes) + "\n")

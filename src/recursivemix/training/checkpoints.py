@@ -6,8 +6,6 @@ on; with data that is a pure function of the step, that is all a run needs.
 
 from __future__ import annotations
 
-import os
-import pickle
 import signal
 import threading
 import time
@@ -20,6 +18,8 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from recursivemix.models.checkpoint_file import CheckpointError, read_checkpoint, write_checkpoint
+
 from .learner import Learner
 from .whole import written_whole
 
@@ -31,10 +31,6 @@ STEPS_BETWEEN_LOOKS = 20
 """At a loss on a device that must not be waited for, and at what other processes want."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that can't be written or read; the message says which, why, and what is still there."""
-
-
 class NonFiniteLossError(RuntimeError):
     """A loss that is no finite number; the message says where in the run, and of which images."""
 
@@ -44,15 +40,13 @@ class StoppedError(Exception):
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Files appear under their name when they are whole; reading takes tensors and plain values alone."""
+    """Write checkpoints atomically and with a checksum; read tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         try:
-            with written_whole(path) as part, part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            with written_whole(path) as part:
+                write_checkpoint(checkpoint, part)
         except (OSError, RuntimeError) as error:  # torch's writer hides what the system said
             before = "the one before it is whole" if path.exists() else "there is none before it"
             raise CheckpointError(
@@ -62,27 +56,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU.
-
-    Raises:
-        CheckpointError: a file that is missing, damaged or no checkpoint of a training run.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"the checkpoint {path} is damaged or no checkpoint ({reason}); another one of the run may be "
-            f"beside it"
-        ) from error
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters", "ranks"} <= content.keys():
-        raise CheckpointError(f"{path} is no checkpoint of recursivemix fit")
-    return content
 
 
 class Checkpoints(Checkpoint):

@@ -14,8 +14,9 @@ from recursivemix.tasks.backbone import BackboneSettings, new_backbone, prepare_
 from recursivemix.tasks.nomix import NoDenseMix
 from recursivemix.training.learner import Learner, Stateful
 
-from .create import Detector, create_detector
+from .create import create_detector
 from .metrics import coco_metrics, detections_as_results
+from .names import Detector
 
 Batch = AnnotatedBatch[Objects]
 METRICS = ("ap", "ap50", "ap75", "aps", "apm", "apl")

@@ -41,29 +41,30 @@ try:
     from recursivemix.compare.transfer_compare import TransferCompareConfig
     from recursivemix.compare.transfer_compare import compare as compare_transfer
     from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
-    from recursivemix.compare.transfer_pictures import write_predictions
     from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.decode import UnreadableImageError
     from recursivemix.data.diagnosis import print_diagnosis
     from recursivemix.data.doctor import examine
-    from recursivemix.evaluation.evaluate import evaluate_checkpoint
+    from recursivemix.data.decode import UnreadableImageError
+    from recursivemix.evaluation.checkpoint import measure_checkpoint
+    from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
     from recursivemix.explain.activation import explain
     from recursivemix.explain.gallery import MixedBatchGallery
     from recursivemix.explain.preview import preview
     from recursivemix.explain.statistics import rows_by_age, statistics, summary_rows
     from recursivemix.explain.studio import serve
     from recursivemix.export.export import export_checkpoint
+    from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
+    from recursivemix.report.predictions import write_predictions
     from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
     from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
-    from recursivemix.tasks.measure import measure_checkpoint
     from recursivemix.tasks.transfer_fit import TASKS, TransferRun
     from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
     from recursivemix.tasks.transfer_predict import predict
     from recursivemix.tasks.transfer_settings import METRIC_NAMES
-    from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
+    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.commands import GridStoppedError
     from recursivemix.training.run import PreparedRun, Result, fit
 except ImportError as error:  # the library itself needs torch alone
@@ -725,24 +726,10 @@ def run_evaluate(parser: DashedParser, settings: Namespace) -> None:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """The short table of `run_evaluate`."""
+    """Print the summary numbers of an evaluation."""
     table = Table(show_header=False)
-    accuracy = evaluation["accuracy"]
-    rows: list[tuple[str, float | None, str]] = [
-        ("accuracy", accuracy["top1"], " %"),
-        ("top-5 accuracy", accuracy["top5"], " %"),
-        ("negative log-likelihood", evaluation["nll"], ""),
-        ("Brier score", evaluation["brier"], ""),
-        ("calibration error (ECE)", evaluation["ece"], " %"),
-        ("accuracy under corruption", evaluation["corruption_mean"], " %"),
-        ("accuracy under occlusion", evaluation["occlusion_mean"], " %"),
-        ("accuracy on shrunk objects", evaluation["scale_mean"], " %"),
-        ("four images in one, found in the top 4", (evaluation["multiple"] or {}).get("top4"), " %"),
-        ("activation in the right quarter", (evaluation["localisation"] or {}).get("pointing"), " %"),
-    ]
-    for name, value, unit in rows:
-        if value is not None:
-            table.add_row(name, f"{value:.2f}{unit}" if unit else f"{value:.4f}")
+    for row in evaluation_rows(evaluation):
+        table.add_row(*row)
     Console().print(table)
 
 

@@ -1,10 +1,11 @@
-"""Pictures in rows and columns, each with a bar of shares and a few words: as a PNG, a GIF or a page."""
+"""Draw a grid of pictures, each with a bar of shares and lines of text, as PNG, GIF or part of a page."""
 
 from __future__ import annotations
 
 import io
 import textwrap
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from recursivemix.report.page import Grid, GridCell, Segment
 from recursivemix.training.whole import written_whole
+
+from .page import Grid, GridCell, Segment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,66 +34,68 @@ AGE_COLOURS = {
     "light": ("#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#767676"),
     "dark": ("#4ea8e6", "#b7def5", "#e8ae3c", "#2cc295", "#e596c8", "#a6afba"),
 }
-"""Of `AGES`, after Okabe and Ito; the bar's order tells them too."""
+"""Colours of `AGES`, after Okabe and Ito; segments are also ordered by age."""
 BOX_COLOUR = "#e69f00"
 CELL, PICTURE, LINE = 1.75, 1.6, 0.135
-"""Inches: the width of a cell, the side of its picture, the height of a line of text."""
+"""Inches: width of a cell, side of its picture, height of a line of text."""
 HEAD_WIDTH = 24
-"""Characters over a column; longer names take more lines."""
+"""Characters per line of a column's name."""
 SHORTEST_SIDE = 160
-"""Pixels: smaller pictures are enlarged, each pixel a square, so that what is drawn over them is thin."""
+"""Pixels; smaller pictures are enlarged, so that lines drawn over them are thin."""
 FRAME_MS = 900
 
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a picture."""
+    """One source image of a mixed picture."""
 
     name: str
-    """Its class."""
+    """The class name."""
     label: float
-    """Its weight in the label."""
+    """The weight in the label."""
     pixels: float
-    """The share of the pixels that show it."""
+    """The share of visible pixels."""
     kind: int
-    """Its place in `AGES`."""
+    """Index in `AGES`."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture and what is said under it."""
+    """One picture and the text under it."""
 
     picture: Tensor
-    """(3, H, W) uint8; (3, 0, 0) leaves the place empty."""
+    """(3, H, W) uint8; (3, 0, 0) draws nothing."""
     lines: tuple[str, ...]
     parts: tuple[Part, ...] = ()
     box: tuple[int, int, int, int] | None = None
-    """``(x1, y1, x2, y2)`` pixels, outlined."""
+    """Outline ``(x1, y1, x2, y2)`` in pixels."""
 
 
 NOTHING = Cell(torch.zeros(3, 0, 0, dtype=torch.uint8), ())
-"""An empty place: the last batch of an epoch may be smaller."""
+"""An empty cell, for a last batch that is smaller."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows of cells; each row may be shorter than the header."""
+    """Rows of cells; a row may be shorter than ``columns``."""
 
     title: str
     columns: tuple[str, ...]
-    """Over each column."""
+    """Column headings."""
     rows: tuple[tuple[Cell, ...], ...]
     names: tuple[str, ...]
-    """Beside each row."""
+    """Row headings."""
+    key: tuple[tuple[str, str], ...] = ()
+    """Legend: names and colours; default: the `AGES` that occur."""
 
 
-def write_cells(cells: Cells, path: Path, theme: Theme) -> None:
-    """Write a PNG, whole or not at all."""
-    _write(path, _png(draw_cells(cells, theme), 110))
+def write_cells(cells: Cells, path: Path, theme: Theme, dpi: int = 110) -> None:
+    """Write a PNG atomically."""
+    _write(path, _png(draw_cells(cells, theme), dpi))
 
 
 def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
-    """Write a GIF that shows one column after another, forever, the cells of each side by side."""
+    """Write a GIF that loops over the columns; the cells of a column stand side by side."""
     frames = []
     for column, name in enumerate(cells.columns):
         row = tuple(row[column] for row in cells.rows if column < len(row))
@@ -105,7 +109,7 @@ def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
 
 
 def draw_cells(cells: Cells, theme: Theme) -> Figure:
-    """The figure of a PNG. Everything has its place in inches, so that nothing is cut off or overlaps."""
+    """Draw a figure, laid out in inches so that no text overlaps or is cut off."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -120,9 +124,10 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
     width = max(left + CELL * len(cells.columns) + 0.1, 4.6)
     heads = [textwrap.wrap(name, HEAD_WIDTH) for name in cells.columns]
     deepest = max(len(lines) for lines in heads)
-    top = 0.38 + (0.1 + 0.14 * deepest if deepest else 0)
-    kinds = sorted({part.kind for row in cells.rows for cell in row for part in cell.parts})
-    bottom = (0.12 + 0.24 * -(-len(kinds) // max(1, int(width / 1.75)))) if kinds else 0.05
+    top = (0.38 if cells.title else 0.08) + (0.1 + 0.14 * deepest if deepest else 0)
+    key = cells.key or _ages(cells, theme)
+    per_line = max(1, int(width / 1.75))
+    bottom = (0.12 + 0.24 * -(-len(key) // per_line)) if key else 0.05
     total = top + row_height * len(cells.rows) + bottom
     figure = Figure(figsize=(width, total), facecolor=GROUND[theme])
     figure.text(
@@ -150,24 +155,30 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
             place = (x / width, 1 - (upper + own) / total, PICTURE / width, own / total)
             axis = figure.add_axes(place)
             _draw_cell(axis, cell, theme, own, height, has_bars)
-    if kinds:
+    if key:
         figure.legend(
-            handles=[Patch(fc=AGE_COLOURS[theme][k], label=AGES[k]) for k in kinds],
+            handles=[Patch(fc=colour, ec="#444444", lw=0.4, label=short(name, 20)) for name, colour in key],
             loc="lower left", bbox_to_anchor=(left / width, 0.04 / total), borderaxespad=0,
-            ncols=max(1, int(width / 1.75)), fontsize=8, frameon=False, labelcolor=ink, borderpad=0,
+            ncols=per_line, fontsize=8, frameon=False, labelcolor=ink, borderpad=0,
             handlelength=1.2, columnspacing=1.4,
         )  # fmt: skip
     return figure
 
 
+def _ages(cells: Cells, theme: Theme) -> tuple[tuple[str, str], ...]:
+    """The legend of the bars."""
+    kinds = sorted({part.kind for row in cells.rows for cell in row for part in cell.parts})
+    return tuple((AGES[kind], AGE_COLOURS[theme][kind]) for kind in kinds)
+
+
 def _draw_cell(axis: Axes, cell: Cell, theme: Theme, own: float, height: float, has_bars: bool) -> None:
-    """One picture, its box, its bar and its lines; ``own`` and ``height`` in inches, of it and its row."""
+    """Draw one cell; ``own`` and ``height`` are the heights of its picture and its row in inches."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    axis.patch.set_visible(False)  # it would shine through at the picture's edge
+    axis.patch.set_visible(False)  # else it shows at the picture's edge
     axis.imshow(cell.picture.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
     if cell.box is not None:
         x1, y1, x2, y2 = cell.box
@@ -195,7 +206,7 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, own: float, height: float, 
 
 
 def as_grid(cells: Cells) -> Grid:
-    """The same for a page."""
+    """Return the cells as a part of a page."""
     return Grid(
         cells.title,
         cells.columns,
@@ -220,12 +231,12 @@ def as_grid(cells: Cells) -> Grid:
 
 
 def short(name: str, length: int = 14) -> str:
-    """A class name that fits under a picture."""
+    """Shorten a name so that it fits under a picture."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def check_out(path: Path, allowed: tuple[str, ...] = SUFFIXES) -> None:
-    """Raise unless a file of this kind can be made there."""
+    """Raise ValueError unless ``path`` is a file with an allowed suffix."""
     if path.suffix.lower() not in allowed:
         raise ValueError(f"--out must end in {' or '.join(allowed)}, got {path}")
     if path.is_dir():
@@ -233,7 +244,7 @@ def check_out(path: Path, allowed: tuple[str, ...] = SUFFIXES) -> None:
 
 
 def _relative(cell: Cell) -> tuple[float, float, float, float] | None:
-    """A box as left, top, width, height in percent of the picture."""
+    """Return the box as left, top, width, height in percent of the picture."""
     if cell.box is None:
         return None
     height, width = cell.picture.shape[-2:]
@@ -243,37 +254,48 @@ def _relative(cell: Cell) -> tuple[float, float, float, float] | None:
 
 
 def enlarged(picture: Tensor) -> tuple[Tensor, int]:
-    """A small (3, H, W) picture with every pixel a square, and how many times as large it is."""
+    """Enlarge a small (3, H, W) picture by repeating pixels; return it and the factor."""
     times = max(1, -(-SHORTEST_SIDE // min(picture.shape[-2:])))
     return picture.repeat_interleave(times, -2).repeat_interleave(times, -1), times
 
 
 def scaled(box: tuple[int, int, int, int] | None, times: int) -> tuple[int, int, int, int] | None:
-    """A box on a picture that is ``times`` as large."""
+    """Scale a box by ``times``."""
     return None if box is None else (box[0] * times, box[1] * times, box[2] * times, box[3] * times)
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """(B, 3, H, W) floats in [0, 1] as uint8."""
+    """Convert (B, 3, H, W) floats in [0, 1] to uint8."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _encoded(picture: Tensor) -> bytes:
+def heaviest(target: Tensor, classes: Sequence[str], count: int = 3) -> list[tuple[str, float]]:
+    """Return the heaviest classes of a (K,) target with their weights, down to 1 percent."""
+    weights, indices = target.topk(min(count, len(target)))
+    return [(classes[k], w) for w, k in zip(weights.tolist(), indices.tolist(), strict=True) if w >= 0.01]
+
+
+def write_picture(picture: Tensor, path: Path) -> None:
+    """Write a (3, H, W) uint8 picture atomically, as JPEG or PNG by the suffix."""
+    _write(path, _encoded(picture, "png" if path.suffix == ".png" else "jpeg"))
+
+
+def _encoded(picture: Tensor, kind: str | None = None) -> bytes:
+    """Encode as PNG or JPEG; by default JPEG for large pictures, of which a page may hold many."""
     if not picture.numel():
         return b""
     held = io.BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    if min(picture.shape[-2:]) < SHORTEST_SIDE:
-        image.save(held, format="png")
-    else:  # photographs, of which a page may hold many
-        image.save(held, format="jpeg", quality=88)
+    image.save(
+        held, format=kind or ("png" if min(picture.shape[-2:]) < SHORTEST_SIDE else "jpeg"), quality=88
+    )
     return held.getvalue()
 
 
 def _png(figure: Figure, dpi: int) -> bytes:
     held = io.BytesIO()
     with warnings.catch_warnings():
-        # A class name in a script that the font lacks is drawn as boxes.
+        # Letters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(held, format="png", dpi=dpi, facecolor=figure.get_facecolor())
     return held.getvalue()

@@ -1,0 +1,151 @@
+"""Checkpoint files: written with a checksum over every byte, read without running code.
+
+A checkpoint is the ZIP archive that ``torch.save`` writes. Its comment, the last bytes of the file, holds
+the SHA-256 digest of all bytes before it. torch and ZIP tools ignore the comment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+"""Version of the file format; files without it were written before there was a checksum."""
+FORMAT_KEY = "checkpoint_format"
+MARK = b"recursivemix sha256 "
+TRAILER = len(MARK) + 64
+END_RECORD = 22
+"""Bytes of a ZIP archive's end record without a comment; the last two are the length of the comment."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read or used; the message says which one and why."""
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values with ``torch.save``, add the checksum, and wait for the disk.
+
+    Raises:
+        OSError, RuntimeError: the file cannot be written; a RuntimeError has the cause in ``__context__``.
+    """
+    with path.open("w+b") as file:
+        torch.save(content | {FORMAT_KEY: FORMAT}, file)
+        file.seek(-END_RECORD, os.SEEK_END)
+        if not file.read().startswith(b"PK\x05\x06"):
+            raise RuntimeError("torch.save wrote no ZIP archive")
+        file.seek(-2, os.SEEK_END)
+        file.write(TRAILER.to_bytes(2, "little"))
+        digest = _digest(file)
+        file.write(MARK + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, on the CPU, after checking its checksum and its tables.
+
+    ``state_dict`` maps names to dense tensors and ``hyper_parameters`` names to values; whether they are
+    those of a known network is for the caller to check. Files of earlier versions, without a checksum, are
+    read with a warning.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, from a newer version, or not a checkpoint of a run.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}{_others(path)}")
+    try:
+        with path.open("rb") as file:
+            digest = _stated_digest(file)
+            if digest is not None and digest != _digest(file, -TRAILER):
+                raise CheckpointError(
+                    f"the checkpoint {path} is damaged: its content does not match its checksum"
+                    f"{_others(path)}"
+                )
+            file.seek(0)
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the unpickler raises whatever a malformed file leads to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged or not a checkpoint ({reason}){_others(path)}"
+        ) from error
+    _check_tables(content, path)
+    if digest is None:
+        if FORMAT_KEY in content:
+            raise CheckpointError(
+                f"the checkpoint {path} is damaged: its checksum is missing{_others(path)}"
+            )
+        warnings.warn(
+            f"{path} has no checksum (an earlier version wrote it): damage goes unnoticed", stacklevel=2
+        )
+    return dict(content)
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a file is a checkpoint whose content matches its checksum."""
+    try:
+        with path.open("rb") as file:
+            digest = _stated_digest(file)
+            return digest is not None and digest == _digest(file, -TRAILER)
+    except OSError:
+        return False
+
+
+def _stated_digest(file: BinaryIO) -> bytes | None:
+    """The 64 hexadecimal digits that a checkpoint file states, or None."""
+    if file.seek(0, os.SEEK_END) < TRAILER:
+        return None
+    file.seek(-TRAILER, os.SEEK_END)
+    trailer = file.read()
+    return trailer.removeprefix(MARK) if trailer.startswith(MARK) else None
+
+
+def _digest(file: BinaryIO, end: int = 0) -> bytes:
+    """SHA-256 of a file up to ``end`` bytes from its end (0 or negative), in hexadecimal digits."""
+    left = file.seek(end, os.SEEK_END)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while left > 0 and (block := file.read(min(left, 1 << 20))):
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _others(path: Path) -> str:
+    """The intact checkpoints beside a damaged one, for its message."""
+    intact = [
+        str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path and is_intact(other)
+    ]
+    return f"; intact checkpoints of the same run: {', '.join(intact)}" if intact else ""
+
+
+def _check_tables(content: Any, path: Path) -> None:
+    """Raise CheckpointError unless the content has the tables that every checkpoint of a run has."""
+    kind = f"{path} is not a checkpoint of a recursivemix run"
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{kind}: it holds {type(content).__name__}, not a table")
+    version = content.get(FORMAT_KEY, FORMAT)
+    if type(version) is not int or not 0 < version <= FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version!r}; this version reads formats up to {FORMAT}: upgrade "
+            f"recursivemix"
+        )
+    for name in ("state_dict", "hyper_parameters"):
+        table = content.get(name)
+        if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+            found = "missing" if name not in content else f"{type(table).__name__}, not a table by name"
+            raise CheckpointError(f"{kind}: its {name} is {found}")
+    for name, value in content["state_dict"].items():
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+        if not dense or value.device.type != "cpu":
+            found = (
+                f"{value.layout} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+            )
+            raise CheckpointError(f"{kind}: the weight {name} must be a dense tensor, got {found}")

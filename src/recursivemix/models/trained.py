@@ -1,0 +1,196 @@
+"""From a checkpoint to a network with classes and preprocessing: the only reader, for every task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint_file import CheckpointError, read_checkpoint
+from .create import create_model
+from .preprocessing import Preprocessing, evaluation_resize
+from .weight_keys import compare_keys
+
+Task = Literal["classification", "detection", "instance", "segmentation"]
+DENSE: dict[str, str] = {
+    "detection": "recursivemix.tasks.detection.create:create_network",
+    "instance": "recursivemix.tasks.detection.create:create_network",
+    "segmentation": "recursivemix.tasks.segmentation.model:create_network",
+}
+"""Functions from a checkpoint's settings to its network, imported when a checkpoint of the task is read."""
+PREDICT = "recursivemix.evaluation.predict:predict"
+LARGEST_SIZE = 8192
+"""Pixels per side; a network for more is not built."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network without its region head, in eval mode, and what is needed to use it."""
+
+    path: Path
+    """The checkpoint."""
+    task: Task
+    model: str
+    """Name of the network, or of its backbone, as timm or this package calls it."""
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    network: nn.Module
+    settings: Mapping[str, Any]
+    """Settings of the training run, as the checkpoint holds them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> TrainedModel:
+        """Move the network to a device, in place."""
+        self.network.to(device)
+        return self
+
+    def predict(self, images: Any, **options: Any) -> Any:
+        """Predict labels and probabilities, detections, or label maps.
+
+        Args:
+            images: an image or a sequence of them: file names, PIL images, (3, H, W) tensors that are uint8
+                or floating in [0, 1].
+            options: see `recursivemix.evaluation.predict.predict`.
+
+        Returns:
+            One prediction for each image.
+        """
+        return imported(PREDICT)([self], images, **options)
+
+
+def load(checkpoint: str | PathLike[str]) -> TrainedModel:
+    """Load the network of a checkpoint, of any task, on the CPU.
+
+    Reads tensors and plain values only; nothing in the file is executed.
+
+    Args:
+        checkpoint: file that a training run wrote, such as ``runs/first/checkpoints/best.ckpt``.
+
+    Raises:
+        CheckpointError: a ValueError in one line: the file is missing, damaged, not a checkpoint, or holds
+            other weights than those of the network that it names.
+    """
+    path = Path(checkpoint)
+    content = read_checkpoint(path)
+    settings = content["hyper_parameters"]
+    try:
+        task = task_of(settings)
+        model = _entry(settings, "model", str)
+        classes = _entry(settings, "classes", list, str)
+        preprocessing = _preprocessing(settings, task)
+        if task == "classification":
+            network = create_model(model, len(classes), preprocessing.size)
+        else:
+            network = imported(DENSE[task])(settings)
+        _load_weights(network, content["state_dict"])
+    except Exception as error:  # settings of other types fail anywhere in a constructor
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path} cannot be used: {reason}") from error
+    network.eval()
+    return TrainedModel(path, task, model, tuple(classes), preprocessing, network, settings)
+
+
+def load_task(checkpoint: Path, *tasks: Task) -> TrainedModel:
+    """Load a checkpoint of one of these tasks.
+
+    Raises:
+        CheckpointError: see `load`; or the checkpoint is of another task.
+    """
+    trained = load(checkpoint)
+    if trained.task not in tasks:
+        raise CheckpointError(
+            f"{checkpoint} is a checkpoint of {trained.task}, this needs one of {' or '.join(tasks)}"
+        )
+    return trained
+
+
+def task_of(settings: Mapping[str, Any]) -> Task:
+    """Return the task of a checkpoint's settings."""
+    if "head" in settings:
+        return "segmentation"
+    if "detector" in settings:
+        return "instance" if settings["detector"] == "maskrcnn" else "detection"
+    return "classification"
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """Return the function ``module:function`` of one of the registries of this file."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a learner's network, without the region head that a `RegionModel` adds.
+
+    Raises:
+        CheckpointError: weights outside the network.
+    """
+    foreign = [name for name in state if not name.startswith("network.")]
+    if foreign:
+        raise CheckpointError(f"it holds weights outside the network, such as {foreign[0]}")
+    weights = {name.removeprefix("network."): value for name, value in state.items()}
+    inner = {name: value for name, value in weights.items() if not name.startswith("region_head.")}
+    if inner and all(name.startswith("backbone.") for name in inner):
+        return {name.removeprefix("backbone."): value for name, value in inner.items()}
+    return weights
+
+
+def _load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fill a network with a checkpoint's weights; every key, shape and kind of number must be its own."""
+    weights, expected = backbone_weights(state), network.state_dict()
+    keys = compare_keys(weights, expected)
+    if not keys.same:
+        raise CheckpointError(f"its weights are those of another network: {keys}")
+    for name, value in weights.items():
+        if value.is_floating_point() != expected[name].is_floating_point() or value.is_complex():
+            raise CheckpointError(f"its weight {name} is {value.dtype}, expected {expected[name].dtype}")
+    network.load_state_dict(weights)
+
+
+def _preprocessing(settings: Mapping[str, Any], task: Task) -> Preprocessing:
+    if task == "classification":
+        size = _entry(settings, "image_size", int)
+        colors, resize = _entry(settings, "data", dict), evaluation_resize(size)
+    else:
+        sizes = settings.get("image_size")  # the last one of several is for evaluation
+        size = sizes[-1] if isinstance(sizes, list) and sizes else sizes
+        colors, resize = _entry(settings, "backbone", dict), size
+    if type(size) is not int or not 0 < size <= LARGEST_SIZE:
+        raise CheckpointError(f"its image_size must be 1 to {LARGEST_SIZE} pixels, got {size!r}")
+    mean, std = (_three(_entry(colors, name, list, float, int), name) for name in ("mean", "std"))
+    if min(std) <= 0:
+        raise CheckpointError(f"its std must be > 0, got {std}")
+    return Preprocessing(size, mean, std, resize)
+
+
+def _three(values: Sequence[float], name: str) -> tuple[float, float, float]:
+    if len(values) != 3 or not all(math.isfinite(value) for value in values):
+        raise CheckpointError(f"its {name} must be three finite numbers, got {values}")
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _entry(table: Mapping[str, Any], name: str, kind: type, *items: type) -> Any:
+    """Return an entry of a table; raise CheckpointError unless it, and each of its items, has the type."""
+    if name not in table:
+        raise CheckpointError(f"its settings have no {name}")
+    value = table[name]
+    if kind is list and isinstance(value, tuple):
+        value = list(value)
+    if type(value) is not kind:
+        raise CheckpointError(f"its {name} is {type(value).__name__}, expected {kind.__name__}")
+    if items and (not value or any(type(item) not in items for item in value)):
+        raise CheckpointError(f"its {name} must be a list of {items[0].__name__}")
+    return value

@@ -1,0 +1,87 @@
+"""Draw over pictures: boxes, masks, label maps and heat maps, with one palette of class colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from recursivemix.data.annotated import IGNORE
+from recursivemix.mixing import DenseTarget
+
+COLOURS = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff",
+    "#7a5230", "#a6e3c5", "#4b2e83", "#999999", "#8c1c13", "#f7c8da", "#1b4d3e", "#c5b800",
+)  # fmt: skip
+"""Class colours, repeated after the last; the first eight follow Okabe and Ito."""
+HEAT_OPACITY = 0.55
+
+
+def colour_of(label: int) -> str:
+    """Return the colour of a class index."""
+    return COLOURS[label % len(COLOURS)]
+
+
+def draw_target(
+    picture: Tensor, target: DenseTarget | Tensor, times: int = 1, names: Sequence[str] | None = None
+) -> Tensor:
+    """Draw a target over a picture.
+
+    Args:
+        picture: (3, H, W) uint8.
+        target: boxes, labels and masks, or an (h, w) label map.
+        times: the picture's size divided by the target's size.
+        names: one text per box, written into the box; None writes nothing.
+
+    Returns:
+        (3, H, W) uint8.
+    """
+    if isinstance(target, Tensor):
+        shown = [label for label in torch.unique(target).tolist() if label != IGNORE]
+        if not shown:
+            return picture
+        masks = torch.stack([_enlarged(target == label, times) for label in shown])
+        colours: list[str | tuple[int, int, int]] = [colour_of(label) for label in shown]
+        over: Tensor = draw_segmentation_masks(picture, masks, alpha=0.5, colors=colours)
+        return over
+    if not len(target.boxes):
+        return picture
+    colours = [colour_of(label) for label in target.labels.tolist()]
+    if target.masks is not None:
+        picture = draw_segmentation_masks(
+            picture, _enlarged(target.masks.bool(), times), alpha=0.45, colors=colours
+        )
+    width = max(2, min(picture.shape[-2:]) // 120)
+    text = {} if names is None else {"labels": list(names), "fill_labels": True, **_font(picture)}
+    drawn: Tensor = draw_bounding_boxes(picture, target.boxes * times, colors=colours, width=width, **text)
+    return drawn
+
+
+def draw_heat(picture: Tensor, heat: Tensor) -> Tensor:
+    """Draw an (h, w) map in [0, 1], in cividis, over a (3, H, W) uint8 picture turned grey."""
+    from matplotlib import colormaps
+
+    size = (picture.shape[-2], picture.shape[-1])
+    heat = heat.detach().cpu().float()
+    if heat.shape != size:
+        heat = interpolate(heat[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    colours = torch.from_numpy(colormaps["cividis"](heat.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
+    # In grey, because the picture's colours would be taken for the map's.
+    grey = picture.float().mean(0, keepdim=True) / 255
+    mixed = (1 - HEAT_OPACITY) * grey + HEAT_OPACITY * colours.float()
+    return (mixed * 255).round().byte()
+
+
+def _enlarged(masks: Tensor, times: int) -> Tensor:
+    return masks.repeat_interleave(times, -2).repeat_interleave(times, -1)
+
+
+def _font(picture: Tensor) -> dict[str, str | int]:
+    """Matplotlib's own font, which has more letters than Pillow's default; size in pixels."""
+    from matplotlib import get_data_path
+
+    size = max(10, min(picture.shape[-2:]) // 24)
+    return {"font": f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", "font_size": size}
