@@ -273,7 +273,7 @@ def follow(run: AnyRun) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.formats.folder import UnreadableImageError
+    from recursivemix.data.decode import UnreadableImageError
     from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.run import fit
@@ -291,7 +291,7 @@ def train(run: AnyRun, command: str) -> Result:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.formats.folder import UnreadableImageError
+    from recursivemix.data.decode import UnreadableImageError
     from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.run import fit

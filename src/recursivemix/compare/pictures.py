@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
-from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
+from recursivemix.data.images import ImageData, LabelledImages, denormalise
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
@@ -97,8 +97,8 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
 
 def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor]:
     """Return (count, 3, S, S) uint8 images and their labels, spread evenly over a set."""
-    spread = [i * len(images) // count for i in range(count)]
-    held = stack(Subset(images, spread), size, 0, False, "pictures")
+    spread = torch.arange(count) * len(images) // count
+    held = stack(images.select(spread), size, 0, False, "pictures")
     return held.images, held.labels
 
 
