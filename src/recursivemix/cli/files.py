@@ -70,7 +70,8 @@ def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> Non
         workers: Number of threads that read images.
         out: File to write the diagnosis to, as JSON.
     """
-    from recursivemix.data.doctor import examine, print_diagnosis
+    from recursivemix.data.diagnosis import print_diagnosis
+    from recursivemix.data.doctor import examine
     from recursivemix.report.records import write_json
 
     with usage_errors():

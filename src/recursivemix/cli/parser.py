@@ -150,7 +150,9 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
         word, optional = parameter.upper(), default is not Parameter.empty
         usage.append(f"[{word}]" if optional else word)
         nargs = {"nargs": "?"} if optional else {}
-        parser.add_argument(parameter, type=parameters[parameter], help=helps[parameter], metavar=word, **nargs)
+        parser.add_argument(
+            parameter, type=parameters[parameter], help=helps[parameter], metavar=word, **nargs
+        )
     for kind in settings.values():
         if kind is not TrainerOptions:
             parser.add_class_arguments(kind, as_group=False)
@@ -169,7 +171,7 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
         parser.add_argument("--help_trainer", action=HelpTrainer, nargs=0, default=argparse.SUPPRESS)
     for action in parser._actions:
         action.help = HELP.get(action.dest, action.help)
-        if action.required and action.option_strings: 
+        if action.required and action.option_strings:
             usage.append(f"--{dashed(action.dest)}")
     parser.usage = " ".join([*usage, "[options]"])
     return parser
