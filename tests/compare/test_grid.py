@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from recursivemix.compare.estimate import Pace, epochs_in_budget, grid_seconds
+
 from recursivemix.compare.grid import CompareConfig, budget_seconds, jobs_of, open_grid
 from recursivemix.tasks.classification_fit import FitConfig, prepare
 
@@ -77,7 +77,7 @@ def test_a_seed_gives_every_method_the_same_weights_order_and_split(image_root, 
         ({"address": "auto"}, "add --executor ray"),
         ({"settings": {"seed": 3}}, "for the comparison to decide"),
         ({"settings": {"lrr": 3}}, "has no such setting"),
-        ({"settings": {"lr": -1}}, "--lr must be above 0"),
+        ({"settings": {"lr": -1}}, "--lr must be > 0"),
         ({"settings": {"lr": "high"}}, '"lr".*Got value: high'),
         ({"settings": {"precision": 8}}, '"precision".*Got value: 8'),
         ({"methods": {"mine": {}}}, "needs --methods.mine"),

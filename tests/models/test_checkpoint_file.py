@@ -3,13 +3,17 @@
 import hashlib
 import os
 import re
-import warnings
 import zipfile
 
 import pytest
 import torch
 
-from recursivemix.models.checkpoint_file import CheckpointError, is_intact, read_checkpoint, write_checkpoint
+from recursivemix.models.checkpoint_file import (
+    CheckpointError,
+    is_intact,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 CONTENT = {
     "state_dict": {"network.weight": torch.arange(12.0).view(3, 4), "network.bias": torch.zeros(3)},
@@ -122,11 +126,11 @@ def test_no_code_is_run(tmp_path, monkeypatch):
         ({"checkpoint_format": "1"}, "has checkpoint format '1'"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*has no checksum")
 def test_other_content_is_named(tmp_path, change, message):
     content = CONTENT | change if isinstance(change, dict) else change
     torch.save(content, tmp_path / "other.ckpt")
-    with warnings.catch_warnings(), pytest.raises(CheckpointError, match=message) as refusal:
-        warnings.simplefilter("ignore")
+    with pytest.raises(CheckpointError, match=message) as refusal:
         read_checkpoint(tmp_path / "other.ckpt")
     assert "\n" not in str(refusal.value)
     assert str(tmp_path / "other.ckpt") in str(refusal.value)

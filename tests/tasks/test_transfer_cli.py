@@ -183,9 +183,9 @@ def test_a_broken_annotation_is_told_in_one_line(workers, tmp_path, capsys):
     [
         (["detection", "--backbone", "nothing.pth"], "there is no file"),
         (["detection", "--data", "nowhere"], "there is no folder nowhere"),
-        (["detection", "--mixer-options.prob", "0.5"], "are of --mixer recursivemix"),
+        (["detection", "--mixer-options.prob", "0.5"], "need --mixer recursivemix"),
         (["detection", "--schedule", "step"], "belong together"),
-        (["detection", "--lr", "0"], "--lr must be above 0"),
+        (["detection", "--lr", "0"], "--lr must be > 0"),
         (["detection", "--frozen-stages", "9"], "0 to 4"),
         (["segmentation", "--batch-size", "1"], "batch of one"),
         (["segmentation", "--norm", "sync", "--device", "cpu"], "needs GPUs"),

@@ -151,7 +151,7 @@ def spoil_nothing(root):
         (spoil_nothing, ["--mixer-options.omeja", "1"], "does not take these options"),
         (spoil_nothing, ["--mixer-options.omega", "-1"], "omega"),
         (spoil_nothing, ["--epochs", "0"], "--epochs must be at least 1"),
-        (spoil_nothing, ["--lr", "-1"], "--lr must be above 0"),
+        (spoil_nothing, ["--lr", "-1"], "--lr must be > 0"),
         (spoil_nothing, ["--weight-decay", "-1"], "--weight-decay must be at least 0"),
         (spoil_nothing, ["--trainer.accelerator", "foo"], "invalid accelerator"),
         (spoil_nothing, ["--trainer.enable-checkpointing", "false"], "enable_checkpointing"),

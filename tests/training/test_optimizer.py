@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, S
 
 from recursivemix import MIXERS, RecursiveMix, RegionModel, create_mixer
 from recursivemix.tasks.classification_fit import FitConfig, prepare
-from recursivemix.training.optimizer import create_optimizer, lr_factor
+from recursivemix.training.optimizer import check_optimizer, create_optimizer, lr_factor
 from recursivemix.training.run import fit, lightning_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
@@ -95,7 +95,7 @@ def test_options_reach_the_optimiser_or_are_refused():
     with pytest.raises(ValueError, match="optimizer-options of adamw"):
         create_optimizer(network(), "adamw", **options, options={"beta": 1})
     with pytest.raises(ValueError, match="unknown optimizer 'sgdd'"):
-        FitConfig(optimizer="sgdd")
+        check_optimizer("sgdd")
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -151,7 +151,7 @@ def plain_loop(run, epochs, window, average=None):
         batches = list(loader)
         for start in range(0, len(batches), window):
             part = batches[start : start + window]
-            images = sum(len(labels) for _, labels in part)
+            images = sum(len(labels) for _, labels, _ in part)
             optimizer.zero_grad()
             for pixels, labels in part:
                 (nn.functional.cross_entropy(network(pixels), labels, reduction="sum") / images).backward()
@@ -210,7 +210,7 @@ def test_mixing_starts_and_stops(image_root, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mix_start": 3, "mix_stop": 3}, "leaves no epoch to mix"),
+        ({"mix_start": 3, "mix_stop": 3}, "--mix-stop must be > --mix-start 3"),
         ({"schedule": "step"}, "belong together"),
         ({"milestones": [3]}, "belong together"),
         ({"ema_decay": 1.0}, "--ema-decay must be in"),

@@ -18,7 +18,7 @@ from torchvision.ops import batched_nms
 
 from recursivemix.data.annotated_batches import resized
 from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
-from recursivemix.data.formats.folder import UnreadableImageError, as_rgb, opened_file, reason
+from recursivemix.data.decode import UnreadableImageError, as_rgb, failure_reason, open_image_file
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.trained import TrainedModel
@@ -283,11 +283,13 @@ def read(source: Any, index: int, prepare: Callable[[Tensor], Any]) -> tuple[str
     if not isinstance(source, (str, Path)):
         return getattr(source, "filename", "") or f"image {index}", prepare(as_pixels(source))
     try:
-        with opened_file(Path(source)) as image:
+        with open_image_file(Path(source)) as image:
             pixels = as_rgb(image)
     except UnreadableImageError as error:
         cause = error.__cause__
-        return UnreadableImage(str(source), reason(cause) if isinstance(cause, Exception) else str(error))
+        return UnreadableImage(
+            str(source), failure_reason(cause) if isinstance(cause, Exception) else str(error)
+        )
     return str(source), prepare(pixels)
 
 

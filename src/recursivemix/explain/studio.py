@@ -27,14 +27,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
-from recursivemix.data.formats.folder import as_rgb
+from recursivemix.data.decode import as_rgb
 from recursivemix.data.images import ImageData, denormalise
-from recursivemix.data.open import Source
+from recursivemix.data.names import Source
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.mixing import MIXERS
 from recursivemix.report.cells import Cell, Cells, as_bytes, as_grid
 from recursivemix.report.page import render_grid, templates
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 
 from .activation import Looked, distinct_names, map_cell, read_looked
 from .preview import Step, classified_cell, first_batches, in_rows, network_for, open_preview

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.data.formats.folder import as_rgb, opened_file
+from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.trained import TrainedModel, load, load_task
-from recursivemix.training.run import Device, check_device
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
 from recursivemix.training.whole import written_whole
 
 from .cells import write_picture
@@ -257,7 +258,7 @@ def write_map(prediction: MapPrediction, path: Path) -> None:
 def draw(prediction: Prediction, file: Path, classes: tuple[str, ...], path: Path) -> None:
     """Draw a prediction over its image."""
     assert not isinstance(prediction, ClassPrediction)
-    with opened_file(file) as source:
+    with open_image_file(file) as source:
         image = as_rgb(source)
     if isinstance(prediction, BoxPrediction):
         objects = DenseTarget(prediction.boxes, prediction.indices, prediction.masks)

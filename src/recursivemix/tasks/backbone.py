@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import timm
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
-from recursivemix.models.create import MODELS, SMALL_IMAGE, create_model
+from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.create import MODELS, create_model
 from recursivemix.models.feature_map import evaluating
 from recursivemix.models.trained import load_task
 from recursivemix.models.weight_keys import Keys, compare_keys
 
-NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
+from .settings import NormPolicy
+
 LEAST_MATCHED = 0.95
 """Share of a network's keys that a file of weights must hold."""
 FINEST_STRIDE = 4

@@ -11,7 +11,7 @@ from typing import Any
 from lightning import Callback, seed_everything
 
 from recursivemix.data.annotated import DetectionData, SegmentationData
-from recursivemix.data.annotated_batches import Vary, VaryMap, VaryObjects
+from recursivemix.data.annotated_batches import DetectionTransform, JointTransform, SegmentationTransform
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.scenes import SIDE
 from recursivemix.data.open_annotated import open_detection, open_segmentation
@@ -19,23 +19,25 @@ from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
 from recursivemix.training.epochs import EpochRows
+from recursivemix.training.optimizer import check_optimizer
 from recursivemix.training.run import (
     PreparedRun,
     check_checkpoint,
+    check_device,
     make_trainer,
     run_folder,
 )
 
 from .backbone import Backbone, LoadedBackbone, load_backbone, new_backbone
+from .settings import DetectionSettings, InstanceSettings, SegmentationSettings, TransferSettings
 from .transfer_loaders import TransferLoaders
-from .transfer_settings import DetectionConfig, InstanceConfig, SegmentationConfig, TransferConfig
 
 TransferLearner = DetectionLearner | SegmentationLearner
-TransferRun = PreparedRun[TransferConfig, Any, Any, TransferLoaders]
-TASKS: dict[str, type[TransferConfig]] = {
-    "detection": DetectionConfig,
-    "instance": InstanceConfig,
-    "segmentation": SegmentationConfig,
+TransferRun = PreparedRun[TransferSettings, Any, Any, TransferLoaders]
+TASKS: dict[str, type[TransferSettings]] = {
+    "detection": DetectionSettings,
+    "instance": InstanceSettings,
+    "segmentation": SegmentationSettings,
 }
 SCHEDULE = (
     "optimizer", "optimizer_options", "lr", "momentum", "weight_decay", "decay_norms", "schedule",
@@ -48,13 +50,13 @@ DETECTION_SIZE, SEGMENTATION_SIZE = 800, 512
 """Pixels of the shorter side in the paper's recipes; embedded scenes keep theirs."""
 
 
-def task_of(config: TransferConfig) -> str:
+def task_of(config: TransferSettings) -> str:
     """The word for a task on the command line."""
     return next(name for name, kind in TASKS.items() if isinstance(config, kind))
 
 
 def prepare(
-    config: TransferConfig,
+    config: TransferSettings,
     callbacks: Sequence[Callback],
     trainer_options: dict[str, Any],
     resume: Path | None = None,
@@ -73,6 +75,8 @@ def prepare(
         ValueError: anything that the person who chose the settings can mend.
     """
     task = task_of(config)
+    check_optimizer(config.optimizer)
+    check_device(config.device)
     needed = "segmentation_models_pytorch" if task == "segmentation" else "faster_coco_eval"
     if find_spec(needed) is None:  # known now, and not at the first evaluation
         raise ValueError(f"{task} needs {needed}: pip install 'recursivemix[transfer]'")
@@ -89,9 +93,9 @@ def prepare(
     )
     data: DetectionData | SegmentationData
     module: TransferLearner
-    vary: Vary
+    transform: JointTransform
     truth: dict[str, Any] | None = None
-    if isinstance(config, SegmentationConfig):
+    if isinstance(config, SegmentationSettings):
         data = open_segmentation(config.data, config.dataset)
         size = config.image_size or (SIDE if config.data is None else SEGMENTATION_SIZE)
         if len(data.train) % config.batch_size == 1 or config.batch_size == 1:
@@ -106,39 +110,42 @@ def prepare(
             aux_weight=config.aux_weight,
             **_common(config, data, loaded),
         )
-        vary = VaryMap(size, data.flip, config.scales, config.color_jitter)
+        transform = SegmentationTransform(size, flip_of(config, data), config.scales, config.color_jitter)
     else:
-        assert isinstance(config, DetectionConfig | InstanceConfig)
-        instance = isinstance(config, InstanceConfig)
+        assert isinstance(config, DetectionSettings | InstanceSettings)
+        instance = isinstance(config, InstanceSettings)
         data = open_detection(config.data, config.dataset, masks=instance)
         sizes = config.image_size or [SIDE if config.data is None else DETECTION_SIZE]
         kind = InstanceLearner if instance else DetectionLearner
         module = kind(
-            detector="maskrcnn" if isinstance(config, InstanceConfig) else config.detector,
+            detector="maskrcnn" if isinstance(config, InstanceSettings) else config.detector,
             image_size=list(sizes),
             max_size=config.max_size,
             channels=config.channels,
             depth=getattr(config, "depth", 1),
             **_common(config, data, loaded),
         )
-        vary = VaryObjects(data.flip)
+        transform = DetectionTransform(flip_of(config, data))
         truth = annotation_dict(data.evaluation, data)
     fresh = next(m for m in module.modules() if isinstance(m, Backbone))
     fresh.load_state_dict(loaded.backbone.state_dict())
     workers = config.workers if config.workers is not None else 0 if config.data is None else 2
     loaders: TransferLoaders = TransferLoaders(
-        data, vary, truth=truth, batch_size=config.batch_size, workers=workers, seed=config.seed
+        data, transform, truth=truth, batch_size=config.batch_size, workers=workers, seed=config.seed
     )
     rows = EpochRows(folder / "metrics.csv", type(module))
     purge = None if checkpoint is None else int(checkpoint["global_step"]) + 1
-    options = {"check_val_every_n_epoch": config.evaluate_every} | trainer_options
-    if config.clip:
-        options.setdefault("gradient_clip_val", config.clip)
-    trainer = make_trainer(config, folder, [rows, *callbacks], options, purge)
+    resolved = replace(config, sync_batchnorm=True) if config.norm == "sync" else config
+    trainer = make_trainer(resolved, folder, [rows, *callbacks], trainer_options, purge)
     if resume is not None and checkpoint is not None:
         check_checkpoint(checkpoint, resume, module, trainer, changed)
     run: TransferRun = PreparedRun(config, data, module, loaders, folder, rows, trainer, resume)
     return run, loaded
+
+
+def flip_of(config: TransferSettings, data: DetectionData | SegmentationData) -> bool:
+    """Return whether training images are mirrored: as the settings say, else as suits the data."""
+    return data.flip if config.flip is None else config.flip
 
 
 def backbone_of(checkpoint: dict[str, Any]) -> LoadedBackbone:
@@ -161,7 +168,7 @@ def backbone_of(checkpoint: dict[str, Any]) -> LoadedBackbone:
 
 
 def _common(
-    config: TransferConfig, data: DetectionData | SegmentationData, loaded: LoadedBackbone
+    config: TransferSettings, data: DetectionData | SegmentationData, loaded: LoadedBackbone
 ) -> dict[str, Any]:
     """The arguments that all learners take."""
     detects = isinstance(data, DetectionData)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import timm.optim
 import torch
 from torch import nn
 
-Schedule = Literal["cosine", "step", "poly", "constant"]
+from .settings import Schedule
+
 FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
 """timm's names of optimisers that torch can update in one pass."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,41 +26,11 @@ from .checkpoints import AtomicCheckpoints, Checkpoints
 from .epochs import EpochRows
 from .learner import Learner
 from .loaders import RunLoaders
+from .settings import Device, Precision, RunSettings
 
-Device = Literal["auto", "cpu", "gpu"]
-Precision = Literal["auto", "bf16", "16", "32"]
 LightningPrecision = Literal["bf16-mixed", "16-mixed", "32-true"]
 PRECISIONS: dict[Precision, LightningPrecision] = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}
 FOLDER_VARIABLE = "RECURSIVEMIX_RUN_FOLDER"
-
-
-class RunSettings(Protocol):
-    """The settings that every task shares."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def grad_accum_steps(self) -> int: ...
-    @property
-    def ema_decay(self) -> float | None: ...
-    @property
-    def device(self) -> Device: ...
-    @property
-    def devices(self) -> int | None: ...
-    @property
-    def sync_batchnorm(self) -> bool: ...
-    @property
-    def precision(self) -> Precision: ...
-    @property
-    def compile(self) -> bool: ...
-    @property
-    def loggers(self) -> Sequence[Literal["wandb", "mlflow"]]: ...
-    @property
-    def checkpoint_every(self) -> int | None: ...
-    @property
-    def out(self) -> Path | None: ...
 
 
 class RunData(Protocol):
@@ -197,6 +167,8 @@ def make_trainer(
         "devices": config.devices or launched_devices(),
         "precision": lightning_precision(config.precision, config.device),
         "accumulate_grad_batches": config.grad_accum_steps,
+        "gradient_clip_val": config.clip or None,
+        "check_val_every_n_epoch": config.evaluate_every,
         "sync_batchnorm": config.sync_batchnorm,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 50,

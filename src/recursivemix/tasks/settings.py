@@ -1,0 +1,182 @@
+"""Settings of each task; those that all tasks share are in `training.settings`. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource, Source
+from recursivemix.tasks.detection.names import BoxDetector
+from recursivemix.tasks.segmentation.names import Head
+from recursivemix.training.settings import RunSettings
+
+RegionHead = Literal["separate", "shared"]
+DenseMixer = Literal["none", "recursivemix"]
+NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
+
+
+@dataclass(frozen=True)
+class ClassificationSettings(RunSettings):
+    """Settings of recursivemix fit.
+
+    Args:
+        data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
+            a folder of CIFAR's binary files; with --dataset hf the name of a Hugging Face data set
+            (default: scikit-learn's handwritten digits).
+        dataset: Format of --data: auto (detect), digits, folder, cifar10, cifar100 or hf.
+        val_split: Share of each class to hold out, if there is no val or test folder.
+        image_size: Side of the network's input in pixels (default: the images' size up to 64, else 224).
+        train_images: Number of training images; a stratified random subset (default: all).
+        skip_bad: Read every file before training, and leave out and list those that cannot be read.
+        cache: Keep all decoded images in memory, on the device if they fit: yes, no, or auto (small images,
+            up to 2 GiB in total).
+        crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
+            (default: pad for small images, else resized).
+        lighting: Standard deviation of the PCA lighting noise, such as 0.1.
+        model: resnet20 and its relatives for small images, or any timm model.
+        region_head: separate (as published) or shared; for mixers that train regions.
+        label_smoothing: Share of each label that is spread evenly over all classes.
+    """
+
+    lr: float = 0.1
+    dataset: Source = "auto"
+    val_split: float | None = None
+    image_size: int | None = None
+    train_images: int | None = None
+    skip_bad: bool = False
+    cache: Cache = "auto"
+    crop: Crop | None = None
+    lighting: float = 0.0
+    model: str = "resnet20"
+    region_head: RegionHead = "separate"
+    label_smoothing: float = 0.0
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        self.check_least(0, "lighting")
+        self.check_least(1, "image_size")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and "label_smoothing" in self.mixer_options:
+            raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
+
+
+@dataclass(frozen=True)
+class TransferSettings(RunSettings):
+    """Settings of all tasks that train a head on a backbone.
+
+    Args:
+        backbone: A checkpoint of recursivemix fit, a file of recursivemix export or other weights, the name
+            of a timm model for its pretrained weights (with --download), or random.
+        model: Name of the network, for files that do not state it and for --backbone random (default:
+            resnet10t).
+        data: Folder of annotated images (default: synthetic scenes of scikit-learn's handwritten digits).
+        norm: Batch normalization of the backbone: frozen (nothing is trained), statistics (running
+            statistics are fixed, as published for detection), train, sync (train, synchronized over all
+            devices, as published for segmentation), or auto (statistics for detection with a trained
+            backbone, else train).
+        frozen_stages: Number of backbone stages that are not trained, counted from the input (default: 1
+            for detection with a trained backbone, as published; else 0).
+        mixer: none, or recursivemix (paste the previous batch with its boxes, masks or label maps).
+        lr: Peak learning rate, for the total batch (default: 0.001 with random weights, else 0.0002).
+        channels: Number of channels of the feature pyramid and the heads; 256 in the published detectors.
+    """
+
+    epochs: int = 20
+    batch_size: int = 8
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-4
+    mixer: DenseMixer = "none"
+    backbone: str = "random"
+    model: str | None = None
+    norm: NormPolicy = "auto"
+    frozen_stages: int | None = None
+    channels: int = 128
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        self.check_least(0, "frozen_stages")
+        self.check_least(8, "channels")
+        if self.norm == "sync" and self.device == "cpu":
+            raise ValueError("--norm sync needs GPUs: torch's SyncBatchNorm does not run on a CPU")
+        if self.mixer == "none" and self.mixer_options:
+            raise ValueError("--mixer-options need --mixer recursivemix: add it, or leave the options out")
+
+
+@dataclass(frozen=True)
+class ObjectSettings(TransferSettings):
+    """Settings of the tasks that find objects.
+
+    Args:
+        image_size: Shorter side of the images in pixels; of several, one is drawn for each training batch
+            and the last is used in evaluation.
+        max_size: Longest side of the images in pixels.
+    """
+
+    image_size: list[int] | None = None
+    max_size: int = 1333
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        self.check_least(16, "max_size")
+        if self.compile:
+            raise ValueError("--compile is for classification and segmentation: detectors vary in shape")
+
+
+@dataclass(frozen=True)
+class DetectionSettings(ObjectSettings):
+    """Settings of recursivemix transfer detection.
+
+    Args:
+        detector: Name of the detector; atss and gfl are of this project, the others torchvision's.
+        dataset: Format of --data: auto (detect), scenes, coco or voc.
+        depth: Convolutions in each tower of the head of atss and gfl; 4 in the papers.
+    """
+
+    detector: BoxDetector = "atss"
+    dataset: DetectionSource = "auto"
+    depth: int = 2
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range."""
+        self.check_least(1, "depth")
+
+
+@dataclass(frozen=True)
+class InstanceSettings(ObjectSettings):
+    """Settings of recursivemix transfer instance: torchvision's Mask R-CNN.
+
+    Args:
+        dataset: Format of --data: auto (detect), scenes or coco.
+    """
+
+    dataset: DetectionSource = "auto"
+
+
+@dataclass(frozen=True)
+class SegmentationSettings(TransferSettings):
+    """Settings of recursivemix transfer segmentation.
+
+    Args:
+        head: Name of the head; an auxiliary FCN head helps its training.
+        dataset: Format of --data: auto (detect), scenes, ade20k or voc.
+        image_size: Side of the training crops in pixels, and shorter side of an image at scale 1.
+        scales: Range of the random scale of training images.
+        aux_weight: Weight of the auxiliary head's loss.
+    """
+
+    head: Head = "upernet"
+    dataset: SegmentationSource = "auto"
+    image_size: int | None = None
+    scales: tuple[float, float] = (0.5, 2.0)
+    aux_weight: float = 0.4
+
+
+def undo_yaml_coercion(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings read from YAML with ``yes``, ``no`` and numbers turned back into words."""
+    words = dict(settings)
+    if "precision" in words:
+        words["precision"] = str(words["precision"])
+    if isinstance(words.get("cache"), bool):
+        words["cache"] = "yes" if words["cache"] else "no"
+    return words
