@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 from made_up import write_comparison
+from recursivemix.compare.page import build_page
 
 from recursivemix.compare.compare import COMPARISON, PAGE, rebuild
-from recursivemix.compare.page import build_page
 from recursivemix.report.words import verdict
 
 UP = {"name": "Accuracy", "unit": "%", "higher_is_better": True}

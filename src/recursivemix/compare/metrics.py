@@ -50,5 +50,7 @@ def values_of(run: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _metric(name: str, unit: str = "%", higher_is_better: bool = True, drawn: bool = False) -> dict[str, Any]:
+def _metric(
+    name: str, unit: str = "%", higher_is_better: bool = True, drawn: bool = False
+) -> dict[str, Any]:
     return {"name": name, "unit": unit, "higher_is_better": higher_is_better, "drawn": drawn}

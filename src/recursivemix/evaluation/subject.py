@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.batches import EvaluationBatches
 from recursivemix.data.cache import stack
-from recursivemix.data.images import ImageData, StackedImages, Subset
+from recursivemix.data.images import ImageData, StackedImages
 from recursivemix.data.order import evaluation_batches
 from recursivemix.models.feature_map import as_logits
 from recursivemix.training.run import LightningPrecision, lightning_precision
@@ -77,7 +77,7 @@ class Predictor:
         )
         logits, labels = [], []
         with torch.inference_mode(), self._autocast():
-            for pixels, batch_labels in batches:
+            for pixels, batch_labels, _ in batches:
                 logits.append(as_logits(self.network(pixels)).float().cpu())
                 labels.append(batch_labels.cpu())
         return torch.cat(logits), torch.cat(labels)
@@ -104,7 +104,7 @@ class Subject:
     def subset(self) -> StackedImages:
         """Images spread evenly over the evaluation split, in memory; read when a probe first needs them."""
         count, total = self.subset_size, len(self.data.evaluation)
-        chosen = Subset(self.data.evaluation, [i * total // count for i in range(count)])
+        chosen = self.data.evaluation.select(torch.arange(count) * total // count)
         return stack(chosen, self.predictor.size, 0, False, "test images")
 
 
