@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from recursivemix.evaluation.probes import compared_metrics
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 
@@ -62,13 +64,7 @@ def cifar10_table() -> str:
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
 
 
-SHOWN = {
-    "nll": "NLL",
-    "ece": "ECE, %",
-    "corruption_mean": "under corruption, %",
-    "multiple_top4": "four in one, %",
-    "localisation": "points right, %",
-}
+SHOWN = {metric.name: metric for metric in compared_metrics() if metric.short}
 """Metrics of a comparison that its table shows beside the accuracy."""
 
 
@@ -88,7 +84,7 @@ def compared_table(name: str) -> str:
         f"for the number of methods.",
         "",
         f"| method | settings | last epoch, % | best epoch, % | difference to {baseline} | p | "
-        + " | ".join(SHOWN.values())
+        + " | ".join(metric.short for metric in SHOWN.values())
         + " |",
         "| --- " * (6 + len(SHOWN)) + "|",
     ]
@@ -102,8 +98,8 @@ def compared_table(name: str) -> str:
             difference = f"{pair['mean']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
             p = f"{pair['p_corrected']:.3f}"
         others = [
-            f"{means[metric]:.{3 if metric == 'nll' else 1}f}" if metric in means else ""
-            for metric in SHOWN
+            f"{means[name]:.{1 if metric.unit else 3}f}" if name in means else ""
+            for name, metric in SHOWN.items()
         ]
         words = ", ".join(f"`{key}={value}`" for key, value in settings.items())
         lines.append(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from recursivemix.compare.estimate import Pace, epochs_in_budget, grid_seconds
+
 from recursivemix.compare.grid import CompareConfig, budget_seconds, jobs_of, open_grid
 from recursivemix.tasks.classification_fit import FitConfig, prepare
 

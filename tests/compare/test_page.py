@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 from made_up import write_comparison
+from recursivemix.compare.page import build_page
 
 from recursivemix.compare.compare import COMPARISON, PAGE, rebuild
-from recursivemix.compare.page import build_page
 from recursivemix.report.words import verdict
 
 UP = {"name": "Accuracy", "unit": "%", "higher_is_better": True}
@@ -51,7 +51,7 @@ def test_every_part_is_there(comparison, compared_folder):
     html = own_part(build_page(comparison, compared_folder / "pictures"))
     for title in (
         "Methods", "Differences to none", "Accuracy against cost", "Learning curves", "Calibration",
-        "Corruption, occlusion, scale", "Several objects", "Classes",
+        "Robustness", "Several objects", "Classes",
         "What each method makes of the same images", "Where the networks look", "Repeat it",
     ):  # fmt: skip
         assert f"<h2>{title}</h2>" in html

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
+from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
-from recursivemix.data.formats.folder import as_rgb, opened_file
 from recursivemix.evaluation.activation import Method, activation_maps, deciding_map
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.region import RegionModel
@@ -208,7 +208,7 @@ def pictures_of(images: Path | None, looked: Looked, count: int) -> tuple[list[T
     few = min(count, len(files))
     pictures, truths = [], []
     for file in (files[i * len(files) // few] for i in range(few)):
-        with opened_file(file) as source:
+        with open_image_file(file) as source:
             pictures.append(as_rgb(source))
         truths.append(file.parent.name if file.parent.name in looked.classes else None)
     return pictures, truths

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recursivemix.models.create import SMALL_IMAGE
+from recursivemix.models import SMALL_IMAGE
 
 from .packages import package
 from .report import ExportReport

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recursivemix.models.create import SMALL_IMAGE
+from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.weight_keys import Keys, compare_keys
 
 from .packages import package

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.data.formats.folder import as_rgb, opened_file
+from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.report.cells import write_picture
 from recursivemix.report.predictions import confident, drawn, predict_one
 from recursivemix.report.records import write_json, write_text
 from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
 from recursivemix.tasks.detection.metrics import detections_as_results
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
-from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.training.run import check_device
 from recursivemix.training.settings import Device
 
@@ -76,7 +76,7 @@ def predict(checkpoint: Path, images: Path, out: Path, device: Device = "auto") 
     about: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, file in enumerate(files, start=1):
-        with opened_file(file) as source:
+        with open_image_file(file) as source:
             image = as_rgb(source)
         target, scores = predict_one(module, image)
         picture = drawn(image, *confident(target, scores), classes)
