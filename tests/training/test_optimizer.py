@@ -151,7 +151,7 @@ def plain_loop(run, epochs, window, average=None):
         batches = list(loader)
         for start in range(0, len(batches), window):
             part = batches[start : start + window]
-            images = sum(len(labels) for _, labels in part)
+            images = sum(len(labels) for _, labels, _ in part)
             optimizer.zero_grad()
             for pixels, labels in part:
                 (nn.functional.cross_entropy(network(pixels), labels, reduction="sum") / images).backward()

@@ -42,7 +42,13 @@ def statistics(**options: Any) -> None:
         table.add_row(name, value)
     Console().print(table)
     ages = Table(title="means by age")
-    columns = ["source", "label", "pixels", "scale", *(["label, closed form"] if record["closed_form"] else [])]
+    columns = [
+        "source",
+        "label",
+        "pixels",
+        "scale",
+        *(["label, closed form"] if record["closed_form"] else []),
+    ]
     for name in columns:
         ages.add_column(name)
     for row in process.rows_by_age(measured, record):

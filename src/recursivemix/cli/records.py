@@ -16,7 +16,10 @@ from recursivemix.tasks.transfer_fit import TransferRun
 from recursivemix.tasks.transfer_settings import METRIC_NAMES
 from recursivemix.training.run import PreparedRun, Result
 
-def fit_record(run: FitRun, result: Result, where: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+
+def fit_record(
+    run: FitRun, result: Result, where: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
     """All that a comparison or a reader needs to know of a run, and to repeat it."""
     return {
         "kind": "fit",

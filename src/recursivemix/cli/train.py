@@ -92,7 +92,9 @@ def fit(source: SettingsSource, settings: ClassificationSettings, trainer: Train
     print_result(run, result)
 
 
-def transfer_detection(source: SettingsSource, settings: DetectionSettings, trainer: TrainerOptions) -> None:
+def transfer_detection(
+    source: SettingsSource, settings: DetectionSettings, trainer: TrainerOptions
+) -> None:
     """Train a detector on a trained backbone.
 
     Examples:
@@ -176,7 +178,9 @@ def with_absolute_paths(settings: SettingsT) -> SettingsT:
     """Return settings with absolute paths, so that the run can be resumed from another folder."""
     paths = {name: getattr(settings, name, None) for name in ("data", "backbone")}
     absolute = {
-        name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and Path(path).exists()
+        name: type(path)(Path(path).absolute())
+        for name, path in paths.items()
+        if path and Path(path).exists()
     }
     return replace(settings, **absolute)
 
@@ -223,7 +227,11 @@ def checkpoint_of(resume: Path) -> Path:
         raise UsageError(f"--resume: there is no run {resume}")
     if not last.is_file():
         others = sorted((resume / "checkpoints").glob("*.ckpt"))
-        hint = f"name {others[0]}" if others else "it was stopped before the first one: remove it and start anew"
+        hint = (
+            f"name {others[0]}"
+            if others
+            else "it was stopped before the first one: remove it and start anew"
+        )
         raise UsageError(f"--resume: the run {resume} has no checkpoint {last}; {hint}")
     return last
 
@@ -273,7 +281,7 @@ def follow(run: AnyRun) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.formats.folder import UnreadableImageError
+    from recursivemix.data.decode import UnreadableImageError
     from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.run import fit
@@ -291,7 +299,7 @@ def train(run: AnyRun, command: str) -> Result:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.formats.folder import UnreadableImageError
+    from recursivemix.data.decode import UnreadableImageError
     from recursivemix.models.checkpoint_file import CheckpointError
     from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.run import fit
@@ -302,7 +310,9 @@ def train(run: AnyRun, command: str) -> Result:
         started = any((run.folder / "checkpoints").glob("*.ckpt"))
         if not started and run.resume is None:
             shutil.rmtree(run.folder, ignore_errors=True)
-        hint = f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
+        hint = (
+            f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
+        )
         if isinstance(error, StoppedError):
             raise Interrupted(f"{error}; {hint}") from error
         if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recursivemix.evaluation.probes import compared_metrics
-from recursivemix.report.metric_names import METRIC_NAMES
 from recursivemix.report.words import at
+from recursivemix.tasks.transfer_settings import METRIC_NAMES
 
 Metrics = dict[str, dict[str, Any]]
 """``metrics`` of ``comparison.json``: name, unit, whether higher is better, and whether it is drawn."""
@@ -20,14 +20,15 @@ def metrics_of(record: dict[str, Any], pretrained: bool) -> Metrics:
         pretrained: whether its runs start from backbones that were trained before.
     """
     metrics: Metrics = {}
-    if record.get("score", "acc1") == "acc1":
-        metrics["acc1_last"] = _metric("Accuracy, last epoch", drawn=True)
-        metrics["acc1_best"] = _metric("Accuracy, best epoch")
-        for one in compared_metrics():
-            metrics[one.name] = _metric(one.title, one.unit, one.higher_is_better, one.drawn)
-    else:
+    if "metrics" in record:
         for name in record["metrics"]:
             metrics[name] = _metric(f"{METRIC_NAMES[name]}, last epoch", drawn=name == record["score"])
+    else:
+        metrics["acc1_last"] = _metric("Accuracy, last epoch", drawn=True)
+        metrics["acc1_best"] = _metric("Accuracy, best epoch")
+        for metric in compared_metrics():
+            about = _metric(metric.title, metric.unit, metric.higher_is_better, metric.drawn)
+            metrics[metric.name] = about | {"bounds": list(metric.bounds)}
     if pretrained:
         metrics["pretrain_acc1"] = _metric("Accuracy of the backbone before", drawn=True)
     metrics["images_per_second"] = _metric("Training speed", "images/s")
@@ -41,13 +42,9 @@ def values_of(run: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
         run: in ``comparison.json``, without its ``values``.
         record: the run's own record; a run of an older ``comparison.json`` holds the same keys itself.
     """
-    values: dict[str, Any]
-    if record.get("score", "acc1") == "acc1":
-        last, best = (record.get(f"score_{when}", record.get(f"acc1_{when}")) for when in ("last", "best"))
-        values = {"acc1_last": last, "acc1_best": best}
-        values |= {one.name: one.read(run["evaluation"]) for one in compared_metrics()}
-    else:
-        values = dict(record["metrics"])
+    values: dict[str, Any] = dict(record.get("metrics", {}))
+    values |= {name: record[name] for name in ("acc1_last", "acc1_best") if name in record}
+    values |= {metric.name: metric.read(run["evaluation"]) for metric in compared_metrics()}
     values["pretrain_acc1"] = at(run, "backbone", "acc1_last")
     values["images_per_second"] = run["cost"]["images_per_second"]
     return {name: value for name, value in values.items() if value is not None}
