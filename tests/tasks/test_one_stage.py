@@ -7,8 +7,8 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from recursivemix.tasks.backbone import load_backbone
-from recursivemix.tasks.detection.create import create_detector
 from recursivemix.tasks.detection.atss import ATSS
+from recursivemix.tasks.detection.create import create_detector
 from recursivemix.tasks.detection.gfl import BINS, GFL
 from recursivemix.tasks.detection.names import DETECTORS
 from recursivemix.tasks.detection.one_stage import Locations, match
