@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from typing import Any, NamedTuple
 
 from recursivemix import __version__
@@ -28,7 +29,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "use a checkpoint": {
         "evaluate": ("measure", "Measure accuracy, calibration, robustness, localization"),
-        "transfer predict": ("files", "Write pictures and results of a folder of images"),
+        "predict": ("files", "Predict images: labels, boxes and masks, or label maps"),
         "explain": ("pictures", "Draw where networks look"),
         "export": ("files", "Write a backbone for timm, torchvision, Hugging Face or ONNX"),
     },
@@ -40,7 +41,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 """Commands by group: the module of this folder that holds the function, and one line of help."""
-UNLISTED = {"test": ("measure", "evaluate without --probes, under its old name")}
+UNLISTED = {
+    "test": ("measure", "evaluate without --probes, under its old name"),
+    "transfer predict": ("files", "predict for a folder, under its old name"),
+}
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()} | UNLISTED
 EXAMPLES = """examples:
   recursivemix fit
@@ -54,10 +58,17 @@ recursivemix COMMAND --help shows the options and examples of a command."""
 
 
 class Call(NamedTuple):
-    """A command with its arguments, ready to run."""
+    """A command with its arguments."""
 
     function: Callable[..., None]
     arguments: dict[str, Any]
+
+    def run(self) -> None:
+        """Run the command."""
+        parameters = signature(self.function).parameters
+        named = dict(self.arguments)
+        positional = [named.pop(n) for n, p in parameters.items() if p.kind is p.POSITIONAL_ONLY]
+        self.function(*positional, **named)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             name, options = split(words)
             prog = f"{prog} {name}"
-            call = parse(name, options)
-            call.function(**call.arguments)
+            parse(name, options).run()
         sys.stdout.flush()
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
@@ -101,11 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def asks_for_commands(words: Sequence[str]) -> bool:
-    """Return whether the words are the start of a command, alone or with ``--help``."""
-    if words[-1:] in (["-h"], ["--help"]):
-        words = words[:-1]
-    start = " ".join(words)
-    return start not in COMMANDS and any(name.startswith(f"{start} ") for name in ["", *COMMANDS])
+    """Return whether the words are no command but the start of some, alone or with ``--help``."""
+    start = " ".join(word for word in words if word not in ("-h", "--help"))
+    return start not in COMMANDS and (start == "" or any(name.startswith(f"{start} ") for name in COMMANDS))
 
 
 def overview(start: Sequence[str] = ()) -> str:

@@ -83,7 +83,9 @@ class HelpFormatter(argparse.HelpFormatter):
         default = action.default
         if action.required and action.option_strings:
             text += " (required)"
-        elif "default:" not in text and not any(default is none for none in (None, False, argparse.SUPPRESS)):
+        elif "default:" not in text and not any(
+            default is none for none in (None, False, argparse.SUPPRESS)
+        ):
             text += "" if default in ([], {}) else f" (default: {'on' if default is True else default})"
         return text.replace("%", "%%")
 

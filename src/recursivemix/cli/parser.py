@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from .help import HelpFormatter, readable, type_of
+from .help import HelpFormatter, dashed, readable, type_of
 from .trainer import HelpTrainer, TrainerOptions, add_trainer, names_trainer, trainer_options
 
 Function = Callable[..., None]
@@ -48,7 +49,7 @@ class CommandParser(ArgumentParser):
         formatter = HelpFormatter(self.prog)
         formatter.add_usage(self.usage, [], [])
         formatter.add_text(self.description)
-        for title, names in (sections | {"help": list(HELP)}).items():
+        for title, names in (sections | {"help": [*HELP]}).items():
             formatter.start_section(title)
             formatter.add_arguments([actions[name] for name in names if name in actions])
             formatter.end_section()
@@ -62,7 +63,10 @@ class CommandParser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {readable(message, self._option_string_actions)}\n")
 
     def completed(self, words: Sequence[str]) -> list[str]:
-        """Add the value of ``--compile`` and ``--no-compile``; gather the values of options that take a list."""
+        """Add the value of ``--compile`` and ``--no-compile``; gather the values of list options.
+
+        ``--images a.jpg b.jpg`` and ``--images a.jpg --images b.jpg`` are the same.
+        """
         kinds = {flag: type_of(action) for flag, action in self._option_string_actions.items()}
         lists: dict[str, list[Any]] = {}
         done: list[str] = []
@@ -75,9 +79,13 @@ class CommandParser(ArgumentParser):
             elif word.startswith("--no_") and kinds.get(f"--{word[5:]}") is bool:
                 done.append(f"--{word[5:]}=false")
             elif get_origin(kinds.get(name)) is list and is_item(value if equals else "".join(rest[:1])):
-                value = value if equals else rest.pop(0)
+                given = [value] if equals else [rest.pop(0)]
+                while not equals and rest and is_item(rest[0]):
+                    given.append(rest.pop(0))
                 is_text = get_args(kinds[name])[0] in (str, Path)
-                lists.setdefault(name, []).append(value if is_text else yaml.safe_load(value))
+                lists.setdefault(name, []).extend(
+                    item if is_text else yaml.safe_load(item) for item in given
+                )
             else:
                 done.append(word)
         return [*done, *(f"{name}={json.dumps(values)}" for name, values in lists.items())]
@@ -104,9 +112,16 @@ def underscored(word: str) -> str:
 
 
 def parameters_of(function: Function) -> dict[str, Any]:
-    """Return the types of a function's parameters."""
+    """Return the types of a function's parameters that are options; callables are not."""
     hints = get_type_hints(function)
-    return {name: hints[name] for name in inspect.signature(function).parameters}
+    names = inspect.signature(function).parameters
+    return {name: hints[name] for name in names if get_origin(hints[name]) is not Callable}
+
+
+def positional_of(function: Function) -> dict[str, Any]:
+    """Return the positional-only parameters of a function, with their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is Parameter.POSITIONAL_ONLY}
 
 
 def title_of(settings: type, name: str) -> str:
@@ -127,35 +142,44 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
     """
     document = parse_docstring(inspect.getdoc(function) or "")
     helps = {parameter.arg_name: parameter.description for parameter in document.params}
-    parser = CommandParser(prog=f"recursivemix {name}", description=document.short_description)
-    parser.sections, parser.common = {"options": []}, common
-    usage, taken = [parser.prog], set()
-    for parameter in inspect.signature(function).parameters.values():
-        kind, optional = parameters_of(function)[parameter.name], parameter.default is not Parameter.empty
-        if kind is TrainerOptions:
-            parser.add_argument("--help_trainer", action=HelpTrainer, nargs=0, default=argparse.SUPPRESS)
-        elif is_dataclass(kind):
+    examples = "".join(f"{example.description}\n" for example in document.examples)
+    parser = CommandParser(
+        prog=f"recursivemix {name}",
+        description=document.short_description,
+        epilog=examples and "examples:\n" + indent(examples, "  "),
+    )
+    parser.common = common
+    parser.sections = {}
+    parameters, positional = parameters_of(function), positional_of(function)
+    settings = {parameter: kind for parameter, kind in parameters.items() if is_dataclass(kind)}
+    usage = [parser.prog]
+    for parameter, default in positional.items():
+        word, optional = parameter.upper(), default is not Parameter.empty
+        usage.append(f"[{word}]" if optional else word)
+        nargs = {"nargs": "?"} if optional else {}
+        parser.add_argument(
+            parameter, type=parameters[parameter], help=helps[parameter], metavar=word, **nargs
+        )
+    for kind in settings.values():
+        if kind is not TrainerOptions:
             parser.add_class_arguments(kind, as_group=False)
             for item in fields(kind):
                 parser.sections.setdefault(title_of(kind, item.name), []).append(item.name)
-        elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
-            word = parameter.name.upper()
-            usage.append(f"[{word}]" if optional else word)
-            parser.add_argument(
-                parameter.name, type=kind, help=helps[parameter.name], metavar=word, nargs="?" if optional else None
-            )
-            parser.sections["options"].append(parameter.name)
-        else:
-            parser.sections["options"].append(parameter.name)
-            continue
-        taken.add(parameter.name)
-    if any(is_dataclass(kind) for kind in parameters_of(function).values()):
+    if settings:
         parser.add_argument("--config", action="config")
-    parser.add_function_arguments(function, as_group=False, skip=taken)
+    others = inspect.signature(function).parameters.keys() - parameters.keys()
+    parser.add_function_arguments(
+        inspect.unwrap(function), as_group=False, skip={*positional, *settings, *others}
+    )
+    parser.sections["options"] = [parameter for parameter in parameters if parameter not in settings]
     if common:
         parser.add_argument("--help_all", action=HelpAll, nargs=0, default=argparse.SUPPRESS)
+    if TrainerOptions in settings.values():
+        parser.add_argument("--help_trainer", action=HelpTrainer, nargs=0, default=argparse.SUPPRESS)
     for action in parser._actions:
         action.help = HELP.get(action.dest, action.help)
+        if action.required and action.option_strings:
+            usage.append(f"--{dashed(action.dest)}")
     parser.usage = " ".join([*usage, "[options]"])
     return parser
 

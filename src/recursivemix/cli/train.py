@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from recursivemix.recipes import read_recipe
-from recursivemix.tasks.classification_fit import FitConfig
-from recursivemix.tasks.transfer_settings import (
-    DetectionConfig,
-    InstanceConfig,
-    SegmentationConfig,
-    TransferConfig,
+from recursivemix.tasks.settings import (
+    ClassificationSettings,
+    DetectionSettings,
+    InstanceSettings,
+    SegmentationSettings,
+    TransferSettings,
 )
+from recursivemix.training.settings import RunSettings
 
 from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
 from .parser import parse_options
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     AnyRun = PreparedRun[Any, Any, Any, Any]
 
-SettingsT = TypeVar("SettingsT", FitConfig, DetectionConfig, InstanceConfig, SegmentationConfig)
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
 COMMON = (
     "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
     "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
@@ -57,7 +58,7 @@ class SettingsSource:
     resume_changed: bool = False
 
 
-def fit(source: SettingsSource, settings: FitConfig, trainer: TrainerOptions) -> None:
+def fit(source: SettingsSource, settings: ClassificationSettings, trainer: TrainerOptions) -> None:
     """Train a network on mixed batches.
 
     Examples:
@@ -91,7 +92,9 @@ def fit(source: SettingsSource, settings: FitConfig, trainer: TrainerOptions) ->
     print_result(run, result)
 
 
-def transfer_detection(source: SettingsSource, settings: DetectionConfig, trainer: TrainerOptions) -> None:
+def transfer_detection(
+    source: SettingsSource, settings: DetectionSettings, trainer: TrainerOptions
+) -> None:
     """Train a detector on a trained backbone.
 
     Examples:
@@ -101,7 +104,7 @@ def transfer_detection(source: SettingsSource, settings: DetectionConfig, traine
     transfer("detection", transfer_detection, source, settings, trainer)
 
 
-def transfer_instance(source: SettingsSource, settings: InstanceConfig, trainer: TrainerOptions) -> None:
+def transfer_instance(source: SettingsSource, settings: InstanceSettings, trainer: TrainerOptions) -> None:
     """Train Mask R-CNN on a trained backbone.
 
     Examples:
@@ -111,7 +114,7 @@ def transfer_instance(source: SettingsSource, settings: InstanceConfig, trainer:
 
 
 def transfer_segmentation(
-    source: SettingsSource, settings: SegmentationConfig, trainer: TrainerOptions
+    source: SettingsSource, settings: SegmentationSettings, trainer: TrainerOptions
 ) -> None:
     """Train a semantic segmentation network on a trained backbone.
 
@@ -125,11 +128,11 @@ def transfer(
     task: str,
     command: Callable[..., None],
     source: SettingsSource,
-    settings: TransferConfig,
+    settings: TransferSettings,
     trainer: TrainerOptions,
 ) -> None:
     """Train on boxes, masks or label maps."""
-    from recursivemix.compare.transfer_pictures import write_predictions
+    from recursivemix.report.predictions import write_predictions
     from recursivemix.report.records import write_json
     from recursivemix.tasks.transfer_fit import prepare
 
@@ -175,7 +178,9 @@ def with_absolute_paths(settings: SettingsT) -> SettingsT:
     """Return settings with absolute paths, so that the run can be resumed from another folder."""
     paths = {name: getattr(settings, name, None) for name in ("data", "backbone")}
     absolute = {
-        name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and Path(path).exists()
+        name: type(path)(Path(path).absolute())
+        for name, path in paths.items()
+        if path and Path(path).exists()
     }
     return replace(settings, **absolute)
 
@@ -222,7 +227,11 @@ def checkpoint_of(resume: Path) -> Path:
         raise UsageError(f"--resume: there is no run {resume}")
     if not last.is_file():
         others = sorted((resume / "checkpoints").glob("*.ckpt"))
-        hint = f"name {others[0]}" if others else "it was stopped before the first one: remove it and start anew"
+        hint = (
+            f"name {others[0]}"
+            if others
+            else "it was stopped before the first one: remove it and start anew"
+        )
         raise UsageError(f"--resume: the run {resume} has no checkpoint {last}; {hint}")
     return last
 
@@ -273,7 +282,8 @@ def follow(run: AnyRun) -> None:
 
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
+    from recursivemix.models.checkpoint_file import CheckpointError
+    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.run import fit
 
     try:
@@ -290,7 +300,8 @@ def train(run: AnyRun, command: str) -> Result:
 
     from recursivemix.data.annotated import AnnotationError
     from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.training.checkpoints import CheckpointError, NonFiniteLossError, StoppedError
+    from recursivemix.models.checkpoint_file import CheckpointError
+    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.run import fit
 
     try:
@@ -299,7 +310,9 @@ def train(run: AnyRun, command: str) -> Result:
         started = any((run.folder / "checkpoints").glob("*.ckpt"))
         if not started and run.resume is None:
             shutil.rmtree(run.folder, ignore_errors=True)
-        hint = f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
+        hint = (
+            f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
+        )
         if isinstance(error, StoppedError):
             raise Interrupted(f"{error}; {hint}") from error
         if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other

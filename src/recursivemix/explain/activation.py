@@ -14,12 +14,11 @@ from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
 from recursivemix.evaluation.activation import Method, activation_maps, deciding_map
 from recursivemix.models.feature_map import as_logits, evaluating
-from recursivemix.models.region import RegionModel
+from recursivemix.models.trained import load_task
 from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
 from recursivemix.report.records import write_text
-from recursivemix.tasks.measure import load_checkpoint
 from recursivemix.training.run import check_device
 from recursivemix.training.settings import Device
 
@@ -59,19 +58,16 @@ def read_looked(checkpoint: Path, name: str, device: Device = "cpu") -> Looked:
     Raises:
         ValueError: no such checkpoint.
     """
-    module = load_checkpoint(checkpoint)
-    network = module.network.backbone if isinstance(module.network, RegionModel) else module.network
-    assert isinstance(network, nn.Module)
-    network.eval().to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    origin = module.hparams["data"]
+    trained = load_task(checkpoint, "classification")
+    trained.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     return Looked(
         name=name,
-        network=network,
-        classes=tuple(module.hparams["classes"]),
-        image_size=int(module.hparams["image_size"]),
-        mean=tuple(origin["mean"]),
-        std=tuple(origin["std"]),
-        dataset=str(origin["dataset"]),
+        network=trained.network,
+        classes=trained.classes,
+        image_size=trained.preprocessing.size,
+        mean=trained.preprocessing.mean,
+        std=trained.preprocessing.std,
+        dataset=str(trained.settings["data"]["dataset"]),
     )
 
 
