@@ -45,7 +45,8 @@ from recursivemix.data.cache import stack
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD, ImageData, StackedImages
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
-from recursivemix.models.create import SMALL_IMAGE, create_model
+from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.create import create_model
 from recursivemix.report.records import environment, write_json
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
 from trainer_speed import trainer_speed

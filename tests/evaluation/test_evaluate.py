@@ -17,18 +17,8 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from recursivemix.cli import main
-
-    run = tmp_path_factory.mktemp("evaluated") / "run"
-    words = ["fit", "--epochs", "1", "--trainer.limit-train-batches", "2", "--precision", "32"]
-    assert main([*words, "--trainer.enable-progress-bar", "false", "--out", str(run)]) == 0
-    return run / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture(scope="module")
 def evaluation(checkpoint):
-    return evaluate_checkpoint(checkpoint, images=40, precision="32")
+    return evaluate_checkpoint(checkpoint, images=40, precision="32", probes="all")
 
 
 def figures(evaluation: dict) -> dict:
@@ -36,14 +26,11 @@ def figures(evaluation: dict) -> dict:
     return {k: v for k, v in evaluation.items() if k not in ("seconds", "probe_seconds", "probes")}
 
 
-def test_an_evaluation_has_every_figure(checkpoint, evaluation):
-    from recursivemix.evaluation.checkpoint import measure_checkpoint
-
-    measured = measure_checkpoint(checkpoint, precision="32")
+def test_an_evaluation_has_every_figure(trained, evaluation):
     assert evaluation["images"] == 360
     assert evaluation["subset"] == evaluation["corruption_images"] == 40
-    assert evaluation["accuracy"]["top1"] == pytest.approx(measured["acc1"], abs=1e-4)
-    assert evaluation["nll"] == pytest.approx(measured["val_loss"], abs=1e-5)
+    assert evaluation["accuracy"]["top1"] == pytest.approx(trained.last, abs=1e-4)
+    assert evaluation["nll"] == pytest.approx(trained.rows[-1]["val_loss"], abs=1e-5)
     assert evaluation["scale"]["top1"][0] == evaluation["occlusion"]["top1"][0]  # both unmodified
     assert set(evaluation["corruptions"]) == set(SEVERITIES)
     assert sum(evaluation["reliability"]["count"]) == 360
@@ -54,7 +41,8 @@ def test_an_evaluation_has_every_figure(checkpoint, evaluation):
 
 
 def test_an_evaluation_repeats_and_depends_on_the_seed(checkpoint, evaluation):
-    assert figures(evaluate_checkpoint(checkpoint, images=40, precision="32")) == figures(evaluation)
+    again = evaluate_checkpoint(checkpoint, images=40, precision="32", probes="all")
+    assert figures(again) == figures(evaluation)
     other = evaluate_checkpoint(checkpoint, images=40, precision="32", seed=1, probes="multiple")
     assert other["multiple"] != evaluation["multiple"]
 
@@ -69,7 +57,7 @@ def test_the_predictions_agree_with_the_figures(evaluation):
 @pytest.mark.parametrize(
     ("probes", "ran"),
     [
-        ("accuracy", ["accuracy"]),
+        ("scale", ["accuracy", "scale"]),
         ("localization, calibration", ["accuracy", "calibration", "localization"]),
     ],
 )
@@ -80,12 +68,13 @@ def test_selected_probes_give_the_figures_of_all(checkpoint, evaluation, probes,
     assert set(evaluation_rows(some)) < set(evaluation_rows(evaluation))
 
 
-def test_accuracy_alone_reads_no_subset(checkpoint, monkeypatch):
+def test_the_default_probes_read_no_subset(checkpoint, monkeypatch):
     def fail(*arguments):
         raise AssertionError("read the subset")
 
     monkeypatch.setattr("recursivemix.evaluation.subject.stack", fail)
-    assert evaluate_checkpoint(checkpoint, precision="32", probes="accuracy")["images"] == 360
+    default = evaluate_checkpoint(checkpoint, precision="32")
+    assert default["probes"] == ["accuracy", "calibration"]
 
 
 def test_unusable_settings_are_named(checkpoint, tmp_path):

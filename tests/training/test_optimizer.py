@@ -151,9 +151,9 @@ def plain_loop(run, epochs, window, average=None):
         batches = list(loader)
         for start in range(0, len(batches), window):
             part = batches[start : start + window]
-            images = sum(len(labels) for _, labels in part)
+            images = sum(len(labels) for _, labels, _ in part)
             optimizer.zero_grad()
-            for pixels, labels in part:
+            for pixels, labels, _ in part:
                 (nn.functional.cross_entropy(network(pixels), labels, reduction="sum") / images).backward()
             rate = (step + 1) / warmup if step < warmup else 0.5 * (
                 1 + math.cos(math.pi * (step - warmup) / (total - warmup))

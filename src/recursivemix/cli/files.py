@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from recursivemix.export.export import export_checkpoint
-from recursivemix.tasks.transfer_predict import predict
+from recursivemix.report.predict import Predicted, predict_files, predict_folder
 
-from .errors import usage_errors
+from .errors import Failed, usage_errors
 
 
 @wraps(export_checkpoint)
@@ -20,23 +21,47 @@ def export(**options: Any) -> None:
     report.print()
 
 
-@wraps(predict)
+@wraps(predict_files)
+def predict(**options: Any) -> None:
+    """Print the number of images and the unreadable files."""
+    with usage_errors():
+        predicted = predict_files(**options)
+    report_predicted(predicted, options["out"])
+
+
+@wraps(predict_folder)
 def transfer_predict(**options: Any) -> None:
     """Print the number of images and the folder."""
+    print("recursivemix transfer predict is now a part of recursivemix predict", file=sys.stderr)
     with usage_errors():
-        count, out = predict(**options)
-    print(f"{count} images: {out}")
+        predicted = predict_folder(**options)
+    report_predicted(predicted, options["out"])
+
+
+def report_predicted(predicted: Predicted, out: Path | None) -> None:
+    """Print to standard error how many images were predicted, and which files could not be read.
+
+    Raises:
+        Failed: there are such files.
+    """
+    print(f"{predicted.images} images{f': {out}' if out else ''}", file=sys.stderr)
+    for image in predicted.unreadable:
+        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+    if predicted.unreadable:
+        total = predicted.images + len(predicted.unreadable)
+        raise Failed(f"{len(predicted.unreadable)} of {total} images have no prediction")
 
 
 def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> None:
-    """Check images for unreadable files, duplicates across splits, class counts, sizes and colour modes.
+    """Check a folder of images: unreadable files, duplicates across splits, class counts, sizes, colour modes.
 
     Args:
         folder: Folder of images: train/CLASS and val/CLASS, or CLASS.
         workers: Number of threads that read images.
         out: File to write the diagnosis to, as JSON.
     """
-    from recursivemix.data.doctor import examine, print_diagnosis
+    from recursivemix.data.diagnosis import print_diagnosis
+    from recursivemix.data.doctor import examine
     from recursivemix.report.records import write_json
 
     with usage_errors():

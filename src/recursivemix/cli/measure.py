@@ -6,7 +6,6 @@ import sys
 from functools import wraps
 from typing import Any
 
-from recursivemix.evaluation.checkpoint import measure_checkpoint
 from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
 
 from .errors import UsageError, usage_errors
@@ -15,6 +14,9 @@ from .errors import UsageError, usage_errors
 @wraps(evaluate_checkpoint)
 def evaluate(**options: Any) -> None:
     """Print what a checkpoint is worth, and keep the record."""
+    from rich.console import Console
+    from rich.table import Table
+
     from recursivemix.report.records import environment, write_json
 
     out = options.pop("out", None)
@@ -25,30 +27,14 @@ def evaluate(**options: Any) -> None:
             write_json(out, environment(gpu=options["device"] != "cpu") | evaluation)
         except OSError as error:
             raise UsageError(f"cannot write {out} (--out): {error}") from error
-    print_evaluation(evaluation)
-
-
-@wraps(measure_checkpoint)
-def test(**options: Any) -> None:
-    """Print a checkpoint's accuracy and loss."""
-    from rich.console import Console
-    from rich.table import Table
-
-    print("recursivemix test is now a part of recursivemix evaluate", file=sys.stderr)
-    with usage_errors():
-        metrics = measure_checkpoint(**options)
-    table = Table(show_header=False)
-    table.add_row("accuracy", f"{metrics['acc1']:.2f} %")
-    table.add_row("loss", f"{metrics['val_loss']:.4f}")
-    Console().print(table)
-
-
-def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Print the summary numbers of an evaluation."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(show_header=False)
     for row in evaluation_rows(evaluation):
         table.add_row(*row)
     Console().print(table)
+
+
+@wraps(evaluate_checkpoint)
+def test(**options: Any) -> None:
+    """Run evaluate under its old name."""
+    print("recursivemix test is now a part of recursivemix evaluate", file=sys.stderr)
+    evaluate(**options)

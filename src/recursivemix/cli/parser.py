@@ -63,7 +63,10 @@ class CommandParser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {readable(message, self._option_string_actions)}\n")
 
     def completed(self, words: Sequence[str]) -> list[str]:
-        """Write out ``--compile`` and ``--no-compile``; gather the values of options that take a list."""
+        """Write out ``--compile`` and ``--no-compile``; gather the values of options that take a list.
+
+        ``--images a.jpg b.jpg`` and ``--images a.jpg --images b.jpg`` are the same.
+        """
         kinds = {flag: type_of(action) for flag, action in self._option_string_actions.items()}
         lists: dict[str, list[Any]] = {}
         done: list[str] = []
@@ -76,9 +79,13 @@ class CommandParser(ArgumentParser):
             elif word.startswith("--no_") and kinds.get(f"--{word[5:]}") is bool:
                 done.append(f"--{word[5:]}=false")
             elif get_origin(kinds.get(name)) is list and is_item(value if equals else "".join(rest[:1])):
-                value = value if equals else rest.pop(0)
+                given = [value] if equals else [rest.pop(0)]
+                while not equals and rest and is_item(rest[0]):
+                    given.append(rest.pop(0))
                 is_text = get_args(kinds[name])[0] in (str, Path)
-                lists.setdefault(name, []).append(value if is_text else yaml.safe_load(value))
+                lists.setdefault(name, []).extend(
+                    item if is_text else yaml.safe_load(item) for item in given
+                )
             else:
                 done.append(word)
         return [*done, *(f"{name}={json.dumps(values)}" for name, values in lists.items())]

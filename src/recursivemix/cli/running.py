@@ -9,7 +9,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recursivemix.data.annotated import AnnotationError
-from recursivemix.data.formats.folder import UnreadableImageError
+from recursivemix.data.decode import UnreadableImageError
 from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.report.records import environment, write_text
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError

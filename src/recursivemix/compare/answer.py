@@ -23,25 +23,28 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
     pairs = [pair for pair in comparison["pairs"] if pair["metric"] == score]
     name, place = score_name(comparison), _place(comparison)
     if not pairs:
-        return f"Nothing can be compared yet {place}: no seed is finished for {reference} and another method."
+        return f"Nothing can be compared yet {place}: {reference} and the others share no finished seed."
     best = max(pairs, key=lambda pair: float(pair["mean"]))
+    highest = (
+        f"the highest other {name} is {best['method']}'s, {best['mean']:+.2f} points from {reference}'s"
+    )
     if best["low"] is None:
         return (
-            f"{counted(best['n'], 'seed')} cannot show a difference {place}: {best['method']} differs most "
-            f"from {reference}, by {best['mean']:+.2f} points of {name}; run at least --seeds {LEAST_SEEDS}."
+            f"{counted(best['n'], 'seed')} cannot show a difference of methods {place}: {highest}; run at "
+            f"least --seeds {LEAST_SEEDS}."
         )
     if best["uncertainty"] == "images":
         return (
-            f"One seed cannot show a difference of methods {place}: {best['method']} differs most from "
-            f"{reference}, by {best['mean']:+.2f} points of {name} ({interval(best)}); run more --seeds."
+            f"One seed cannot show a difference of methods {place}: {highest} ({interval(best)}); run at "
+            f"least --seeds {LEAST_SEEDS}."
         )
     better = [pair for pair in pairs if settled(pair) and pair["mean"] > 0]
     worse = [pair["method"] for pair in pairs if settled(pair) and pair["mean"] < 0]
     if better:
         first = max(better, key=lambda pair: float(pair["mean"]))
         sentence = (
-            f"{first['method']} has a higher {name} than {reference} {place}, by {first['mean']:.2f} points "
-            f"({interval(first)}, {_strength(first)}){_rivals(first, pairs, runs, score, per_image)}"
+            f"{first['method']} has a higher {name} than {reference} {place}, by {first['mean']:.2f} "
+            f"points ({interval(first)}, {_strength(first)}){_rivals(first, pairs, runs, score, per_image)}"
         )
     else:
         sentence = (
@@ -86,14 +89,11 @@ def _rivals(
     """Name the methods that the best one is not shown to differ from."""
     higher = [pair["method"] for pair in pairs if pair["mean"] > first["mean"]]
     close = []
-    for pair in pairs:
-        if pair is first or pair["method"] in higher:
-            continue
-        difference = compare_two(runs[first["method"]], runs[pair["method"]], score, per_image=per_image)
-        if difference is None or difference.low is None or difference.high is None:
-            close.append(pair["method"])
-        elif difference.low <= 0 <= difference.high:
-            close.append(pair["method"])
+    for label in (pair["method"] for pair in pairs if pair is not first):
+        difference = compare_two(runs[first["method"]], runs[label], score, per_image=per_image)
+        low, high = (difference.low, difference.high) if difference is not None else (None, None)
+        if label not in higher and (low is None or high is None or low <= 0 <= high):
+            close.append(label)
     words = f"; no difference to {listed(close)} is shown" if close else ""
     if higher:
         words += f"; {listed(higher)} scored higher, but that is not shown to be more than chance"

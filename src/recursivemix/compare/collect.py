@@ -53,7 +53,7 @@ def collect(settings: CompareSettings, out: Path, where: dict[str, Any]) -> Comp
         "pretraining": None if backbone is None else backbone["data"] | {
             "model": backbone["model"], "epochs": backbone["epochs"],
         },
-        "score": first["score"] if "metrics" in first else "acc1_last",
+        "score": score if (score := first.get("score", "acc1")) != "acc1" else "acc1_last",
         "seeds": list(settings.all_seeds),
         "baseline": settings.reference,
         "unfinished": [run.name for run in runs if run not in finished],
@@ -67,7 +67,8 @@ def read_run(run: Run, out: Path) -> dict[str, Any]:
     """Return what ``comparison.json`` holds of a finished run."""
     record = _read(out, run.folder)
     parameters = record.get("parameters")
-    parameters = parameters if isinstance(parameters, dict) else {"training": parameters, "inference": parameters}
+    if not isinstance(parameters, dict):  # a number, in older records of detection and segmentation
+        parameters = {"training": parameters, "inference": parameters}
     read: dict[str, Any] = {
         "seed": run.seed,
         "folder": run.folder,

@@ -92,7 +92,7 @@ def _finish_run(run: Run, out: Path, threads: int | None, start: Start) -> None:
         check_code(start([*CLI, *words], log, threads), run.name, log)
     if run.images is None:
         return
-    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(run.images)]
+    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(run.images), "--probes", "all"]
     for name in ("data", "dataset"):
         if name in run.settings and run.settings[name] != "auto":
             words += [f"--{name}", str(run.settings[name])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from recursivemix.models.create import create_model
 from recursivemix.mixing import create_mixer
+from recursivemix.models.create import create_model
+from recursivemix.tasks.classification_fit import open_run_data
 
 from .settings import CompareSettings
 
@@ -90,5 +91,13 @@ def check_grid(settings: CompareSettings) -> None:
         ValueError: names the method and what is wrong.
     """
     settings.check_methods()
-    for label in settings.labels:
-        run = settings.run(label, settings.first_seed)
+    runs: dict[str, Any] = {label: settings.run(label, settings.first_seed) for label in settings.labels}
+    if settings.is_dense:
+        return
+    data = open_run_data(runs[settings.labels[0]])
+    for label, method in runs.items():
+        network = create_model(method.model, len(data.classes), data.image_size)
+        try:
+            create_mixer(method.mixer, len(data.classes), network, **method.mixer_options)
+        except ValueError as error:
+            raise ValueError(f"method {label!r}: {error}") from error

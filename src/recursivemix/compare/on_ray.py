@@ -1,7 +1,7 @@
 """Make runs on a Ray cluster: each job is a Ray task, restarted on another worker if its worker is lost.
 
-A worker that sees the comparison's folder writes there, so that a restarted run resumes from its checkpoint.
-Other workers send the records back.
+A worker that sees the comparison's folder writes there, so that a restarted run resumes from its
+checkpoint. Other workers send the records back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import torch
 
-from recursivemix.training.commands import GridStoppedError, RunError, beside, environment_with
+from recursivemix.training.commands import GridStoppedError, RunError, environment_with
 
 from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
@@ -115,7 +115,8 @@ def run_somewhere(job: Job, out: str, token: str, threads: int) -> dict[str, byt
             run_job(job, Path(folder), threads, start)
         except RunError as error:
             logs = sorted(Path(folder).glob("*/*.log"), key=lambda log: log.stat().st_mtime)
-            raise RunError(f"{error}; end of its log: {logs[-1].read_text(errors='replace')[-300:]}") from error
+            end = logs[-1].read_text(errors="replace")[-300:]
+            raise RunError(f"{error}; end of its log: {end}") from error
         names = [f"{run.folder}/{name}" for run in job.runs for name in SENT]
         return {name: Path(folder, name).read_bytes() for name in names if Path(folder, name).is_file()}
 

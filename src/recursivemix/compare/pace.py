@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -109,8 +109,8 @@ def epochs_in_budget(settings: CompareSettings, paces: list[Pace]) -> int:
     epochs = int((budget - fixed) / (one - fixed))
     if epochs < 1:
         raise ValueError(
-            f"--budget {settings.budget} is too short: {len(paces)} methods with {settings.seeds} seeds need "
-            f"about {one:.0f} s for one epoch; use fewer methods, seeds or --settings.train-images"
+            f"--budget {settings.budget} is too short: {len(paces)} methods with {settings.seeds} seeds "
+            f"need about {one:.0f} s for one epoch; use fewer methods, seeds or --settings.train-images"
         )
     return epochs
 
@@ -121,7 +121,9 @@ def _measure_method(settings: CompareSettings, label: str) -> Pace:
         pace = _measure(settings.run(label, seed), label)
         return pace if settings.is_dense else _with_probes(settings, pace)
     method = settings.method(label)
-    before = task_settings("classification", settings.pretrain_settings(method["backbone"], seed), "--pretrain")
+    before = task_settings(
+        "classification", settings.pretrain_settings(method["backbone"], seed), "--pretrain"
+    )
     # Time does not depend on the weights.
     after = settings.run(label, seed, model=getattr(before, "model", None), backbone="random")
     pace = _measure(after, label)
@@ -171,8 +173,6 @@ def _measure(settings: RunSettings, label: str) -> _Measured:
 
 def prepare_run(settings: RunSettings, out: Path, clock: Clock, options: dict[str, Any]) -> Any:
     """Prepare a run of any task in a folder."""
-    from dataclasses import replace
-
     settings = replace(settings, out=out)
     if isinstance(settings, ClassificationSettings):
         return classification_fit.prepare(settings, [clock], options)

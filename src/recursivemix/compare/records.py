@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recursivemix.report.pairs import PerImage, Run, bounds_of, compare_all
+from recursivemix.report.pairs import PerImage, PerImageReader, Run, Runs, bounds_of, compare_all
 from recursivemix.report.statistics import estimate
 
 from .answer import answer
@@ -48,7 +48,9 @@ def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comp
     if baseline is not None and baseline not in labels:
         raise ValueError(f"--baseline must be one of {', '.join(labels)}, got {baseline}")
     metrics = comparison["metrics"]
-    runs = {method["label"]: {run["seed"]: run for run in method["runs"]} for method in comparison["methods"]}
+    runs: dict[str, Runs] = {
+        method["label"]: {run["seed"]: run for run in method["runs"]} for method in comparison["methods"]
+    }
     methods = []
     for method in comparison["methods"]:
         for run in method["runs"]:
@@ -65,7 +67,7 @@ def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comp
     return result | {"answer": answer(result, runs, read)}
 
 
-def image_reader(comparison: Comparison) -> Any:
+def image_reader(comparison: Comparison) -> PerImageReader:
     """Return a function that reads a run's accuracy image by image."""
     # The seed then also chooses the test images.
     drawn = "val_split" in comparison.get("config", {}).get("settings", {})
@@ -74,8 +76,8 @@ def image_reader(comparison: Comparison) -> Any:
         if metric != "acc1_last" or not run.get("correct"):
             return None
         bits = np.frombuffer(base64.b64decode(run["correct"]), dtype=np.uint8)
-        correct = np.unpackbits(bits, count=run["evaluation"]["images"])
-        return PerImage(100.0 * correct, f"seed {run['seed']}" if drawn else "")
+        correct = np.unpackbits(bits, count=run["evaluation"]["images"]).astype(np.float64)
+        return PerImage(100 * correct, f"seed {run['seed']}" if drawn else "")
 
     return read
 

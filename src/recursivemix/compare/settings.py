@@ -7,11 +7,8 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from recursivemix.mixing import MIXERS
 from recursivemix.tasks.settings import (
     ClassificationSettings,
     DetectionSettings,
@@ -20,6 +17,9 @@ from recursivemix.tasks.settings import (
     undo_yaml_coercion,
 )
 from recursivemix.training.settings import RunSettings
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
 Executor = Literal["local", "ray"]
@@ -47,14 +47,14 @@ class CompareSettings:
             --pretrain, detection and segmentation have none,recursivemix).
         methods: Settings of single methods by label, such as --methods.gentle '{mixer: recursivemix,
             mixer_options: {prob: 0.5}}'; a label that names a mixer needs no mixer. With --pretrain, each
-            method names the backbone it starts from: --methods.dense '{backbone: none, mixer: recursivemix}'.
+            names the backbone it starts from: --methods.dense '{backbone: none, mixer: recursivemix}'.
         seeds: Number of seeds per method; intervals need three.
         first_seed: First seed; the others follow it.
         epochs: Passes over the training images (default: as --budget allows, else as in recursivemix fit
             or transfer).
         model: Network, as in recursivemix fit or transfer.
-        settings: Settings of recursivemix fit or transfer for all runs, such as --settings.lr 0.05; those of
-            Lightning's Trainer under trainer.
+        settings: Settings of recursivemix fit or transfer for all runs, such as --settings.lr 0.05; those
+            of Lightning's Trainer under trainer.
         pretrain: Compare backbones: train one with each of --mixers by these settings of recursivemix fit,
             such as --pretrain.model resnet18, then train --task on each of them.
         budget: Time for all runs, such as 2h or 45m; sets the number of epochs.
@@ -115,7 +115,9 @@ class CompareSettings:
     @property
     def named_mixers(self) -> list[str]:
         """The mixers of ``--mixers``, in order."""
-        default = "none,recursivemix" if self.is_dense and not self.pretrains else "none,cutmix,recursivemix"
+        default = (
+            "none,recursivemix" if self.is_dense and not self.pretrains else "none,cutmix,recursivemix"
+        )
         names = (default if self.mixers is None else self.mixers).split(",")
         return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
@@ -181,6 +183,8 @@ class CompareSettings:
 
     def check_methods(self) -> None:
         """Raise ValueError for settings that no run of the task can have."""
+        from recursivemix.mixing import MIXERS
+
         fixed = (*FIXED, "backbone" if self.pretrains else "mixer")
         for name in self.settings:
             if name in fixed or (name in ("epochs", "model") and getattr(self, name) is not None):
@@ -198,8 +202,8 @@ class CompareSettings:
                     )
             elif method["mixer"] not in MIXERS:
                 raise ValueError(
-                    f"unknown mixer {method['mixer']!r}: choose from {', '.join(MIXERS)}, or give the label "
-                    f"a mixer with --methods.{label} '{{mixer: NAME}}'"
+                    f"unknown mixer {method['mixer']!r}: choose from {', '.join(MIXERS)}, or give "
+                    f"the label a mixer with --methods.{label} '{{mixer: NAME}}'"
                 )
             self.run(label, self.first_seed)
         if self.pretrains:
@@ -209,12 +213,27 @@ class CompareSettings:
             for mixer in self.named_mixers:
                 if mixer not in MIXERS:
                     raise ValueError(f"--mixers: unknown mixer {mixer!r}: choose from {', '.join(MIXERS)}")
-                task_settings("classification", self.pretrain_settings(mixer, self.first_seed), "--pretrain")
+                task_settings(
+                    "classification", self.pretrain_settings(mixer, self.first_seed), "--pretrain"
+                )
 
     def run(self, label: str, seed: int, **others: Any) -> RunSettings:
         """Return the validated settings of one run; raises ValueError for values that its task refuses."""
         settings = self.run_settings(label, seed) | others
         return task_settings(self.task, settings, "--settings or --methods")
+
+
+@dataclass(frozen=True)
+class BackboneSettings(CompareSettings):
+    """Settings of recursivemix transfer compare, which is recursivemix compare with --pretrain.
+
+    Args:
+        task: Task that backbones are transferred to: detection, instance or segmentation.
+        pretrain: Settings of recursivemix fit for all backbones, such as --pretrain.model resnet18.
+    """
+
+    task: Task = "detection"
+    pretrain: dict[str, Any] = field(default_factory=dict)
 
 
 def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSettings:
@@ -228,6 +247,8 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
     unknown = [name for name in values if name not in known]
     if unknown:
         raise ValueError(f"{options}: {task} has no setting {unknown[0]!r}")
+    from jsonargparse import ArgumentError
+
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     try:
         parsed = _parser(task).parse_object(plain)
@@ -239,6 +260,8 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
 
 @cache
 def _parser(task: Task) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TASKS[task], as_group=False)
     return parser

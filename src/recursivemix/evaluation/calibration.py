@@ -105,8 +105,8 @@ PROBE = Probe(
     cost="none beyond that of accuracy",
     run=run,
     metrics=(
-        Metric("nll", "Negative log-likelihood", ("nll",), "", False, drawn=True, short="NLL"),
-        Metric("brier", "Brier score", ("brier",), "", False),
+        Metric("nll", "Negative log-likelihood", ("nll",), "", False, (0, None), drawn=True, short="NLL"),
+        Metric("brier", "Brier score", ("brier",), "", False, (0, 2)),
         Metric("ece", "Calibration error (ECE)", ("ece",), "%", False, drawn=True, short="ECE, %"),
     ),
     curves=(

@@ -26,7 +26,7 @@ def evaluate_checkpoint(
     images: int = 2000,
     precision: Precision = "auto",
     seed: int = 0,
-    probes: str = "all",
+    probes: str = "accuracy,calibration",
 ) -> dict[str, Any]:
     """Measure a checkpoint on the split that its training was evaluated on.
 
@@ -40,7 +40,8 @@ def evaluate_checkpoint(
         images: Size of the subset, spread over the split, that is corrupted, covered, shrunk and combined.
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
-        probes: Comma-separated names of probes, or all; accuracy always runs.
+        probes: Comma-separated names of probes, or all; accuracy always runs. The default costs one forward
+            pass over the split.
 
     Returns:
         Plain values; accuracies, shares and calibration error in percent. None where a probe does not
@@ -55,8 +56,8 @@ def evaluate_checkpoint(
     check_device(device)
     selected = select_probes(probes)
     start = time.perf_counter()
-    module, opened = open_measured(checkpoint, data, dataset)
-    predictor = Predictor(module.network, opened, batch_size, device, precision)
+    trained, opened = open_measured(checkpoint, data, dataset)
+    predictor = Predictor(trained.network, opened, batch_size, device, precision)
     begun = time.perf_counter()
     logits, labels = predictor.split_logits(opened, 0 if data is None else workers)
     subject = Subject(predictor, opened, logits, labels, min(images, len(opened.evaluation)), seed)

@@ -32,7 +32,7 @@ def run(subject: Subject) -> dict[str, Any]:
         return {"localisation": None}
     pictures = four.images.repeat_interleave(4, 0)
     predictor = subject.predictor
-    maps = activation_maps(predictor.backbone, predictor.prepare(pictures), four.labels.flatten())
+    maps = activation_maps(predictor.network, predictor.prepare(pictures), four.labels.flatten())
     agreement = pointing(maps, four.quarters.repeat(len(four.images), 1))
     return {
         "localisation": {

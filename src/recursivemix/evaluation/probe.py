@@ -24,6 +24,8 @@ class Metric:
     """Keys that lead to the number in an evaluation."""
     unit: str = "%"
     higher_is_better: bool = True
+    bounds: tuple[float, float | None] = (0, 100)
+    """Least and largest possible value."""
     compared: bool = True
     """Test the differences between methods in it."""
     drawn: bool = False

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.batches import EvaluationBatches
 from recursivemix.data.cache import stack
-from recursivemix.data.images import ImageData, StackedImages, Subset
+from recursivemix.data.images import ImageData, StackedImages
 from recursivemix.data.order import evaluation_batches
 from recursivemix.models.feature_map import as_logits
-from recursivemix.models.region import RegionModel
-from recursivemix.training.run import Device, LightningPrecision, Precision, lightning_precision
+from recursivemix.training.run import LightningPrecision, lightning_precision
+from recursivemix.training.settings import Device, Precision
 
 AUTOCAST: dict[LightningPrecision, torch.dtype | None] = {
     "bf16-mixed": torch.bfloat16,
@@ -25,10 +25,10 @@ AUTOCAST: dict[LightningPrecision, torch.dtype | None] = {
 
 
 class Predictor:
-    """A checkpoint's backbone in eval mode, applied to uint8 images prepared as in training.
+    """A trained network in eval mode, applied to uint8 images prepared as in training.
 
     Args:
-        network: trained network; a region head is dropped.
+        network: trained network, without its region head.
         data: data set that gives image size, mean and standard deviation.
         batch_size: images per forward pass.
         device: cpu, gpu or auto.
@@ -40,8 +40,7 @@ class Predictor:
     ) -> None:
         on_gpu = device != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if on_gpu else "cpu")
-        backbone = network.backbone if isinstance(network, RegionModel) else network
-        self.backbone = backbone.float().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.float().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation_of(data)
         self.size = self.augmentation.size
         self.batch_size = batch_size
@@ -58,8 +57,7 @@ class Predictor:
         """Return (N, K) float32 logits on the CPU for (N, 3, S, S) uint8 images."""
         with torch.inference_mode(), self._autocast():
             parts = [
-                as_logits(self.backbone(self.prepare(part)))
-                for part in torch.split(images, self.batch_size)
+                as_logits(self.network(self.prepare(part))) for part in torch.split(images, self.batch_size)
             ]
         return torch.cat(parts).float().cpu()
 
@@ -79,8 +77,8 @@ class Predictor:
         )
         logits, labels = [], []
         with torch.inference_mode(), self._autocast():
-            for pixels, batch_labels in batches:
-                logits.append(as_logits(self.backbone(pixels)).float().cpu())
+            for pixels, batch_labels, _ in batches:
+                logits.append(as_logits(self.network(pixels)).float().cpu())
                 labels.append(batch_labels.cpu())
         return torch.cat(logits), torch.cat(labels)
 
@@ -106,7 +104,7 @@ class Subject:
     def subset(self) -> StackedImages:
         """Images spread evenly over the evaluation split, in memory; read when a probe first needs them."""
         count, total = self.subset_size, len(self.data.evaluation)
-        chosen = Subset(self.data.evaluation, [i * total // count for i in range(count)])
+        chosen = self.data.evaluation.select(torch.arange(count) * total // count)
         return stack(chosen, self.predictor.size, 0, False, "test images")
 
 

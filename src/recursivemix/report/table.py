@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from .statistics import LEVEL
@@ -96,14 +97,14 @@ def as_latex(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 
 
-def beats(pair: dict[str, Any], about: dict[str, Any]) -> bool:
+def beats(pair: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
     """Return whether a pair's method is shown to be better than the baseline in the metric ``about``."""
     if not settled(pair):
         return False
     return bool((pair["mean"] > 0) == about["higher_is_better"])
 
 
-def settled(pair: dict[str, Any]) -> bool:
+def settled(pair: Mapping[str, Any]) -> bool:
     """Return whether a difference is shown: its interval excludes zero and the corrected p is below 0.05.
 
     The test images of a single seed show nothing about other seeds.
@@ -113,7 +114,7 @@ def settled(pair: dict[str, Any]) -> bool:
     return bool((pair["low"] > 0 or pair["high"] < 0) and pair["p_corrected"] < LEVEL)
 
 
-def decimals(about: dict[str, Any]) -> int:
+def decimals(about: Mapping[str, Any]) -> int:
     """Return how many digits of a metric to print after the point."""
     return {"%": 2, "images/s": 0}.get(about["unit"], 3)
 

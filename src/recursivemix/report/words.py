@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -34,7 +35,7 @@ def p_words(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(pair: dict[str, Any], about: dict[str, Any]) -> str:
+def verdict(pair: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Say whether a difference is shown, and how many seeds would show it."""
     if pair["low"] is None:
         return f"not known: {counted(pair['n'], 'seed')}, {LEAST_SEEDS} are needed"

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
-from recursivemix.models.create import MODELS, SMALL_IMAGE, create_model
+from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.create import MODELS, create_model
 from recursivemix.models.feature_map import evaluating
 from recursivemix.models.trained import load_task
 from recursivemix.models.weight_keys import Keys, compare_keys

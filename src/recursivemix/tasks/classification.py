@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from recursivemix.data.batches import Batch
 from recursivemix.mixing import MixedBatch, Mixer, create_mixer
 from recursivemix.models.create import create_model
 from recursivemix.models.region import RegionModel
 from recursivemix.training.learner import Learner
 from recursivemix.training.settings import Schedule
-
-Batch = tuple[Tensor, Tensor]
 
 
 class MixedClassifier(Learner):
@@ -97,9 +96,8 @@ class MixedClassifier(Learner):
         self.mixer.enabled = self.hparams["mix_start"] <= epoch and (stop is None or epoch < stop)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        images, labels = batch
-        batches: Any = self.trainer.train_dataloader
-        mixed = self.mixer(images, labels, indices=batches.indices(index))
+        images, labels, indices = batch
+        mixed = self.mixer(images, labels, indices=indices)
         if self.watch is not None:
             self.watch(mixed)
         region_logits = None
@@ -133,7 +131,7 @@ class MixedClassifier(Learner):
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Loader 0 is the evaluation split, loader 1 a probe of unmixed training images."""
-        images, labels = batch
+        images, labels, _ = batch
         logits = self(images).float()
         if dataloader_idx == 1:
             self.acc_clean.update(logits, labels)

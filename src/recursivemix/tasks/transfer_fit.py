@@ -11,7 +11,7 @@ from typing import Any
 from lightning import Callback, seed_everything
 
 from recursivemix.data.annotated import DetectionData, SegmentationData
-from recursivemix.data.annotated_batches import Vary, VaryMap, VaryObjects
+from recursivemix.data.annotated_batches import DetectionTransform, JointTransform, SegmentationTransform
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.scenes import SIDE
 from recursivemix.data.open_annotated import open_detection, open_segmentation
@@ -93,7 +93,7 @@ def prepare(
     )
     data: DetectionData | SegmentationData
     module: TransferLearner
-    vary: Vary
+    transform: JointTransform
     truth: dict[str, Any] | None = None
     if isinstance(config, SegmentationSettings):
         data = open_segmentation(config.data, config.dataset)
@@ -110,7 +110,7 @@ def prepare(
             aux_weight=config.aux_weight,
             **_common(config, data, loaded),
         )
-        vary = VaryMap(size, flip_of(config, data), config.scales, config.color_jitter)
+        transform = SegmentationTransform(size, flip_of(config, data), config.scales, config.color_jitter)
     else:
         assert isinstance(config, DetectionSettings | InstanceSettings)
         instance = isinstance(config, InstanceSettings)
@@ -125,13 +125,13 @@ def prepare(
             depth=getattr(config, "depth", 1),
             **_common(config, data, loaded),
         )
-        vary = VaryObjects(flip_of(config, data))
+        transform = DetectionTransform(flip_of(config, data))
         truth = annotation_dict(data.evaluation, data)
     fresh = next(m for m in module.modules() if isinstance(m, Backbone))
     fresh.load_state_dict(loaded.backbone.state_dict())
     workers = config.workers if config.workers is not None else 0 if config.data is None else 2
     loaders: TransferLoaders = TransferLoaders(
-        data, vary, truth=truth, batch_size=config.batch_size, workers=workers, seed=config.seed
+        data, transform, truth=truth, batch_size=config.batch_size, workers=workers, seed=config.seed
     )
     rows = EpochRows(folder / "metrics.csv", type(module))
     purge = None if checkpoint is None else int(checkpoint["global_step"]) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recursivemix.data.annotated import DetectionData, SegmentationData
-from recursivemix.data.annotated_batches import AnnotatedEvaluation, AnnotatedTraining, Vary
+from recursivemix.data.annotated_batches import AnnotatedEvaluation, AnnotatedTraining, JointTransform
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.training.loaders import RunLoaders
 
@@ -15,7 +15,7 @@ class TransferLoaders(RunLoaders):
 
     Args:
         data: the images.
-        vary: what is done to a training image.
+        transform: applied to each training image and its target.
         truth: the evaluation's objects as COCO has them, for detection.
         batch_size: images a step, on each device.
         workers: processes that read images; 0 reads in the training process.
@@ -25,7 +25,7 @@ class TransferLoaders(RunLoaders):
     def __init__(
         self,
         data: DetectionData | SegmentationData,
-        vary: Vary,
+        transform: JointTransform,
         *,
         truth: dict[str, Any] | None = None,
         batch_size: int,
@@ -34,7 +34,7 @@ class TransferLoaders(RunLoaders):
     ) -> None:
         super().__init__()
         self.data = data
-        self.vary = vary
+        self.transform = transform
         self.truth = truth
         self.batch_size = batch_size
         self.workers = workers
@@ -53,7 +53,7 @@ class TransferLoaders(RunLoaders):
         batches: AnnotatedTraining[Any] = AnnotatedTraining(
             self.data.train,
             order,
-            self.vary,
+            self.transform,
             lambda: trainer.current_epoch,
             device=trainer.strategy.root_device,
             workers=self.workers,

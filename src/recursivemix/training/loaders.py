@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 
 from recursivemix.data.augment import Augmentation
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
-from recursivemix.data.images import ImageData, LabelledImages, StackedImages, Subset
+from recursivemix.data.images import ImageData, LabelledImages
 from recursivemix.data.names import Cache
 from recursivemix.data.order import TrainingOrder, evaluation_batches
-from recursivemix.models.create import SMALL_IMAGE
+from recursivemix.models import SMALL_IMAGE
 
 
 class RunLoaders(LightningDataModule):
@@ -23,6 +24,10 @@ class RunLoaders(LightningDataModule):
         super().__init__()
         self.first = 0
         """The step of its epoch that training begins with."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Keep the batch as it is: loaders put images and targets on the device, and indices on the CPU."""
+        return batch
 
     def fill_cache(self) -> None:
         """Read what is to be held in memory; before any step, so that a bad file is found first."""
@@ -108,11 +113,7 @@ class Loaders(RunLoaders):
     def val_dataloader(self) -> list[EvaluationBatches]:
         """The evaluation split, then the probe."""
         train = self.data.train
-        chosen = range(0, len(train), max(1, len(train) // self.probe))
-        probe: LabelledImages = Subset(train, chosen)
-        if self.hold:
-            assert isinstance(train, StackedImages)
-            probe = StackedImages(train.images[chosen], train.labels[chosen], "probe")
+        probe = train.select(torch.arange(0, len(train), max(1, len(train) // self.probe)))
         return [self.evaluation_dataloader(), self._evaluation(probe)]
 
     def evaluation_dataloader(self) -> EvaluationBatches:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.annotated import DetectionData, Objects
+from recursivemix.data.annotated_batches import AnnotatedBatch
 from recursivemix.mixing import DenseRecursiveMix, DenseTarget
 from recursivemix.tasks.backbone import BackboneSettings, new_backbone, prepare_norms
 from recursivemix.tasks.nomix import NoDenseMix
@@ -17,7 +18,7 @@ from .create import create_detector
 from .metrics import coco_metrics, detections_as_results
 from .names import Detector
 
-Batch = tuple[list[Tensor], list[Objects]]
+Batch = AnnotatedBatch[Objects]
 METRICS = ("ap", "ap50", "ap75", "aps", "apm", "apl")
 
 
@@ -82,7 +83,7 @@ class DetectionLearner(Learner):
         """AP of each class at the last evaluation."""
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        images, objects = batch
+        images, objects, _ = batch
         # A crowd is no object that could be learnt.
         own = [one if not one.crowd.any() else _without_crowd(one) for one in objects]
         pixels = [image.float() / 255 for image in images]
@@ -101,8 +102,8 @@ class DetectionLearner(Learner):
     def on_validation_epoch_start(self) -> None:
         self._results = []
 
-    def validation_step(self, batch: tuple[list[int], list[Tensor], list[Objects]], index: int) -> None:
-        indices, images, _ = batch
+    def validation_step(self, batch: Batch, index: int) -> None:
+        images, _, indices = batch
         if not images:
             return
         data = self._data()

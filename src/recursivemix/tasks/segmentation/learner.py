@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recursivemix.data.annotated_batches import resized
+from recursivemix.data.annotated_batches import AnnotatedBatch, resized
 from recursivemix.mixing import DenseRecursiveMix
 from recursivemix.tasks.backbone import BackboneSettings, new_backbone, prepare_norms
 from recursivemix.tasks.nomix import NoDenseMix
@@ -73,8 +73,8 @@ class SegmentationLearner(Learner):
         self.per_class: dict[str, float] = {}
         """IoU of each class at the last evaluation, in percent."""
 
-    def training_step(self, batch: tuple[list[Tensor], list[Tensor]], index: int) -> Tensor:
-        images, maps = torch.stack(batch[0]), torch.stack(batch[1])
+    def training_step(self, batch: AnnotatedBatch[Tensor], index: int) -> Tensor:
+        images, maps = torch.stack(batch.images), torch.stack(batch.targets)
         pixels = self.normalised(images)
         if isinstance(self.mixer, DenseRecursiveMix):
             mixed = self.mixer(pixels, maps)
@@ -100,8 +100,8 @@ class SegmentationLearner(Learner):
 
     # -- evaluation -----------------------------------------------------------------------------
 
-    def validation_step(self, batch: tuple[list[int], list[Tensor], list[Tensor]], index: int) -> None:
-        for image, label_map in zip(batch[1], batch[2], strict=True):
+    def validation_step(self, batch: AnnotatedBatch[Tensor], index: int) -> None:
+        for image, label_map in zip(batch.images, batch.targets, strict=True):
             self.overlap.update(self.predict_map(image), label_map)
 
     def on_validation_epoch_end(self) -> None:

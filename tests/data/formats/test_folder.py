@@ -15,17 +15,30 @@ from recursivemix.data.augment import (
     normalise,
     training_transform,
 )
+from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.formats.digits import digits
-from recursivemix.data.formats.folder import FolderImages, UnreadableImageError, hold_out, image_folder
-from recursivemix.data.images import denormalise
+from recursivemix.data.images import EncodedImages, ImageFiles, denormalise
+from recursivemix.data.open import open_data
+
+
+def image_folder(root, **options):
+    return open_data(root, "folder", **options)
+
+
+def paths_of(images):
+    return [Path(images.name(index)) for index in range(len(images))]
 
 
 def test_finds_splits_classes_and_size(image_root):
     data = image_folder(image_root)
     assert data.classes == ("blue", "green", "red")
     assert (len(data.train), len(data.evaluation), data.image_size, data.split) == (36, 15, 16, "val")
-    image, label = data.train[0]
-    assert (image.shape, image.dtype, label) == ((3, 16, 16), torch.uint8, 0)
+    assert (data.train[0].shape, data.train[0].dtype, data.train.size(0)) == (
+        (3, 16, 16),
+        torch.uint8,
+        (16, 16),
+    )
+    assert data.train.labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
 
 
 def test_test_split_stands_in_for_val(image_root):
@@ -37,19 +50,10 @@ def test_one_folder_is_split_by_class_and_always_alike(image_root):
     flat = image_root / "train"
     data, again, other = (image_folder(flat, val_split=0.25, seed=s) for s in (1, 1, 2))
     assert (len(data.train), len(data.evaluation), data.split) == (27, 9, "held out")
-    assert [label for _, label in data.evaluation.files] == [0] * 3 + [1] * 3 + [2] * 3
-    assert data.evaluation.files == again.evaluation.files
-    assert data.evaluation.files != other.evaluation.files
-    assert not set(data.train.files) & set(data.evaluation.files)
-
-
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
-def test_a_share_leaves_images_on_both_sides(share):
-    files = [(Path(str(i)), i % 2) for i in range(6)]
-    kept, held = hold_out(files, ("a", "b"), share, seed=0)
-    for part in (kept, held):
-        assert {label for _, label in part} == {0, 1}
-    assert sorted(kept + held) == sorted(files)
+    assert data.evaluation.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert paths_of(data.evaluation) == paths_of(again.evaluation)
+    assert paths_of(data.evaluation) != paths_of(other.evaluation)
+    assert not set(paths_of(data.train)) & set(paths_of(data.evaluation))
 
 
 def test_large_images_get_224_pixels(image_root):
@@ -66,13 +70,13 @@ def test_transforms_give_the_size_for_any_image(image_root, size):
     data = image_folder(image_root, image_size=size)
     for transform in (training_transform(augmentation_of(data)), evaluation_transform(size)):
         for index in range(len(data.train)):
-            image = transform(data.train[index][0])
+            image = transform(data.train[index])
             assert (image.shape, image.dtype) == ((3, size, size), torch.uint8)
 
 
 def test_denormalise_undoes_normalise(image_root):
     data = image_folder(image_root)
-    raw, _ = data.evaluation[0]
+    raw = data.evaluation[0]
     image = normalise(raw[None], colour_scale(data.mean, data.std, torch.device("cpu")))
     torch.testing.assert_close(denormalise(image, data.mean, data.std)[0], raw / 255, atol=1e-6, rtol=0)
 
@@ -81,13 +85,13 @@ def test_denormalise_undoes_normalise(image_root):
     ("spoil", "message"),
     [
         (lambda root: shutil.rmtree(root), "there is no folder"),
-        (lambda root: shutil.rmtree(root / "val"), "no val or test folder.*--val-split"),
+        (lambda root: shutil.rmtree(root / "val"), "no labelled val or test split.*--val-split"),
         (lambda root: [p.unlink() for p in (root / "train" / "red").iterdir()], "red holds no image"),
         (lambda root: shutil.rmtree(root / "val" / "red"), "only in train: red; only in val: none"),
         (lambda root: (root / "val" / "red").rename(root / "val" / "rot"), "only in val: rot"),
         (
             lambda root: [shutil.rmtree(root / "train" / name) for name in ("red", "green")],
-            "at least two classes, found only 'blue'",
+            "at least two classes, got only 'blue'",
         ),
     ],
 )
@@ -98,7 +102,7 @@ def test_an_unusable_folder_says_what_to_mend(image_root, spoil, message):
 
 
 def test_wrong_shares_are_named(image_root):
-    with pytest.raises(ValueError, match="has a val folder, so --val-split"):
+    with pytest.raises(ValueError, match="has a val split, so --val-split"):
         image_folder(image_root, val_split=0.2)
     with pytest.raises(ValueError, match=r"must be in \(0, 1\), got 1"):
         image_folder(image_root / "train", val_split=1)
@@ -111,20 +115,20 @@ def test_an_unreadable_image_names_its_file(tmp_path):
     for name, content in {"text.png": b"no image", "empty.jpg": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UnreadableImageError, match=name):
-            FolderImages([(tmp_path / name, 0)])[0]
+            EncodedImages(ImageFiles([tmp_path / name]), torch.zeros(1))[0]
     write_images(tmp_path, 1, size=(64, 64))
     cut = tmp_path / "cut.png"
     cut.write_bytes((tmp_path / "0.png").read_bytes()[:3000])
     with pytest.raises(UnreadableImageError, match=r"cut\.png"):
-        FolderImages([(cut, 0)])[0]
+        EncodedImages(ImageFiles([cut]), torch.zeros(1))[0]
 
 
 def test_an_unreadable_image_says_what_to_do(image_root):
     path = image_root / "train" / "red" / "0.png"
     path.write_bytes(b"no image")
     data = image_folder(image_root, image_size=16)
-    bad = data.train.files.index((path, 2))
-    with pytest.raises(UnreadableImageError, match=r"0\.png: in no image format .*; mend .* --skip-bad"):
+    bad = paths_of(data.train).index(path)
+    with pytest.raises(UnreadableImageError, match=r"0\.png: unknown image format; fix .* --skip-bad"):
         data.train[bad]
 
 
@@ -151,7 +155,7 @@ def test_bad_files_are_left_out_of_both_splits(image_root):
     for part, before, path in zip(
         (data.train, data.evaluation), (whole.train, whole.evaluation), bad, strict=True
     ):
-        assert part.files == [file for file in before.files if file[0] != path]
+        assert paths_of(part) == [file for file in paths_of(before) if file != path]
     assert [text.partition(": ")[0] for text in data.skipped] == [str(path) for path in bad]
     assert all(text.partition(": ")[2] for text in data.skipped)
 
@@ -161,12 +165,13 @@ def test_bad_files_are_left_out_before_a_share_is_held_out(image_root):
     spoil(flat / "green" / "3.png")
     data = image_folder(flat, val_split=0.25, skip_bad=True)
     assert (len(data.train), len(data.evaluation), len(data.skipped)) == (26, 9, 1)
-    assert flat / "green" / "3.png" not in {path for path, _ in data.train.files + data.evaluation.files}
+    assert flat / "green" / "3.png" not in paths_of(data.train) + paths_of(data.evaluation)
 
 
 def test_good_files_are_all_kept(image_root):
     data, plain = image_folder(image_root, skip_bad=True), image_folder(image_root)
-    assert (data.train.files, data.evaluation.files) == (plain.train.files, plain.evaluation.files)
+    for part, expected in ((data.train, plain.train), (data.evaluation, plain.evaluation)):
+        assert paths_of(part) == paths_of(expected)
     assert data.skipped == plain.skipped == ()
 
 
@@ -174,7 +179,7 @@ def test_good_files_are_all_kept(image_root):
 def test_a_class_of_bad_files_alone_is_refused(image_root, split):
     spoil(*(image_root / split / "green").iterdir())
     with pytest.raises(
-        ValueError, match=rf"no image of the class 'green' can be read.*first is .*{split}/green/0\.png: "
+        ValueError, match=rf"leaves no image of the class 'green'.*first is .*{split}/green/0\.png: "
     ):
         image_folder(image_root, skip_bad=True)
 
@@ -193,6 +198,6 @@ def test_digits_are_split_once_and_for_all():
 def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     ramp = torch.arange(0, 65536, 64, dtype=torch.int32).view(32, 32)
     Image.fromarray(ramp.numpy().astype("uint16")).save(tmp_path / "ramp.png")
-    image, _ = FolderImages([(tmp_path / "ramp.png", 0)])[0]
+    image = EncodedImages(ImageFiles([tmp_path / "ramp.png"]), torch.zeros(1))[0]
     assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
     torch.testing.assert_close(image[0].int(), ramp // 257)

@@ -50,11 +50,11 @@ def test_what_is_wrong(tmp_path):
         _ = open_ade20k(folder).train[1]
     folder = write(tmp_path / "b")
     Image.new("RGB", (8, 6)).save(folder / "annotations" / "training" / "0.png")
-    with pytest.raises(AnnotationError, match="mode RGB"):
+    with pytest.raises(AnnotationError, match="colour mode RGB"):
         _ = open_ade20k(folder).train[0]
     folder = write(tmp_path / "c")
     Image.new("L", (8, 7)).save(folder / "annotations" / "training" / "0.png")
-    with pytest.raises(AnnotationError, match="is 8x7, its image 8x6"):
+    with pytest.raises(AnnotationError, match="is 8x7, but its image is 8x6"):
         _ = open_ade20k(folder).train[0]
     folder = write(tmp_path / "d")
     (folder / "annotations" / "validation" / "1.png").unlink()
@@ -66,7 +66,7 @@ def test_what_is_wrong(tmp_path):
         open_ade20k(folder)
     with pytest.raises(ValueError, match="there is no folder"):
         open_ade20k(tmp_path)
-    with pytest.raises(ValueError, match="no label maps in a layout"):
+    with pytest.raises(ValueError, match="no label maps in a known layout"):
         open_segmentation(tmp_path)
 
 

@@ -151,30 +151,33 @@ def test_back_to_cocos_form(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "can't be read as JSON"),
+        ("{", "is not JSON"),
         ("[]", "has no list of images"),
         (changed(("annotations",), ...), "has no list of annotations"),
         (changed(("images",), []), "has no images"),
         (changed(("categories",), []), "has no categories"),
-        (changed(("images", 0, "id"), 2), "two images have one id"),
+        (changed(("images", 0, "id"), 2), "two images have the same id"),
         (changed(("images", 0, "width"), ...), "image 5 must have a width"),
         (changed(("images", 1, "file_name"), ...), "image 2 has no file_name"),
         (changed(("images", 1, "file_name"), "z.png"), r"lacks 1 of 3 images .*: 2 \(z.png\)"),
         (changed(("annotations", 1, "id"), 1), "two annotations have the id 1"),
-        (changed(("annotations", 1, "id"), ...), "an annotation has no id"),
-        (changed(("annotations", 1, "image_id"), 77), "annotation 2 is of image 77"),
-        (changed(("annotations", 1, "category_id"), 1), "annotation 2 is of category 1"),
-        (changed(("annotations", 0, "bbox"), [1, 2, 3]), "annotation 1 must have a bbox of four numbers"),
+        (changed(("annotations", 1, "id"), ...), "an entry of annotation has no id"),
+        (changed(("annotations", 1, "image_id"), 77), "annotation 2 has the image_id 77"),
+        (changed(("annotations", 1, "category_id"), 1), "annotation 2 has the category_id 1"),
+        (
+            changed(("annotations", 0, "bbox"), [1, 2, 3]),
+            "annotation 1 must have a bbox of four finite numbers",
+        ),
         (changed(("annotations", 0, "bbox"), [1, 2, 3, "4"]), "annotation 1 must have a bbox"),
         (changed(("annotations", 0, "bbox"), [1, 2, 3, float("nan")]), "annotation 1 must have a bbox"),
         (changed(("annotations", 0, "bbox"), [1, 2, -3, 4]), "annotation 1 has a bbox of negative size"),
         (changed(("categories", 0, "id"), 4), "two categories have the id 4"),
         (changed(("annotations", 0, "segmentation"), ...), "annotation 1 has no segmentation"),
-        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4]]), "annotation 1: a polygon must have"),
-        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, 6, 7]]), "a polygon must have"),
+        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4]]), "annotation 1: a polygon needs"),
+        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, 6, 7]]), "a polygon needs"),
         (changed(("annotations", 0, "segmentation"), "x"), "neither polygons nor run lengths"),
         (changed(("annotations", 2, "segmentation", "size"), [40, 30]), "annotation 4: its run lengths"),
-        (changed(("annotations", 2, "segmentation", "counts"), [1, 2]), "annotation 4: .* of 3 pixels"),
+        (changed(("annotations", 2, "segmentation", "counts"), [1, 2]), "annotation 4: .* cover 3 pixels"),
         (changed(("annotations", 2, "segmentation", "counts"), ...), "annotation 4: .* no counts"),
     ],
 )
@@ -187,7 +190,7 @@ def test_what_is_wrong(content, words, tmp_path):
 
 def test_an_image_of_another_size(tmp_path):
     data = open_coco(write(tmp_path, train=changed(("images", 0, "width"), 41)))
-    with pytest.raises(AnnotationError, match=r"image 5 is said to be 41x30, but .* is 40x30"):
+    with pytest.raises(AnnotationError, match=r"image 5 is annotated as 41x30, but .* is 40x30"):
         _ = data.train[0]
 
 
@@ -201,7 +204,7 @@ def test_a_split_that_is_not_there(tmp_path):
     (tmp_path / "annotations" / "val.json").unlink()
     with pytest.raises(ValueError, match=r"has no val.json or test.json"):
         open_coco(tmp_path)
-    with pytest.raises(ValueError, match="no boxes in a layout"):
+    with pytest.raises(ValueError, match="no boxes in a known layout"):
         open_detection(tmp_path / "train")
 
 
