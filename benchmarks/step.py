@@ -26,7 +26,8 @@ from torch import Tensor
 import recursivemix
 from recursivemix import Mixer, RecursiveMix, RegionModel
 from recursivemix.models.create import SMALL_IMAGE, create_model
-from recursivemix.report.records import environment, write_json
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 from timing import (
     add_options,
     paired_ratio,

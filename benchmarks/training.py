@@ -46,7 +46,8 @@ from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD, ImageData, Sta
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
 from recursivemix.models.create import SMALL_IMAGE, create_model
-from recursivemix.report.records import environment, write_json
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
 from trainer_speed import trainer_speed
 

@@ -11,9 +11,7 @@ import dataclasses
 import inspect
 import itertools
 import json
-import math
 import re
-import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -24,10 +22,9 @@ from typing import Any, TypeVar
 
 EXTRA = "pip install 'recursivemix[train]'"
 try:
-    import torch
     import yaml
     from jsonargparse import ArgumentParser, Namespace
-    from lightning import Trainer
+    from lightning import Callback, Trainer
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
     from rich.markup import escape
@@ -53,19 +50,19 @@ try:
     from recursivemix.explain.studio import serve
     from recursivemix.export.export import export_checkpoint
     from recursivemix.models.checkpoint_file import CheckpointError
-    from recursivemix.models.region import RegionModel
     from recursivemix.recipes import read_recipe, recipe_names
     from recursivemix.report.predictions import write_predictions
-    from recursivemix.report.records import environment, write_json, write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
-    from recursivemix.tasks.classification_fit import FitConfig, FitRun, prepare
-    from recursivemix.tasks.transfer_fit import TASKS, TransferRun
-    from recursivemix.tasks.transfer_fit import prepare as prepare_transfer
+    from recursivemix.tasks import METRIC_NAMES, settings_class
+    from recursivemix.tasks.settings import ClassificationSettings
     from recursivemix.tasks.transfer_predict import predict
-    from recursivemix.tasks.transfer_settings import METRIC_NAMES
+    from recursivemix.training.atomic_write import write_json, write_text
     from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
     from recursivemix.training.commands import GridStoppedError
-    from recursivemix.training.run import PreparedRun, Result, fit
+    from recursivemix.training.environment import environment
+    from recursivemix.training.fit import fit
+    from recursivemix.training.prepare import PreparedRun, prepare
+    from recursivemix.training.record import Result, finite
 except ImportError as error:  # the library itself needs torch alone
     sys.exit(f"recursivemix: error: the command line needs {error.name}: {EXTRA}")
 
@@ -101,6 +98,7 @@ EXAMPLES = """examples:
 TABLES = {"json": as_json, "csv": as_csv, "latex": as_latex}
 """Formats of `run_report`."""
 T = TypeVar("T")
+TRANSFERS = ("detection", "instance", "segmentation")
 RESUME = ("resume", "resume_changed", "recipe", "config")
 """Options that lead to settings and are none."""
 HARMLESS = (
@@ -154,7 +152,7 @@ def make_parser() -> tuple[DashedParser, dict[str, DashedParser]]:
         usage="recursivemix fit [options]", description="Train a network on mixed batches."
     )
     add_run_options(train)
-    train.add_class_arguments(FitConfig, as_group=False)
+    train.add_class_arguments(ClassificationSettings, as_group=False)
     train.add_class_arguments(Trainer, "trainer", instantiate=False)
     test = DashedParser(
         usage="recursivemix test --checkpoint CHECKPOINT [options]",
@@ -265,12 +263,12 @@ def add_transfer_commands(parser: DashedParser) -> dict[str, DashedParser]:
         "compare": "backbones of several methods, each transferred, on one page",
     }
     commands = {}
-    for name, config in TASKS.items():
+    for name in TRANSFERS:
         command = DashedParser(
             usage=f"recursivemix transfer {name} [options]", description=f"Train for {helps[name]}."
         )
         add_run_options(command)
-        command.add_class_arguments(config, as_group=False)
+        command.add_class_arguments(settings_class(name), as_group=False)
         command.add_class_arguments(Trainer, "trainer", instantiate=False)
         commands[name] = command
     commands["predict"] = DashedParser(
@@ -313,11 +311,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, commands = make_parser()
     words = written_out(sys.argv[1:] if arguments is None else arguments)
     runs: dict[str, Callable[[DashedParser, Namespace], None]] = {
-        "fit": run_fit,
+        "fit": partial(run_task, "classification"),
         "test": run_test,
         "evaluate": run_evaluate,
         "compare": run_compare,
-        **{f"transfer {task}": partial(run_transfer, task) for task in TASKS},
+        **{f"transfer {task}": partial(run_task, task) for task in TRANSFERS},
         "transfer predict": run_predict,
         "transfer compare": run_transfer_compare,
         "report": run_report,
@@ -351,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def written_out(arguments: Sequence[str]) -> list[str]:
     """Options with underscores; ``--compile`` and ``--no-compile`` with the value that they stand for."""
     words = [_underscored(word) for word in arguments]
-    settings = [*dataclasses.fields(FitConfig), *dataclasses.fields(CompareConfig)]
+    settings = [*dataclasses.fields(ClassificationSettings), *dataclasses.fields(CompareConfig)]
     flags = {f"--{item.name}" for item in settings if item.type == "bool"}
     flags |= {"--allow_mismatch", "--flip"}
     for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:])):
@@ -368,7 +366,7 @@ def expanded(words: list[str]) -> list[str]:
         return gathered(words, ("--checkpoint", "--classes"))
     command = words[: 2 if words[:1] == ["transfer"] else 1]
     task = command[-1] if command else ""
-    if command != ["fit"] and task not in TASKS:
+    if command != ["fit"] and task not in TRANSFERS:
         return words
     options = words[len(command) :]
     resume, recipe = value_of(words, "--resume"), value_of(words, "--recipe")
@@ -456,27 +454,26 @@ def changed_settings(parser: DashedParser, settings: Namespace, resume: Path) ->
     return changes
 
 
-def run_fit(parser: DashedParser, settings: Namespace) -> None:
-    """Train, and leave a run folder behind; or nothing, if the run can't begin."""
+def run_task(task: str, parser: DashedParser, settings: Namespace) -> None:
+    """Train, and leave a run folder behind; or nothing, if the run cannot start."""
     resume, changed = resumed_from(parser, settings)
     gallery = MixedBatchGallery()
+    callbacks: list[Callback] = [gallery] if task == "classification" else []
     try:
-        config, options = chosen_settings(parser, settings, FitConfig)
-        run = prepare(config, [gallery], options, resume, changed)
+        config, options = chosen_settings(parser, settings, settings_class(task))
+        run = prepare(config, callbacks, options, resume, changed)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
-    if not run.trainer.is_global_zero:
-        follow(run)
-        return
-    where = begin(run, parser, settings)
-    if run.data.skipped:
-        write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
-        print(f"unreadable and left out: {len(run.data.skipped)}, see {run.folder / 'skipped.txt'}")
-    if resume is None:
-        gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
+    for note in run.learner.notes if run.trainer.is_global_zero else ():
+        print(note)
+    if task == "classification" and run.trainer.is_global_zero and resume is None:
+        colors = run.learner.hparams["data"]
+        gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, colors["mean"], colors["std"])
     result = train(run)
-    config_json = parser.dump(settings, format="json")
-    write_json(run.folder / "record.json", fit_record(run, result, where, config_json))
+    if result is None:
+        return
+    if task != "classification":
+        write_predictions(run.learner, run.data, run.folder / "predictions.png")  # type: ignore[arg-type]
     print_result(run, result)
 
 
@@ -499,79 +496,39 @@ def resumed_from(parser: DashedParser, settings: Namespace) -> tuple[Path | None
 
 
 def chosen_settings(parser: DashedParser, settings: Namespace, kind: type[T]) -> tuple[T, dict[str, Any]]:
-    """The settings of a run, checked, and those of Lightning's Trainer that are not its defaults."""
+    """Return the settings of a run, and the options of Lightning's Trainer that are not its defaults."""
     defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
     chosen = parser.instantiate(settings)
-    options = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
+    plain = settings.trainer.as_dict()
+    options = {name: value for name, value in plain.items() if value != defaults[name]}
     fields: Any = kind
     return kind(**{field.name: chosen[field.name] for field in dataclasses.fields(fields)}), options
 
 
-def begin(
-    run: PreparedRun[Any, Any, Any, Any], parser: DashedParser, settings: Namespace
-) -> dict[str, Any]:
-    """Make the run's folder with its settings; says where it runs, as long as no file has changed."""
-    where = environment(gpu=run.config.device != "cpu")
+def train(run: PreparedRun) -> Result | None:
+    """Fit; turn failures into one-line errors. Return None on processes other than the first."""
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", parser.dump(settings, skip_unset=False))
-    except OSError as error:
-        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
-    return where
-
-
-def follow(run: PreparedRun[Any, Any, Any, Any]) -> None:
-    """`fit` on a process that is not the first, which tells of what happens."""
-    try:
-        fit(run)
-    except (StoppedError, NonFiniteLossError, CheckpointError):
-        return  # happens to all of them; the first one's exit code counts
-    except (UnreadableImageError, AnnotationError, MisconfigurationException) as error:
-        raise UsageError(one_line(error)) from error
-
-
-def train(run: PreparedRun[Any, Any, Any, Any], command: str = "fit") -> Result:
-    """`fit`, with what may happen told in one line; a run that kept nothing leaves nothing."""
-    try:
-        return fit(run)
-    except BaseException as error:
-        started = any((run.folder / "checkpoints").glob("*.ckpt"))
-        if not started and run.resume is None:
-            shutil.rmtree(run.folder, ignore_errors=True)
-        go_on = (
-            f"go on with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
-        )
+        result = fit(run)
+        return result if run.trainer.is_global_zero else None
+    except (StoppedError, NonFiniteLossError, CheckpointError) as error:
+        if not run.trainer.is_global_zero:
+            return None  # raised on all processes; the first one reports it
         if isinstance(error, StoppedError):
-            raise Interrupted(f"{error}; {go_on}") from error
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
-            raise Interrupted(f"interrupted; {go_on}") from error
-        if isinstance(error, (UnreadableImageError, AnnotationError, MisconfigurationException)):
-            raise UsageError(one_line(error)) from error
-        if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
-            raise Failed(one_line(error)) from error
-        raise
-
-
-def run_transfer(task: str, parser: DashedParser, settings: Namespace) -> None:
-    """Train on boxes, masks or label maps, and leave a run folder behind."""
-    resume, changed = resumed_from(parser, settings)
-    if Path(settings.backbone).exists():
-        settings.backbone = str(Path(settings.backbone).absolute())
-    try:
-        config, options = chosen_settings(parser, settings, TASKS[task])
-        run, loaded = prepare_transfer(config, [], options, resume, changed)
-    except ValueError as error:
+            raise Interrupted(f"{error}; {resume_hint(run)}") from error
+        raise Failed(one_line(error)) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+        raise Interrupted(f"interrupted; {resume_hint(run)}") from error
+    except (UnreadableImageError, AnnotationError, MisconfigurationException, ValueError) as error:
         raise UsageError(one_line(error)) from error
-    if not run.trainer.is_global_zero:
-        follow(run)
-        return
-    print(f"backbone: {loaded}")
-    where = begin(run, parser, settings)
-    result = train(run, f"transfer {task}")
-    record = transfer_record(run, result, where, task, parser.dump(settings, format="json"))
-    write_json(run.folder / "record.json", record | {"backbone": loaded.origin})
-    write_predictions(run.module, run.data, run.folder / "predictions.png")
-    print_transfer(run, result, task)
+    except OSError as error:
+        raise Failed(one_line(error)) from error
+
+
+def resume_hint(run: PreparedRun) -> str:
+    """Return how to resume a run, if it has a checkpoint."""
+    if not any((run.folder / "checkpoints").glob("*.ckpt")):
+        return "nothing was kept"
+    return f"go on with: recursivemix {run.task.command} --resume {run.folder}"
 
 
 def run_predict(parser: DashedParser, settings: Namespace) -> None:
@@ -797,134 +754,25 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def fit_record(run: FitRun, result: Result, where: dict[str, Any], config: str) -> dict[str, Any]:
-    """All that a comparison or a reader needs to know of a run, and to repeat it."""
-    return {
-        "kind": "fit",
-        **where,
-        "seed": run.config.seed,
-        "config": json.loads(config),
-        "precision": str(run.trainer.precision),
-        "data": {
-            "train_images": len(run.data.train),
-            "evaluation_images": result.evaluated,
-            "evaluation_split": run.data.split,
-            "classes": len(run.data.classes),
-            "image_size": run.data.image_size,
-        },
-        "acc1_last": result.last,
-        "acc1_best": result.best,
-        "best_epoch": result.best_epoch,
-        "seconds": result.seconds,
-        "resumed_at_steps": run.rows.resumed_at,
-        "images_per_second": round(result.images_per_second, 1),
-        "peak_memory_bytes": peak_memory(run),
-        "parameters": parameters(run),
-        "mixer_stats": run.module.mixer.stats,
-        "feature_map": feature_map(run),
-        "epochs": result.rows,
-    }
-
-
-def transfer_record(
-    run: TransferRun, result: Result, where: dict[str, Any], task: str, config: str
-) -> dict[str, Any]:
-    """All that a comparison or a reader needs to know of a transfer run, and to repeat it."""
-    module = run.module
-    last = result.rows[-1]
-    return {
-        "kind": f"transfer {task}",
-        **where,
-        "seed": run.config.seed,
-        "config": json.loads(config),
-        "precision": str(run.trainer.precision),
-        "data": {
-            "name": module.hparams["data"]["name"],
-            "train_images": len(run.data.train),
-            "evaluation_images": result.evaluated,
-            "evaluation_split": run.data.split,
-            "classes": list(run.data.classes),
-        },
-        "score": module.score,
-        "score_last": result.last,
-        "score_best": result.best,
-        "best_epoch": result.best_epoch,
-        "metrics": {name: finite(last.get(name)) for name in module.evaluated},
-        "per_class": {name: finite(value) for name, value in module.per_class.items()},
-        "seconds": result.seconds,
-        "resumed_at_steps": run.rows.resumed_at,
-        "images_per_second": round(result.images_per_second, 2),
-        "peak_memory_bytes": peak_memory(run),
-        "parameters": sum(p.numel() for p in module.network.parameters()),
-        "mixer_stats": getattr(module.mixer, "stats", {}),
-        "epochs": [{name: finite(value) for name, value in row.items()} for row in result.rows],
-    }
-
-
-def finite(value: float | None) -> float | None:
-    """A number that JSON has; None where nothing could be measured, such as AP of large objects that
-    there are none of."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def print_transfer(run: TransferRun, result: Result, task: str) -> None:
-    """The short table at the end of a transfer run."""
-    table = Table(title=f"{task}, {run.module.hparams['model']}", show_header=False)
+def print_result(run: PreparedRun, result: Result) -> None:
+    """Print the metrics of the last epoch, the best score, and what the run took."""
+    learner, last = run.learner, result.rows[-1]
+    table = Table(title=f"{learner.hparams['model']}, {run.settings.mixer}", show_header=False)
     table.add_column()
-    table.add_column(overflow="fold")
-    for name in run.module.evaluated:
-        value = finite(result.rows[-1].get(name))
-        table.add_row(f"{METRIC_NAMES[name]}, last epoch", "-" if value is None else f"{value:.2f}")
-    table.add_row("best epoch", f"{result.best:.2f} (epoch {result.best_epoch})")
-    table.add_row("images", f"{result.evaluated} ({run.data.split})")
+    table.add_column(overflow="fold")  # show paths in full
+    name = METRIC_NAMES[result.score]
+    images = f"{result.evaluated} images ({run.data.split})"
+    table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
+    table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
+    for metric in learner.evaluated:
+        value = finite(last.get(metric))
+        if metric != result.score:
+            table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}")
     table.add_row("time", f"{result.seconds:.1f} s")
     table.add_row("training speed", f"{result.images_per_second:,.1f} images/s")
-    table.add_row("run folder", str(result.folder))
-    Console().print(table)
-
-
-def peak_memory(run: PreparedRun[Any, Any, Any, Any]) -> int | None:
-    """The most memory that training took: the GPU's, or else this whole process's, where that is known."""
-    if run.trainer.strategy.root_device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB elsewhere
-
-
-def parameters(run: FitRun) -> dict[str, int]:
-    """How many numbers are trained, and how many of them a prediction needs."""
-    network = run.module.network
-    backbone = network.backbone if isinstance(network, RegionModel) else network
-    count = {"training": network, "inference": backbone}
-    return {name: sum(p.numel() for p in module.parameters()) for name, module in count.items()}
-
-
-def feature_map(run: FitRun) -> str | None:
-    """What the region head sees, in words; None where there is none."""
-    network = run.module.network
-    if not isinstance(network, RegionModel):
-        return None
-    found = network.feature_map
-    return f"{found.name} ({found.layout}, {found.channels} channels)"
-
-
-def print_result(run: FitRun, result: Result) -> None:
-    """The short table at the end of a run."""
-    table = Table(title=f"{run.config.model}, {run.config.mixer}", show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")  # a path is only of use whole
-    table.add_row(
-        "accuracy, last epoch", f"{result.last:.2f} % of {result.evaluated} images ({run.data.split})"
-    )
-    table.add_row("accuracy, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
-    table.add_row("time", f"{result.seconds:.1f} s")
-    table.add_row("training speed", f"{result.images_per_second:,.0f} images/s")
-    if feature_map(run) is not None:
-        table.add_row("regions seen on", feature_map(run))
+    feature_map = learner.record().get("feature_map")
+    if feature_map is not None:
+        table.add_row("regions seen on", feature_map)
     table.add_row("run folder", str(result.folder))
     Console().print(table)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from recursivemix.compare import transfer_compare as transfer
 
+from recursivemix.compare import transfer_compare as transfer
 from recursivemix.compare.collect import collect
 from recursivemix.compare.compare import COMPARISON
 from recursivemix.compare.grid import CompareConfig, jobs_of

@@ -8,7 +8,8 @@ import torch
 
 from recursivemix.compare.estimate import Pace, epochs_in_budget, grid_seconds
 from recursivemix.compare.grid import CompareConfig, budget_seconds, jobs_of, open_grid
-from recursivemix.tasks.classification_fit import FitConfig, prepare
+from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.prepare import prepare
 
 TWO = CompareConfig(
     mixers="none,recursivemix",
@@ -48,10 +49,10 @@ def test_a_seed_gives_every_method_the_same_weights_order_and_split(image_root, 
         runs = {}
         for label in config.labels:
             run = prepare(config.run_config(label, seed, out=tmp_path / f"{label}{seed}"), [], {})
-            network = getattr(run.module.network, "backbone", run.module.network)
+            network = getattr(run.learner.network, "backbone", run.learner.network)
             names = [run.data.train.name(i) for i in range(len(run.data.train))]
             held = [run.data.evaluation.name(i) for i in range(len(run.data.evaluation))]
-            runs[label] = (network.state_dict(), names, held, run.loaders.seed)
+            runs[label] = (network.state_dict(), names, held, run.loaders.settings.seed)
         weights, *others = runs["none"]
         for label in ("cutmix", "recursivemix"):
             other_weights, *same = runs[label]
@@ -120,4 +121,4 @@ def test_the_budget_decides_the_epochs():
 
 
 def test_a_run_is_a_fit_config():
-    assert isinstance(TWO.run_config("gentle", 1), FitConfig)
+    assert isinstance(TWO.run_config("gentle", 1), ClassificationSettings)

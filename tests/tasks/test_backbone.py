@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from recursivemix.cli import main
-from recursivemix.tasks.backbone import Backbone, load_backbone, new_backbone, prepare_norms
+from recursivemix.tasks.backbone import Backbone, new_backbone, prepare_norms
+from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.measure import load_checkpoint
 
 MODELS = {
@@ -65,7 +66,7 @@ def test_maps_are_the_networks_own():
 
 def test_a_checkpoint_of_fit(run):
     loaded = load_backbone(str(run / "checkpoints" / "last.ckpt"))
-    assert (loaded.model, loaded.matched, loaded.image_size) == ("resnet20", loaded.total, 32)
+    assert (loaded.model, loaded.matched, loaded.settings["image_size"]) == ("resnet20", loaded.total, 32)
     module = load_checkpoint(run / "checkpoints" / "last.ckpt")
     trained = module.network.backbone
     own = loaded.backbone.network.state_dict()
@@ -105,7 +106,7 @@ def test_a_file_that_does_not_say_its_network(tmp_path):
     ("source", "words"),
     [
         ("nowhere/last.ckpt", "there is no file"),
-        ("resnetty", "no file and no timm model"),
+        ("resnetty", "neither a file nor a timm model"),
         ("resnet18", "add --download"),
     ],
 )

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import yaml
-from recursivemix.compare import transfer_compare as comparing
 
 from recursivemix.cli import main
+from recursivemix.compare import transfer_compare as comparing
 from recursivemix.compare.transfer_compare import COMPARISON, PAGE, TransferCompareConfig, compare, rebuild
 from recursivemix.training.commands import beside
 

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from recursivemix.data.images import ImageData
-from recursivemix.report.records import environment, write_json, write_text
+from recursivemix.training.atomic_write import write_json, write_text
+from recursivemix.training.environment import environment
 
 from .collect import collect, config_values
 from .estimate import Pace, epochs_in_budget, grid_seconds, measure

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from recursivemix.tasks.classification_fit import FitRun, prepare
-from recursivemix.training.run import fit
+from recursivemix.tasks.classification import PROBE
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import PreparedRun, prepare
 
 from .grid import CompareConfig, budget_seconds
 
@@ -116,7 +117,7 @@ def _pace(config: CompareConfig, label: str) -> Pace:
         run = prepare(run_config, [clock], options)
         fit(run)
     step, batch = _median_gap(clock.training[WARM_UP:]), _median_gap(clock.evaluation)
-    steps = run.loaders.training.order.steps if run.loaders.training else 1
+    steps = run.learner.order().steps
     # Reading the data was part of what was measured here, and belongs to every run.
     elapsed = time.perf_counter() - start
     reading = max(0.0, elapsed - len(clock.training) * step - len(clock.evaluation) * batch)
@@ -127,17 +128,17 @@ def _pace(config: CompareConfig, label: str) -> Pace:
     )
 
 
-def _evaluation_batches(run: FitRun) -> int:
+def _evaluation_batches(run: PreparedRun) -> int:
     """Batches of an epoch's evaluation: the split and the probe of training images."""
-    size = run.config.batch_size
-    return -(-len(run.data.evaluation) // size) + -(-run.loaders.probe // size)
+    size = run.settings.batch_size
+    return -(-len(run.data.evaluation) // size) + -(-PROBE // size)
 
 
-def _worth(run: FitRun, config: CompareConfig, batch: float) -> float:
+def _worth(run: PreparedRun, config: CompareConfig, batch: float) -> float:
     """Seconds of `evaluate_checkpoint`."""
     images = min(config.images, len(run.data.evaluation))
     passes = EVALUATION_PASSES * 2.5 * images + len(run.data.evaluation)
-    return passes / run.config.batch_size * batch
+    return passes / run.settings.batch_size * batch
 
 
 def _median_gap(times: list[float]) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from recursivemix.report.records import write_json
+from recursivemix.training.atomic_write import write_json
 from recursivemix.training.commands import Start, beside, check_code, run_all
 
 from .grid import Job

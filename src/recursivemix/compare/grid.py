@@ -15,7 +15,8 @@ from recursivemix.data.images import ImageData
 from recursivemix.data.names import Source
 from recursivemix.mixing import MIXERS, create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.tasks.classification_fit import FitConfig, as_words, open_run_data
+from recursivemix.tasks.classification import open_images
+from recursivemix.tasks.settings import ClassificationSettings, undo_yaml_coercion
 
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "model", "epochs", "seed", "out", "mixer")
@@ -80,7 +81,7 @@ class CompareConfig:
             raise ValueError("--address is that of a Ray cluster: add --executor ray")
         if self.baseline is not None and self.baseline not in self.labels:
             raise ValueError(f"--baseline must be one of {', '.join(self.labels)}, got {self.baseline!r}")
-        fields = {item.name for item in dataclasses.fields(FitConfig)}
+        fields = {item.name for item in dataclasses.fields(ClassificationSettings)}
         for name in self.settings:
             if name in FIXED:
                 raise ValueError(
@@ -127,23 +128,23 @@ class CompareConfig:
         return {"mixer": label} | self.methods.get(label, {})
 
     def run_settings(self, label: str, seed: int) -> dict[str, Any]:
-        """The settings of one run, for `FitConfig` or a YAML file; ``out`` left out.
+        """The settings of one run, for `ClassificationSettings` or a YAML file; ``out`` left out.
 
         Everything but the method's own is the same for one seed: weights, order, split.
         """
         own = {"model": self.model, "epochs": self.epochs or 30, "seed": seed}
         if self.data is not None:
             own |= {"data": str(self.data), "dataset": self.dataset}
-        return as_words(own | self.settings | self.method(label))
+        return undo_yaml_coercion(own | self.settings | self.method(label))
 
-    def run_config(self, label: str, seed: int, **others: Any) -> FitConfig:
-        """The same as a `FitConfig`; raises ValueError for values that `fit` refuses."""
+    def run_config(self, label: str, seed: int, **others: Any) -> ClassificationSettings:
+        """The same as a `ClassificationSettings`; raises ValueError for values that `fit` refuses."""
         settings = self.run_settings(label, seed) | others
         settings.pop("trainer", None)  # Lightning's own, which a run checks
         check_types(settings)
         if "data" in settings:
             settings["data"] = Path(settings["data"])
-        return FitConfig(**settings)
+        return ClassificationSettings(**settings)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def open_grid(config: CompareConfig) -> ImageData:
     Raises:
         ValueError: data, a model or an option that can't be used.
     """
-    data = open_run_data(config.run_config(config.labels[0], 0))
+    data = open_images(config.run_config(config.labels[0], 0))
     for label in config.labels:
         method = config.run_config(label, 0)
         network = create_model(method.model, len(data.classes), data.image_size)
@@ -190,7 +191,7 @@ def open_grid(config: CompareConfig) -> ImageData:
 
 
 def check_types(settings: dict[str, Any]) -> None:
-    """Raise ValueError for a value of another type than a setting of `FitConfig` has."""
+    """Raise ValueError for a value of another type than a setting of `ClassificationSettings` has."""
     plain = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
     try:
         _parser().parse_object(plain)
@@ -202,7 +203,7 @@ def check_types(settings: dict[str, Any]) -> None:
 def _parser() -> ArgumentParser:
     """Of the settings of a run."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(FitConfig, as_group=False)
+    parser.add_class_arguments(ClassificationSettings, as_group=False)
     return parser
 
 

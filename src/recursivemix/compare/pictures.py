@@ -17,8 +17,8 @@ from recursivemix.data.images import ImageData, LabelledImages, Subset, denormal
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
-from recursivemix.report.records import write_json
 from recursivemix.tasks.measure import load_checkpoint
+from recursivemix.training.atomic_write import write_json
 
 from .execute import LAST
 from .grid import CompareConfig

@@ -22,15 +22,14 @@ import yaml
 from PIL import Image
 
 from recursivemix.mixing import MIXERS
-from recursivemix.report.records import environment, write_json, write_text
 from recursivemix.report.statistics import compare_all, estimate
 from recursivemix.report.table import settled
 from recursivemix.report.words import interval, listed
-from recursivemix.tasks.classification_fit import as_words
-from recursivemix.tasks.transfer_fit import TASKS
-from recursivemix.tasks.transfer_settings import METRIC_NAMES
+from recursivemix.tasks import METRIC_NAMES, settings_class
+from recursivemix.tasks.settings import undo_yaml_coercion
+from recursivemix.training.atomic_write import atomic_write, write_json, write_text
 from recursivemix.training.commands import Start, beside, check_code, run_all
-from recursivemix.training.whole import written_whole
+from recursivemix.training.environment import environment
 
 from .transfer_page import build_page
 
@@ -98,7 +97,7 @@ class TransferCompareConfig:
         for name in ("seed", "out", "mixer"):
             if name in self.pretrain:
                 raise ValueError(f"--pretrain.{name} is what the comparison varies: leave it out")
-        known = {item.name for item in dataclasses.fields(TASKS[self.task])}
+        known = {item.name for item in dataclasses.fields(settings_class(self.task))}
         for settings in (
             self.settings,
             *({k: v for k, v in m.items() if k != "backbone"} for m in self.methods.values()),
@@ -153,7 +152,7 @@ def jobs_of(config: TransferCompareConfig) -> list[Transferred]:
 def transfer_settings(config: TransferCompareConfig, job: Transferred, label: str) -> dict[str, Any]:
     """Settings of one transfer run."""
     own = {name: v for name, v in config.methods.get(label, {}).items() if name != "backbone"}
-    settings: dict[str, Any] = as_words(config.settings | own) | {"seed": job.seed}
+    settings: dict[str, Any] = undo_yaml_coercion(config.settings | own) | {"seed": job.seed}
     backbone = config.out.absolute() / "backbones" / job.name / LAST
     data = {} if config.data is None else {"data": str(config.data.absolute())}
     return settings | data | {"backbone": str(backbone)}
@@ -228,7 +227,7 @@ def run_of(config: TransferCompareConfig, label: str, seed: int) -> Path:
 
 def backbone_settings(config: TransferCompareConfig, job: Transferred) -> dict[str, Any]:
     """Settings of one pre-training run."""
-    return as_words(config.pretrain) | {"mixer": job.mixer, "seed": job.seed}
+    return undo_yaml_coercion(config.pretrain) | {"mixer": job.mixer, "seed": job.seed}
 
 
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
@@ -388,7 +387,7 @@ def keep_pictures(config: TransferCompareConfig, runs: dict[str, dict[int, dict[
                 # JPEG: a page of photographs as PNG is five times as large.
                 with (
                     Image.open(picture) as image,
-                    written_whole(target / f"predictions-{label}.jpg") as part,
+                    atomic_write(target / f"predictions-{label}.jpg") as part,
                 ):
                     image.convert("RGB").save(part, "JPEG", quality=88)
 
@@ -434,6 +433,9 @@ def config_yaml(config: TransferCompareConfig) -> str:
     values = asdict(config)
     del values["out"], values["jobs"]
     values["data"] = None if config.data is None else str(config.data)
-    values["pretrain"], values["settings"] = as_words(config.pretrain), as_words(config.settings)
+    values["pretrain"], values["settings"] = (
+        undo_yaml_coercion(config.pretrain),
+        undo_yaml_coercion(config.settings),
+    )
     plain = {name: value for name, value in values.items() if value not in (None, {})}
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))

@@ -13,7 +13,7 @@ from recursivemix.report.sections import (
     repeat_section,
 )
 from recursivemix.report.words import mean_of, number
-from recursivemix.tasks.transfer_settings import METRIC_NAMES
+from recursivemix.tasks import METRIC_NAMES
 
 
 def build_page(comparison: Comparison, pictures: Path) -> str:

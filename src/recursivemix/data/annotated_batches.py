@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ Sample = tuple[int, Tensor, Any]
 MOST_OF_ONE_CLASS = 0.75
 """Of a crop's labelled pixels; other crops are tried, as in the paper's recipe (mmsegmentation)."""
 CROP_TRIES = 10
+
+
+class AnnotatedBatch(NamedTuple, Generic[Target]):
+    """Images of any size on the training device, with their targets."""
+
+    images: list[Tensor]
+    """(3, H, W) uint8 each."""
+    targets: list[Target]
+    indices: list[int]
+    """Index of each image in its data set."""
 
 
 class Vary(Protocol):
@@ -189,7 +199,7 @@ class AnnotatedTraining(Generic[Target]):
     def __len__(self) -> int:
         return self.order.steps
 
-    def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
+    def __iter__(self) -> Iterator[AnnotatedBatch[Target]]:
         epoch, first = self.epoch(), self.first
         self.first = 0
         seed, size, rank = self.order.seed, self.order.batch_size, self.order.rank
@@ -202,8 +212,7 @@ class AnnotatedTraining(Generic[Target]):
             for step in range(first, len(batches))
         )
         for samples in self._reader.loader:
-            _, images, targets = zip(*samples, strict=True)
-            yield list(moved(images, self._device)), list(moved(targets, self._device))
+            yield collated(samples, self._device)
 
     def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
         """What the images of a batch are called; of this process, or of another."""
@@ -236,14 +245,18 @@ class AnnotatedEvaluation(Generic[Target]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[list[int], list[Tensor], list[Target]]]:
-        """Places in the set, images and targets; fewer, perhaps none, where the batch holds -1."""
+    def __iter__(self) -> Iterator[AnnotatedBatch[Target]]:
         self._reader.sampler.keys = (
             [(index, 0) for index in batch.tolist() if index >= 0] for batch in self.batches
         )
         for samples in self._reader.loader:
-            indices, images, targets = zip(*samples, strict=True) if samples else ((), (), ())
-            yield list(indices), list(moved(images, self._device)), list(moved(targets, self._device))
+            yield collated(samples, self._device)
+
+
+def collated(samples: Sequence[Sample], device: torch.device) -> AnnotatedBatch[Any]:
+    """Make a batch on a device; it may be empty."""
+    indices, images, targets = zip(*samples, strict=True) if samples else ((), (), ())
+    return AnnotatedBatch(list(moved(images, device)), list(moved(targets, device)), list(indices))
 
 
 def moved(values: Sequence[Any], device: torch.device) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,14 +30,25 @@ from .augment import (
 from .images import LabelledImages, StackedImages
 from .order import TrainingOrder, generator_of, seed_of
 
-Batch = tuple[Tensor, Tensor]
-"""(B, 3, S, S) normalised float32 and (B,) int64 class indices; -1 is no image."""
+Pixels = tuple[Tensor, Tensor]
+"""(B, 3, S, S) uint8 and (B,) int64 class indices; -1 is no image."""
 Key = tuple[int, int]
 """Which image, and the seed of its augmentation; image -1 is none."""
 Keys = Iterable[list[Key]]
 
 ON_DEVICE_SHARE = 0.25
 """Of a device's free memory, how much the images may take to be kept there."""
+
+
+class Batch(NamedTuple):
+    """Images on the training device, with their targets."""
+
+    images: Tensor
+    """(B, 3, S, S) float32, normalized."""
+    targets: Tensor
+    """(B,) int64 class indices, on the device of the images; -1 at an empty place."""
+    indices: Tensor
+    """(B,) int64 on the CPU, the index of each image in its data set; -1 at an empty place."""
 
 
 class ReadImages(Dataset[tuple[Tensor, int]]):
@@ -102,7 +114,7 @@ class Reader:
             generator=torch.Generator(),
         )
 
-    def read(self, keys: Keys) -> Iterator[Batch]:
+    def read(self, keys: Keys) -> Iterator[Pixels]:
         """(B, 3, S, S) uint8 and (B,) int64, in the order of the keys."""
         self.sampler.keys = keys
         for images, labels in self.loader:
@@ -125,7 +137,7 @@ class HeldImages:
         self.packed, self.labels = packed.to(home), images.labels.to(home)
         self.device = device
 
-    def take(self, indices: Tensor, draw: CropDraw) -> Batch:
+    def take(self, indices: Tensor, draw: CropDraw) -> Pixels:
         """(B, 3, S, S) uint8 and (B,) int64 on the device."""
         home = self.packed.device
         indices = indices.to(home, non_blocking=True)
@@ -170,7 +182,6 @@ class TrainingBatches:
         self.epoch = epoch
         self.first = 0
         """The step that the next iteration begins with; it goes back to 0 then."""
-        self._batches: Sequence[Tensor] = []
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._device = device
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
@@ -187,28 +198,25 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.epoch(), self.first
         self.first = 0
-        self._batches = order = torch.split(self.order.epoch(epoch), self.order.batch_size)
+        order = torch.split(self.order.epoch(epoch), self.order.batch_size)
         batches = self._from_memory(epoch, first, order) if self._held else self._read(epoch, first, order)
         for step, (images, labels) in enumerate(batches, start=first):
-            yield normalise(images, self._colours, self._lighting(epoch, step, len(images))), labels
-
-    def indices(self, step: int) -> Tensor:
-        """(B,) int64: which training images the batch of a step holds, in the epoch that is under way."""
-        return self._batches[step]
+            normalised = normalise(images, self._colours, self._lighting(epoch, step, len(images)))
+            yield Batch(normalised, labels, order[step])
 
     def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
         """What the images of a batch are called; of this process, or of another."""
         order = self.order if rank is None else replace(self.order, rank=rank)
         return [self.images.name(index) for index in order.batch(epoch, step).tolist()]
 
-    def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Batch]:
+    def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Pixels]:
         assert self._held is not None
         for step in range(first, len(order)):
             generator = generator_of(self.order.seed, "crops", epoch, step, self.order.rank)
             draw = draw_crops(len(order[step]), self._padding, self.augmentation.flip, generator)
             yield self._held.take(order[step], draw)
 
-    def _read(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Batch]:
+    def _read(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Pixels]:
         seed, size, rank = self.order.seed, self.order.batch_size, self.order.rank
         keys = (
             [
@@ -264,17 +272,17 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._from_memory(self._held) if self._held else self._read()
-        for images, labels in batches:
-            yield normalise(images, self._colours), labels
+        for (images, labels), indices in zip(batches, self.batches, strict=True):
+            yield Batch(normalise(images, self._colours), labels, indices)
 
-    def _from_memory(self, held: HeldImages) -> Iterator[Batch]:
+    def _from_memory(self, held: HeldImages) -> Iterator[Pixels]:
         for indices in self.batches:
             zeros = torch.zeros_like(indices)
             images, labels = held.take(indices.clamp(min=0), CropDraw(zeros, zeros, zeros.bool()))
             missing = (indices < 0).to(self._device, non_blocking=True)
             yield images, torch.where(missing, -1, labels)
 
-    def _read(self) -> Iterator[Batch]:
+    def _read(self) -> Iterator[Pixels]:
         return self._reader.read([(index, 0) for index in batch.tolist()] for batch in self.batches)
 
 

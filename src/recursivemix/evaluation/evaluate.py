@@ -19,7 +19,7 @@ from recursivemix.data.names import Source
 from recursivemix.data.order import evaluation_batches, generator_of
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.region import RegionModel
-from recursivemix.training.run import LightningPrecision, check_device, lightning_precision
+from recursivemix.training.devices import LightningPrecision, check_device, lightning_precision
 from recursivemix.training.settings import Device, Precision
 
 from .activation import activation_maps
@@ -157,7 +157,7 @@ class Predictor:
         )
         logits, labels = [], []
         with torch.inference_mode(), self._autocast():
-            for pixels, own in batches:
+            for pixels, own, _ in batches:
                 logits.append(as_logits(self.backbone(pixels)).float().cpu())
                 labels.append(own.cpu())
         return torch.cat(logits), torch.cat(labels)

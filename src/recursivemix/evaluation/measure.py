@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from lightning import Trainer
 
 from recursivemix.data.augment import augmentation_of
+from recursivemix.data.batches import EvaluationBatches
 from recursivemix.data.images import ImageData
 from recursivemix.data.names import Source
 from recursivemix.data.open import open_data
+from recursivemix.data.order import evaluation_batches
 from recursivemix.tasks.classification import MixedClassifier
 from recursivemix.tasks.measure import load_checkpoint
-from recursivemix.training.loaders import Loaders
-from recursivemix.training.run import check_device, lightning_precision, quiet_lightning
+from recursivemix.training.devices import check_device, lightning_precision
 from recursivemix.training.settings import Device, Precision
+from recursivemix.training.trainer import quiet_lightning
 
 
 def open_measured(
@@ -82,7 +85,15 @@ def measure_checkpoint(
     check_device(device)
     module, images = open_measured(checkpoint, data, dataset)
     workers = 0 if data is None else workers
-    loaders = Loaders(images, augmentation_of(images), batch_size=batch_size, workers=workers, cache="no")
+    gpu = device != "cpu" and torch.cuda.is_available()
+    loader = EvaluationBatches(
+        images.evaluation,
+        evaluation_batches(len(images.evaluation), batch_size),
+        augmentation_of(images),
+        device=torch.device("cuda" if gpu else "cpu"),
+        hold=False,
+        workers=workers,
+    )
     with quiet_lightning():
         trainer = Trainer(
             accelerator=device,
@@ -92,6 +103,5 @@ def measure_checkpoint(
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        loaders.trainer = trainer
-        (metrics,) = trainer.validate(module, loaders.evaluation_dataloader(), verbose=False)
+        (metrics,) = trainer.validate(module, loader, verbose=False)
     return {name: float(value) for name, value in metrics.items()}

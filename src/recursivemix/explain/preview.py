@@ -45,7 +45,7 @@ from recursivemix.report.cells import (
 )
 from recursivemix.report.overlays import draw_target
 from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
+from recursivemix.training.atomic_write import write_text
 
 from .sources import Composition, SourceTracker
 
@@ -174,8 +174,8 @@ def first_batches(data: ImageData, batch_size: int, seed: int) -> Iterator[Step]
         data.train, order, augmentation, lambda: epoch, device=torch.device("cpu"), hold=small
     )
     for epoch in itertools.count():  # noqa: B007 - the batches ask for it
-        for step, (images, labels) in enumerate(batches):
-            yield Step(images, labels, batches.indices(step), step == 0)
+        for step, (images, labels, indices) in enumerate(batches):
+            yield Step(images, labels, indices, step == 0)
 
 
 def classified_cells(
@@ -370,7 +370,7 @@ def dense_cells(
     while len(columns) < steps:
         mix.start_epoch()
         numbers.start_epoch()
-        for images, targets in itertools.islice(batches, steps - len(columns)):
+        for images, targets, _ in itertools.islice(batches, steps - len(columns)):
             plain = [
                 t if isinstance(t, Tensor) else DenseTarget(t.boxes, t.labels, t.masks) for t in targets
             ]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.training.settings import RunSettings
 
 from .classification import MixedClassifier
+from .settings import ClassificationSettings
+
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
+
+
+def settings_from(kind: type[SettingsT], hparams: dict[str, Any]) -> SettingsT:
+    """Return the settings that a checkpoint holds, without the paths of its run."""
+    names = {item.name for item in fields(kind)} - {"data", "out", "backbone", "image_size"}
+    return kind(**{name: hparams[name] for name in names & hparams.keys()})
 
 
 def load_checkpoint(path: Path) -> MixedClassifier:
@@ -20,6 +32,8 @@ def load_checkpoint(path: Path) -> MixedClassifier:
         raise ValueError(
             f"{path} is a checkpoint of recursivemix transfer, not of fit: recursivemix transfer predict"
         )
-    module = MixedClassifier(**checkpoint["hyper_parameters"])
+    hparams = checkpoint["hyper_parameters"]
+    settings = settings_from(ClassificationSettings, hparams)
+    module = MixedClassifier(settings, hparams["classes"], hparams["image_size"], hparams["data"])
     module.load_state_dict(checkpoint["state_dict"])
     return module

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource, Source
 from recursivemix.training.settings import RunSettings
@@ -36,6 +37,8 @@ class ClassificationSettings(RunSettings):
         region_head: separate (as published) or shared; for mixers that train regions.
         label_smoothing: Share of each label that is spread evenly over all classes.
     """
+
+    task: ClassVar[str] = "recursivemix.tasks.classification:CLASSIFICATION"
 
     lr: float = 0.1
     dataset: Source = "auto"
@@ -101,6 +104,12 @@ class TransferSettings(RunSettings):
         if self.mixer == "none" and self.mixer_options:
             raise ValueError("--mixer-options need --mixer recursivemix: add it, or leave the options out")
 
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        backbone = Path(self.backbone)
+        source = str(backbone.absolute()) if backbone.exists() else self.backbone
+        return replace(super().with_absolute_paths(), backbone=source)
+
 
 @dataclass(frozen=True)
 class ObjectSettings(TransferSettings):
@@ -132,6 +141,8 @@ class DetectionSettings(ObjectSettings):
         depth: Convolutions in each tower of the head of atss and gfl; 4 in the papers.
     """
 
+    task: ClassVar[str] = "recursivemix.tasks.detection.task:DETECTION"
+
     detector: Literal["atss", "gfl", "fcos", "retinanet"] = "atss"
     dataset: DetectionSource = "auto"
     depth: int = 2
@@ -149,6 +160,8 @@ class InstanceSettings(ObjectSettings):
         dataset: Format of --data: auto (detect), scenes or coco.
     """
 
+    task: ClassVar[str] = "recursivemix.tasks.detection.task:INSTANCE"
+
     dataset: DetectionSource = "auto"
 
 
@@ -163,6 +176,8 @@ class SegmentationSettings(TransferSettings):
         scales: Range of the random scale of training images.
         aux_weight: Weight of the auxiliary head's loss.
     """
+
+    task: ClassVar[str] = "recursivemix.tasks.segmentation.task:SEGMENTATION"
 
     head: Literal["upernet", "pspnet"] = "upernet"
     dataset: SegmentationSource = "auto"

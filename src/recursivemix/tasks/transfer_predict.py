@@ -10,14 +10,17 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.formats.folder import as_rgb, opened_file
+from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.report.cells import write_picture
 from recursivemix.report.predictions import confident, drawn, predict_one
-from recursivemix.report.records import write_json, write_text
-from recursivemix.tasks.detection.learner import DetectionLearner, InstanceLearner
+from recursivemix.tasks.backbone import new_backbone
+from recursivemix.tasks.detection.learner import DetectionLearner
 from recursivemix.tasks.detection.metrics import detections_as_results
+from recursivemix.tasks.measure import settings_from
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
-from recursivemix.models.checkpoint_file import read_checkpoint
-from recursivemix.training.run import check_device
+from recursivemix.tasks.settings import DetectionSettings, InstanceSettings, SegmentationSettings
+from recursivemix.training.atomic_write import write_json, write_text
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
 
 
@@ -31,9 +34,12 @@ def load_learner(path: Path) -> DetectionLearner | SegmentationLearner:
     settings: dict[str, Any] = content["hyper_parameters"]
     module: DetectionLearner | SegmentationLearner
     if "head" in settings:
-        module = SegmentationLearner(**settings)
+        chosen = settings_from(SegmentationSettings, settings)
+        module = SegmentationLearner(chosen, new_backbone(settings["backbone"]), settings)
     elif "detector" in settings:
-        module = (InstanceLearner if settings["detector"] == "maskrcnn" else DetectionLearner)(**settings)
+        kind = InstanceSettings if settings["detector"] == "maskrcnn" else DetectionSettings
+        objects: Any = settings_from(kind, settings)
+        module = DetectionLearner(objects, new_backbone(settings["backbone"]), settings, {})
     else:
         raise ValueError(
             f"{path} is no checkpoint of recursivemix transfer but of fit: recursivemix test, evaluate and "
