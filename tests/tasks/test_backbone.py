@@ -117,7 +117,7 @@ def test_what_is_not_there(source, words):
 
 def test_a_damaged_file(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="can't be read as weights"):
+    with pytest.raises(ValueError, match="cannot be read as weights"):
         load_backbone(str(tmp_path / "a.pth"), "resnet18")
 
 
