@@ -45,7 +45,8 @@ from recursivemix.data.cache import stack
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD, ImageData, StackedImages
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
-from recursivemix.models.create import SMALL_IMAGE, create_model
+from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.create import create_model
 from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize

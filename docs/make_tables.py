@@ -17,6 +17,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from recursivemix.compare.records import read_comparison
+from recursivemix.evaluation.probes import compared_metrics
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 
@@ -62,22 +65,16 @@ def cifar10_table() -> str:
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
 
 
-SHOWN = {
-    "nll": "NLL",
-    "ece": "ECE, %",
-    "corruption_mean": "under corruption, %",
-    "multiple_top4": "four in one, %",
-    "localisation": "points right, %",
-}
+SHOWN = {metric.name: metric for metric in compared_metrics() if metric.short}
 """Metrics of a comparison that its table shows beside the accuracy."""
 
 
 def compared_table(name: str) -> str:
     """Methods of a comparison that ``recursivemix compare`` made."""
     folder = RESULTS / "compare" / name
-    if not (folder / "comparison.json").exists():
+    if not folder.exists():
         return "Not measured yet."
-    record = read(folder / "comparison.json")
+    record = read_comparison(folder)
     data, baseline = record["data"], record["baseline"]
     pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
     seeds = len(record["seeds"])
@@ -88,7 +85,7 @@ def compared_table(name: str) -> str:
         f"for the number of methods.",
         "",
         f"| method | settings | last epoch, % | best epoch, % | difference to {baseline} | p | "
-        + " | ".join(SHOWN.values())
+        + " | ".join(metric.short for metric in SHOWN.values())
         + " |",
         "| --- " * (6 + len(SHOWN)) + "|",
     ]
@@ -102,8 +99,8 @@ def compared_table(name: str) -> str:
             difference = f"{pair['mean']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
             p = f"{pair['p_corrected']:.3f}"
         others = [
-            f"{means[metric]:.{3 if metric == 'nll' else 1}f}" if metric in means else ""
-            for metric in SHOWN
+            f"{means[name]:.{1 if metric.unit else 3}f}" if name in means else ""
+            for name, metric in SHOWN.items()
         ]
         words = ", ".join(f"`{key}={value}`" for key, value in settings.items())
         lines.append(
@@ -116,17 +113,17 @@ def compared_table(name: str) -> str:
 def transfer_table(name: str) -> str:
     """Backbones of a comparison that ``recursivemix transfer compare`` made."""
     folder = RESULTS / "transfer" / name
-    if not (folder / "transfer.json").exists():
+    if not folder.exists():
         return "Not measured yet."
-    record = read(folder / "transfer.json")
+    record = read_comparison(folder)
     data, before, score = record["data"], record["pretraining"], record["score"]
     shown = {"ap": "box AP", "miou": "mIoU"}[score]
     pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == score}
     lines = [
         f"**{Path(data['name']).name}, {record['task']}, {data['train_images']:,} training images**: "
         f"{before['model']} trained on {before['name']} ({before['train_images']:,} images of "
-        f"{before['image_size']} pixels, {record['epochs']['pretraining']} epochs), then "
-        f"{record['epochs']['transfer']} epochs here; {len(record['seeds'])} seeds, "
+        f"{before['image_size']} pixels, {before['epochs']} epochs), then "
+        f"{record['epochs']} epochs here; {len(record['seeds'])} seeds, "
         f"{data['evaluation_images']:,} {data['evaluation_split']} images. The difference is within seeds, "
         f"with its 95 % interval and p corrected for the number of methods.",
         "",

@@ -110,6 +110,16 @@ TRAINING_ROWS = {
 }
 
 
+def test_average_precision(tmp_path: Path) -> None:
+    record, text = run("average_precision.py", tmp_path)
+    check_origin(record, "average_precision.py")
+    assert record["data"] == {"images": 10, "classes": 3}
+    ours, theirs = (median(record["seconds"][name]) for name in ("ours", "torchmetrics"))
+    assert record["torchmetrics_times_ours"] == round(theirs / ours, 3)
+    assert record["largest_difference"] < 1e-4  # in percent
+    assert "times as long" in text
+
+
 def test_training(tmp_path: Path, image_root: Path) -> None:
     record, text = run("training.py", tmp_path, "--data", str(image_root))
     check_origin(record, "training.py")

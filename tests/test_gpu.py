@@ -137,7 +137,7 @@ def test_held_batches_are_those_of_a_cpu():
             found[name] = list(loader)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    for (a, b), (x, y) in zip(found["cpu"], found["cuda"], strict=True):
+    for (a, b, _), (x, y, _) in zip(found["cpu"], found["cuda"], strict=True):
         torch.testing.assert_close(a, x.cpu(), atol=1e-5, rtol=0)
         assert torch.equal(b, y.cpu())
 

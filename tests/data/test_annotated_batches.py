@@ -8,8 +8,8 @@ from recursivemix.data.annotated import IGNORE, Objects
 from recursivemix.data.annotated_batches import (
     AnnotatedEvaluation,
     AnnotatedTraining,
-    VaryMap,
-    VaryObjects,
+    DetectionTransform,
+    SegmentationTransform,
     mirrored,
     resized,
     resized_map,
@@ -20,15 +20,15 @@ from recursivemix.data.order import TrainingOrder, evaluation_batches
 CPU = torch.device("cpu")
 
 
-def training(data, vary, epoch=0, workers=0, seed=0):
+def training(data, transform, epoch=0, workers=0, seed=0):
     order = TrainingOrder(len(data.train), 6, seed)
-    return AnnotatedTraining(data.train, order, vary, lambda: epoch, device=CPU, workers=workers)
+    return AnnotatedTraining(data.train, order, transform, lambda: epoch, device=CPU, workers=workers)
 
 
 def same(batch, other):
-    images, targets = batch
-    assert all(torch.equal(a, b) for a, b in zip(images, other[0], strict=True))
-    for a, b in zip(targets, other[1], strict=True):
+    assert batch.indices == other.indices
+    assert all(torch.equal(a, b) for a, b in zip(batch.images, other.images, strict=True))
+    for a, b in zip(batch.targets, other.targets, strict=True):
         if isinstance(a, torch.Tensor):
             assert torch.equal(a, b)
         else:
@@ -38,8 +38,8 @@ def same(batch, other):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_epoch_can_begin_in_its_middle(workers):
     data = scenes_with_objects(masks=True)
-    whole = list(training(data, VaryObjects(flip=True)))
-    batches = training(data, VaryObjects(flip=True), workers=workers)
+    whole = list(training(data, DetectionTransform(flip=True)))
+    batches = training(data, DetectionTransform(flip=True), workers=workers)
     batches.first = 77
     rest = list(batches)
     assert len(rest) == len(whole) - 77 == len(batches) - 77
@@ -50,11 +50,11 @@ def test_an_epoch_can_begin_in_its_middle(workers):
 
 def test_epochs_and_seeds_differ():
     data = scenes_with_maps()
-    vary = VaryMap(96, flip=False)
-    first = next(iter(training(data, vary)))
-    for other in (training(data, vary, epoch=1), training(data, vary, seed=1)):
-        images = next(iter(other))[0]
-        assert not all(torch.equal(a, b) for a, b in zip(first[0], images, strict=True))
+    transform = SegmentationTransform(96, flip=False)
+    first = next(iter(training(data, transform)))
+    for other in (training(data, transform, epoch=1), training(data, transform, seed=1)):
+        images = next(iter(other)).images
+        assert not all(torch.equal(a, b) for a, b in zip(first.images, images, strict=True))
 
 
 def test_mirrored_objects_are_where_their_pixels_are():
@@ -79,12 +79,12 @@ def test_mirrored_objects_are_where_their_pixels_are():
 
 
 def test_half_of_the_images_are_mirrored():
-    vary = VaryObjects(flip=True)
+    transform = DetectionTransform(flip=True)
     image = torch.arange(12, dtype=torch.uint8).view(1, 3, 4).repeat(3, 1, 1)
     objects = Objects(torch.zeros(0, 4), *(torch.zeros(0) for _ in range(3)))
     flipped = 0
     for seed in range(400):
-        found, _ = vary(image, objects, torch.Generator().manual_seed(seed))
+        found, _ = transform(image, objects, torch.Generator().manual_seed(seed))
         flipped += not torch.equal(found, image)
     assert 160 < flipped < 240
 
@@ -96,9 +96,9 @@ def test_crops_of_a_map_belong_to_their_pixels(size):
     classes = torch.randint(4, (1, 1, 4, 4), generator=generator).float()
     label_map = interpolate(classes, size=size, mode="nearest")[0, 0].byte()
     image = (label_map * 60).expand(3, -1, -1).contiguous()
-    vary = VaryMap(32, flip=True)
+    transform = SegmentationTransform(32, flip=True)
     for seed in range(30):
-        found, crop = vary(image, label_map, torch.Generator().manual_seed(seed))
+        found, crop = transform(image, label_map, torch.Generator().manual_seed(seed))
         assert found.shape == (3, 32, 32)
         assert crop.shape == (32, 32)
         known = crop != IGNORE
@@ -111,10 +111,10 @@ def test_crops_avoid_one_class_alone():
     label_map = torch.zeros(64, 64, dtype=torch.uint8)
     label_map[:, 40:] = 1
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    vary = VaryMap(32, flip=False, scales=(1.0, 2.0))
+    transform = SegmentationTransform(32, flip=False, scales=(1.0, 2.0))
     lone = 0
     for seed in range(100):
-        _, crop = vary(image, label_map, torch.Generator().manual_seed(seed))
+        _, crop = transform(image, label_map, torch.Generator().manual_seed(seed))
         lone += int(crop.float().mean() in (0.0, 1.0))
     assert lone < 25
 
@@ -131,9 +131,8 @@ def test_evaluation_gives_every_image_once():
     seen = []
     for rank in range(2):
         batches = evaluation_batches(len(data.evaluation), 7, ranks=2, rank=rank)
-        for indices, images, targets in AnnotatedEvaluation(
-            data.evaluation, batches, device=CPU, workers=0
-        ):
+        evaluation = AnnotatedEvaluation(data.evaluation, batches, device=CPU, workers=0)
+        for images, targets, indices in evaluation:
             assert len(indices) == len(images) == len(targets)
             seen += indices
     assert sorted(seen) == list(range(len(data.evaluation)))

@@ -35,15 +35,16 @@ def coded(count: int, size: tuple[int, int] = (6, 6)) -> StackedImages:
 
 
 class Loose:
-    """The same images, one by one: what is not held in memory."""
+    """The same images, read one by one: what is not held in memory."""
 
     def __init__(self, images: StackedImages) -> None:
         self.images = images
+        self.labels = images.labels
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> torch.Tensor:
         return self.images[index]
 
     def name(self, index: int) -> str:
@@ -141,8 +142,8 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(hold, settings):
     assert equal(first, batches_of(images, hold=hold, **settings))
     assert not equal(first, batches_of(images, hold=hold, epoch=1, **settings))
     assert not equal(first, batches_of(images, hold=hold, seed=4, **settings))
-    assert [len(labels) for _, labels in first] == [4, 4, 2]
-    assert sorted(int(label) for _, labels in first for label in labels) == list(range(10))
+    assert [len(labels) for _, labels, _ in first] == [4, 4, 2]
+    assert sorted(int(label) for _, labels, _ in first for label in labels) == list(range(10))
 
 
 def test_the_global_stream_is_left_alone():
@@ -175,21 +176,21 @@ def test_an_epoch_can_begin_in_its_middle(hold, first):
 
 def test_copies_of_an_image_differ():
     """Repeated augmentation: the copies stand side by side, each cut by itself."""
-    ((_, labels), *_) = batches_of(coded(10), hold=True, repeats=2)
+    ((_, labels, _), *_) = batches_of(coded(10), hold=True, repeats=2)
     assert labels[0] == labels[1]
     assert labels[2] == labels[3]
     whole = batches_of(coded(10), hold=True, repeats=2)
-    assert sum(len(labels) for _, labels in whole) == 10
-    pairs = [(a, b) for images, _ in whole for a, b in zip(images[::2], images[1::2], strict=False)]
+    assert sum(len(labels) for _, labels, _ in whole) == 10
+    pairs = [(a, b) for images, _, _ in whole for a, b in zip(images[::2], images[1::2], strict=False)]
     assert sum(not torch.equal(a, b) for a, b in pairs) >= 4
 
 
-def test_names_are_those_of_the_batch():
-    batches = TrainingBatches(
-        Loose(coded(10)), TrainingOrder(10, 4, 3), augmentation(), lambda: 1, device=CPU, hold=False
-    )
-    for step, (_, labels) in enumerate(batches):
-        assert batches.names(1, step) == [f"loose {label}" for label in labels.tolist()]
+def test_a_batch_knows_its_images():
+    order = TrainingOrder(10, 4, 3)
+    batches = TrainingBatches(Loose(coded(10)), order, augmentation(), lambda: 1, device=CPU, hold=False)
+    for step, batch in enumerate(batches):
+        assert torch.equal(batch.indices, order.batch(1, step))
+        assert torch.equal(batch.indices, batch.targets)  # an image's label is its index
 
 
 @pytest.mark.parametrize("hold", [True, False])
@@ -206,7 +207,8 @@ def test_evaluation_sees_each_image_as_it_is(hold):
     ]
     seen = {}
     for share in shares:
-        for batch, labels in share:
+        for batch, labels, indices in share:
+            assert torch.equal(labels, indices)
             for image, label in zip(batch, labels.tolist(), strict=True):
                 assert label == -1 or label not in seen
                 seen[label] = image
@@ -222,8 +224,8 @@ def test_the_cache_holds_what_evaluation_reads(workers):
     stacked = stack(images, 6, workers, False, "test")
     transform = evaluation_transform(6)
     for index in range(9):
-        assert torch.equal(stacked[index][0], transform(images[index][0]))
-        assert stacked[index][1] == index
+        assert torch.equal(stacked[index], transform(images[index]))
+        assert stacked.labels[index] == index
     assert stacked.name(3) == "loose 3"
     assert stack(stacked, 6, 0, False, "again") is stacked
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from recursivemix.data.doctor import IMBALANCE, Duplicate, examine, print_diagnosis, unreadable
-from recursivemix.data.formats.folder import image_folder
+from recursivemix.data.decode import unreadable_files
+from recursivemix.data.diagnosis import IMBALANCE, Duplicate, print_diagnosis
+from recursivemix.data.doctor import examine
+from recursivemix.data.open import open_data
 
 
 def picture(seed, size=(40, 48), channels=3):
@@ -79,8 +81,8 @@ def whole(kind, seed=99):
 
 BROKEN = {
     "empty.png": (b"", "empty file"),
-    "text.jpg": (b"this is a text, whatever its name", "in no image format that Pillow knows"),
-    "page.jpeg": (b"<html>404</html>", "in no image format that Pillow knows"),
+    "text.jpg": (b"this is a text, whatever its name", "unknown image format"),
+    "page.jpeg": (b"<html>404</html>", "unknown image format"),
     "cut.jpg": (whole("JPEG")[:-700], "truncated"),
     "cut.png": (whole("PNG")[:1500], "truncated"),
     "cut.webp": (whole("WEBP")[:-90], "decoder"),
@@ -97,8 +99,8 @@ def test_a_broken_file_is_found_with_its_reason(root, name):
     assert path == f"train/dog/{name}"
     assert why in reason
     assert str(root) not in reason
-    assert only_problem(root, found).startswith("1 image that cannot be read")
-    assert f"--skip-bad; such as train/dog/{name} ({reason})" in only_problem(root, found)
+    assert only_problem(root, found).startswith("1 image cannot be read")
+    assert f"--skip-bad; for example train/dog/{name} ({reason})" in only_problem(root, found)
     assert found.counts["train"]["dog"] == 7
 
 
@@ -109,18 +111,22 @@ def test_links_into_nowhere_and_odd_failures_do_not_stop_it(root, monkeypatch):
     def fail(path):
         raise KeyError
 
-    monkeypatch.setattr("recursivemix.data.doctor.look", fail)
+    monkeypatch.setattr("recursivemix.data.doctor.image_properties", fail)
     assert dict(look_at(root).unreadable)["test/dog/0.png"] == "KeyError"
 
 
 def test_unreadable_names_the_bad_files_in_order(root):
     for name, (content, _) in BROKEN.items():
         (root / "train" / "dog" / name).write_bytes(content)
-    files = [(path, 1) for path in sorted((root / "train" / "dog").iterdir())] * 20  # several blocks
-    bad = unreadable(files, workers=3, progress=False)
-    assert [path.name for path, _ in bad] == sorted(BROKEN) * 20
-    assert [reason for path, reason in bad if path.name == "empty.png"] == ["empty file"] * 20
-    assert unreadable([], workers=1, progress=False) == []
+    files = []
+    for copy in range(20):  # several blocks
+        shutil.copytree(root / "train" / "dog", root / f"{copy:02}")
+        files += sorted((root / f"{copy:02}").iterdir())
+    bad = unreadable_files(files, workers=3, progress=False)
+    assert [path.name for path in bad] == sorted(BROKEN) * 20
+    assert list(bad) == [path for path in files if path.name in BROKEN]
+    assert [reason for path, reason in bad.items() if path.name == "empty.png"] == ["empty file"] * 20
+    assert unreadable_files([], workers=1, progress=False) == {}
 
 
 # -- images that come more than once ----------------------------------------------------------------
@@ -156,7 +162,7 @@ def test_copies_inside_a_split_are_counted(root):
         shutil.copy(root / "train" / "cat" / "2.png", root / "train" / "cat" / name)
     found = look_at(root)
     assert (found.leaks, found.contradicting) == ({}, ())
-    assert only_problem(root, found).startswith("2 images too many, which repeat another one of the same")
+    assert only_problem(root, found).startswith("2 images repeated within a split: keep one of each")
 
 
 def test_pixels_decide_not_files(root):
@@ -196,7 +202,7 @@ def test_imbalance_is_found(root):
         picture(1000 + i).save(root / "train" / "cat" / f"more{i}.png")
     found = look_at(root)
     assert found.imbalance == {"train": pytest.approx(61 / 6, abs=0.01), "test": 1}
-    assert only_problem(root, found).startswith("train is imbalanced: 10.2 times")
+    assert only_problem(root, found).startswith("train is imbalanced: its largest class has 10.2 times")
 
 
 def test_files_that_are_not_read_are_found(root):
@@ -211,15 +217,13 @@ def test_files_that_are_not_read_are_found(root):
 def test_images_outside_the_classes_are_found(root, place):
     picture(78).save(root / place)
     assert look_at(root).stray_images == (place,)
-    assert only_problem(root) == f"1 image in no class folder, which nobody reads: {place}"
+    assert only_problem(root) == f"1 image outside the class folders, ignored: {place}"
 
 
 def test_a_split_of_another_name_is_found(root):
     shutil.copytree(root / "test", root / "validation")
     assert look_at(root).unread_folders == ("validation",)
-    assert only_problem(root).startswith(
-        "nobody reads validation: beside train, the names are val and test"
-    )
+    assert only_problem(root) == "ignored: validation; splits must be named train, val or test"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_a_split_of_another_name_is_found(root):
 def test_what_image_folder_refuses_is_the_first_problem(root, spoil, message):
     spoil(root)
     with pytest.raises(ValueError):
-        image_folder(root)
+        open_data(root, "folder")
     assert look_at(root).problems[0].startswith(message)
 
 
@@ -251,10 +255,10 @@ def test_the_most_severe_comes_first(root):
     begins = (
         "no folder in",
         "1 class folder",
-        "1 image that",
+        "1 image cannot",
         "1 of 7 test",
         "1 set of",
-        "nobody reads",
+        "files in class folders that are not images",
     )
     problems = look_at(root).problems
     assert len(problems) == len(begins)
@@ -304,9 +308,9 @@ def sixteen_bits(path):
 @pytest.mark.parametrize(
     ("plant", "mode", "problem"),
     [
-        (turned, "RGB", "1 image to be turned by their EXIF tag"),
+        (turned, "RGB", "1 image with an EXIF rotation"),
         (upright, "RGB", None),
-        (two_frames, "RGB", "1 image of several frames"),
+        (two_frames, "RGB", "1 image with several frames"),
         (see_through, "RGBA", "1 image with transparent pixels"),
         (opaque, "RGBA", None),
         (palette_with_a_hole, "P", "1 image with transparent pixels"),

@@ -1,12 +1,13 @@
 """The table of methods for other programs holds what the records hold."""
 
+import copy
 import csv
 import io
 import json
 
 import pytest
 
-from recursivemix.report.table import as_csv, as_json, as_latex, beats, escaped
+from recursivemix.report.table import FORMULA, as_csv, as_json, as_latex, beats, escaped, settled
 
 UP = {"name": "Accuracy", "unit": "%", "higher_is_better": True}
 DOWN = {"name": "Loss_&_more", "unit": "", "higher_is_better": False}
@@ -61,7 +62,31 @@ def test_latex_escapes_and_marks_what_is_shown():
     assert r"none & $70.00 \pm 1.50$ & $1.000$ \\" in table
     assert r"my\_50\% & $\mathbf{72.00} \pm 0.25$ & -- \\" in table
     assert table.count("{") == table.count("}")
+    uneven = copy.deepcopy(COMPARISON)
+    uneven["methods"][1]["estimates"]["acc"] |= {"low": 71.5, "high": 72.25}
+    assert r"$\mathbf{72.00}_{-0.50}^{+0.25}$" in as_latex(uneven)
     assert escaped("\\{a}~^$#") == r"\textbackslash{}\{a\}\textasciitilde{}\textasciicircum{}\$\#"
+    assert escaped("<b>|a\nb") == r"\textless{}b\textgreater{}\textbar{}a b"
+
+
+@pytest.mark.parametrize(
+    "label", ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", " =1", '=HYPERLINK("http://x","y")', "\uff1d1"]
+)
+def test_no_label_starts_a_formula(label):
+    comparison = copy.deepcopy(COMPARISON)
+    comparison["methods"][1]["label"] = label
+    comparison["pairs"] = [pair(label, "acc", -2.0, 1.0, 0.01)]
+    rows = list(csv.reader(io.StringIO(as_csv(comparison))))
+    texts = [cell for row in rows for cell in row[:3]]
+    assert [cell for cell in texts if cell.lstrip(" ")[:1] in (*FORMULA, "\uff1d") and cell] == []
+    assert rows[3][0] == f"'{label}"
+    assert float(rows[3][7]) == -2.0  # numbers stay numbers
+
+
+def test_one_seed_shows_nothing_about_others():
+    one = pair("m", "acc", 2.0, 1.0, 0.001) | {"uncertainty": "images"}
+    assert not settled(one)
+    assert settled(one | {"uncertainty": "seeds and images"})
 
 
 @pytest.mark.parametrize(

@@ -1,234 +1,145 @@
-"""From the records of the runs to what the page shows: `comparison.json`."""
+"""Collect the records of finished runs into the content of ``comparison.json``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recursivemix.report.statistics import compare_all, estimate, paired_difference
-from recursivemix.report.table import settled
-from recursivemix.report.words import interval, listed
-
 from .execute import EVALUATION, RECORD, is_finished
-from .grid import CompareConfig, Job, jobs_of
-
-Run = dict[str, Any]
-"""One finished run, as in ``comparison.json``."""
-
-METRICS: dict[str, tuple[str, str, bool, Callable[[Run], float | None]]] = {
-    "acc1_last": ("Accuracy, last epoch", "%", True, lambda run: run["acc1_last"]),
-    "acc1_best": ("Accuracy, best epoch", "%", True, lambda run: run["acc1_best"]),
-    "top5": ("Top-5 accuracy", "%", True, lambda run: run["evaluation"]["accuracy"]["top5"]),
-    "nll": ("Negative log-likelihood", "", False, lambda run: run["evaluation"]["nll"]),
-    "brier": ("Brier score", "", False, lambda run: run["evaluation"]["brier"]),
-    "ece": ("Calibration error (ECE)", "%", False, lambda run: run["evaluation"]["ece"]),
-    "corruption_mean": (
-        "Accuracy under corruption",
-        "%",
-        True,
-        lambda run: run["evaluation"]["corruption_mean"],
-    ),
-    "occlusion_mean": (
-        "Accuracy under occlusion",
-        "%",
-        True,
-        lambda run: run["evaluation"]["occlusion_mean"],
-    ),
-    "scale_mean": ("Accuracy on shrunk objects", "%", True, lambda run: run["evaluation"]["scale_mean"]),
-    "multiple_top4": (
-        "Four images in one, found in the top 4",
-        "%",
-        True,
-        lambda run: (run["evaluation"]["multiple"] or {}).get("top4"),
-    ),
-    "localisation": (
-        "Activation points into the right quarter",
-        "%",
-        True,
-        lambda run: (run["evaluation"]["localisation"] or {}).get("pointing"),
-    ),
-    "images_per_second": ("Training speed", "images/s", True, lambda run: run["cost"]["images_per_second"]),
-}
-"""Every number that methods are compared by: name, unit, whether more is better, and where it is."""
+from .grid import Run, labelled_runs
+from .metrics import metrics_of, values_of
+from .records import Comparison, with_statistics
+from .settings import CompareSettings
 
 
-def collect(config: CompareConfig, folder: Path, where: dict[str, Any]) -> dict[str, Any]:
-    """What the finished runs of a comparison say.
+def collect(settings: CompareSettings, out: Path, where: dict[str, Any]) -> Comparison:
+    """Read the finished runs of a comparison and compute its statistics.
 
     Args:
-        config: its settings, with the number of epochs.
-        folder: its folder.
-        where: what `environment` says.
+        settings: of the comparison, with its number of epochs.
+        out: its folder.
+        where: command, versions and hardware, as `environment` returns them.
 
     Raises:
         ValueError: no run is finished.
     """
-    jobs = jobs_of(config)
-    finished = [job for job in jobs if is_finished(folder / "runs" / job.name)]
+    runs = labelled_runs(settings)
+    finished = [run for run in runs if is_finished(run, out)]
     if not finished:
-        raise ValueError(f"{folder} has no finished run: see the logs in {folder / 'runs'}")
-    runs: dict[str, dict[int, Run]] = {label: {} for label in config.labels}
-    for job in finished:
-        runs[job.label][job.seed] = read_run(folder, job)
-    for own in runs.values():
-        for seed, run in own.items():
-            reference = runs[config.reference].get(seed)
-            run["cost"]["step_overhead"] = (
-                None
-                if reference is None
-                else reference["cost"]["images_per_second"] / run["cost"]["images_per_second"]
-            )
-    record = json.loads((folder / "runs" / finished[0].name / RECORD).read_text())
-    evaluated = json.loads((folder / "runs" / finished[0].name / EVALUATION).read_text())
-    pairs = compare_all(runs, config.reference, {name: read for name, (_, _, _, read) in METRICS.items()})
+        raise ValueError(f"{out} has no finished run: see the logs in {out / 'runs'}")
+    first = _read(out, finished[0].folder)
+    read = {(run.label, run.seed): read_run(run, out) for run in finished}
+    methods = []
+    for label in settings.labels:
+        method = settings.method(label)
+        differs_by = method.pop("backbone" if settings.pretrains else "mixer")
+        of_label = [read[label, seed] for seed in settings.all_seeds if (label, seed) in read]
+        if of_label:
+            methods.append({"label": label, "mixer": differs_by, "options": method, "runs": of_label})
+    backbone = methods[0]["runs"][0]["backbone"]
     comparison = {
         "kind": "comparison",
         **where,
-        "config": config_values(config),
-        "config_yaml": config_yaml(config),
-        "data": {
-            "name": "digits" if config.data is None else config.data.name,
-            "train_images": record["data"]["train_images"],
-            "evaluation_images": record["data"]["evaluation_images"],
-            "evaluation_split": record["data"]["evaluation_split"],
-            "classes": evaluated["classes"],
-            "image_size": record["data"]["image_size"],
+        "task": settings.task,
+        "config": config_values(settings),
+        "config_yaml": config_yaml(settings),
+        "data": _data_of(first, finished[0], out),
+        "model": finished[0].settings.get("model") or (backbone or {}).get("model"),
+        "epochs": finished[0].settings["epochs"],
+        "pretraining": None if backbone is None else backbone["data"] | {
+            "model": backbone["model"], "epochs": backbone["epochs"],
         },
-        "model": config.model,
-        "epochs": config.epochs,
-        "seeds": list(range(config.seeds)),
-        "baseline": config.reference,
-        "unfinished": [job.name for job in jobs if job not in finished],
-        "methods": [
-            {
-                "label": label,
-                "mixer": config.method(label)["mixer"],
-                "options": {name: v for name, v in config.method(label).items() if name != "mixer"},
-                "runs": [own[seed] for seed in sorted(own)],
-                "estimates": {
-                    metric: asdict(estimate(values))
-                    for metric in METRICS
-                    if (
-                        values := [
-                            v for v in (METRICS[metric][3](own[s]) for s in sorted(own)) if v is not None
-                        ]
-                    )
-                },
-            }
-            for label, own in runs.items()
-            if own
-        ],
-        "metrics": {
-            metric: {"name": name, "unit": unit, "higher_is_better": more}
-            for metric, (name, unit, more, _) in METRICS.items()
-        },
-        "pairs": pairs,
-    }
-    return comparison | {"answer": answer(comparison, runs)}
+        "score": score if (score := first.get("score", "acc1")) != "acc1" else "acc1_last",
+        "seeds": list(settings.all_seeds),
+        "baseline": settings.reference,
+        "unfinished": [run.name for run in runs if run not in finished],
+        "methods": methods,
+        "metrics": metrics_of(first, settings.pretrains),
+    }  # fmt: skip
+    return with_statistics(comparison)
 
 
-def read_run(folder: Path, job: Job) -> Run:
-    """One finished run, of its two records."""
-    own = folder / "runs" / job.name
-    record = json.loads((own / RECORD).read_text())
-    return {
-        "seed": job.seed,
-        "folder": f"runs/{job.name}",
+def read_run(run: Run, out: Path) -> dict[str, Any]:
+    """Return what ``comparison.json`` holds of a finished run."""
+    record = _read(out, run.folder)
+    parameters = record.get("parameters")
+    if not isinstance(parameters, dict):  # a number, in older records of detection and segmentation
+        parameters = {"training": parameters, "inference": parameters}
+    read: dict[str, Any] = {
+        "seed": run.seed,
+        "folder": run.folder,
         "commit": record["commit"],
-        "acc1_last": record["acc1_last"],
-        "acc1_best": record["acc1_best"],
         "best_epoch": record["best_epoch"],
         "epochs": record["epochs"],
         "cost": {
             "seconds": record["seconds"],
             "images_per_second": record["images_per_second"],
-            "peak_memory_bytes": record["peak_memory_bytes"],
-            "parameters_training": record["parameters"]["training"],
-            "parameters_inference": record["parameters"]["inference"],
+            "peak_memory_bytes": record.get("peak_memory_bytes"),
+            "parameters_training": parameters["training"],
+            "parameters_inference": parameters["inference"],
         },
-        "evaluation": json.loads((own / EVALUATION).read_text()),
+        "evaluation": None,
+        "backbone": None,
     }
+    for name in ("per_class", "score_last", "score_best"):
+        if name in record:
+            read[name] = record[name]
+    if run.images is not None:
+        evaluation = json.loads((out / run.folder / EVALUATION).read_text())
+        predictions = evaluation.pop("predictions", None)
+        read |= {"evaluation": evaluation, "correct": (predictions or {}).get("correct")}
+    if run.backbone is not None:
+        before = _read(out, run.backbone)
+        data = before["config"].get("data")
+        read["backbone"] = {
+            "commit": before["commit"],
+            "acc1_last": before.get("acc1_last", before.get("score_last")),
+            "seconds": before["seconds"],
+            "model": before["config"]["model"],
+            "epochs": len(before["epochs"]),
+            "data": {
+                "name": "digits" if data is None else Path(data).name,
+                "train_images": before["data"]["train_images"],
+                "image_size": before["data"]["image_size"],
+            },
+            "keys": record["backbone"],
+        }
+    return read | {"values": values_of(read, record)}
 
 
-def answer(comparison: dict[str, Any], runs: dict[str, dict[int, Run]]) -> str:
-    """One sentence: which method pays, if one can be told, and how sure that is."""
-    reference = comparison["baseline"]
-    pairs = [pair for pair in comparison["pairs"] if pair["metric"] == "acc1_last"]
-    images, data = comparison["data"]["train_images"], comparison["data"]["name"]
-    place = f"on {data} ({images:,} training images, {comparison['model']}, {comparison['epochs']} epochs)"
-    if not pairs:
-        return (
-            f"Nothing can be compared yet {place}: no seed is finished for {reference} and another method."
-        )
-    best = max(pairs, key=lambda pair: float(pair["mean"]))
-    if best["n"] < 2:
-        return (
-            f"One seed can't tell methods apart {place}: {best['method']} is {best['mean']:+.2f} points "
-            f"from {reference}, with no interval; run more --seeds."
-        )
-    better = [pair for pair in pairs if settled(pair) and pair["mean"] > 0]
-    if better:
-        first = max(better, key=lambda pair: float(pair["mean"]))
-        words = (
-            f"{first['method']} is more accurate than {reference} {place}, by {first['mean']:.2f} points "
-            f"({interval(first)}, {first['n']} seeds, corrected p {first['p_corrected']:.2g})"
-        )
-        higher = [pair["method"] for pair in pairs if pair["mean"] > first["mean"]]
-        close = [
-            pair["method"]
-            for pair in pairs
-            if pair is not first
-            and pair["method"] not in higher
-            and not separated(runs, first["method"], pair["method"])
-        ]
-        if close:
-            words += f"; it can't be told apart from {listed(close)}"
-        if higher:
-            words += f"; {listed(higher)} came out higher still, but that is not shown"
-        return f"{words}."
-    words = (
-        f"No method is shown to be more accurate than {reference} {place}: the largest difference is "
-        f"{best['method']}'s, {best['mean']:+.2f} points ({interval(best)}, {best['n']} seeds, "
-        f"corrected p {best['p_corrected']:.2g})"
-    )
-    if best["mean"] > 0 and best["seeds_needed"]:
-        words += f"; about {best['seeds_needed']} seeds would settle it if it stayed so"
-    worse = [pair["method"] for pair in pairs if settled(pair) and pair["mean"] < 0]
-    return words + (
-        f"; {listed(worse)} {'is' if len(worse) == 1 else 'are'} less accurate." if worse else "."
-    )
+def _read(out: Path, folder: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((out / folder / RECORD).read_text())
+    return record
 
 
-def separated(runs: dict[str, dict[int, Run]], first: str, second: str) -> bool:
-    """Whether the interval of two methods' difference in accuracy leaves zero out; not corrected."""
-    seeds = sorted(runs[first].keys() & runs[second].keys())
-    value = METRICS["acc1_last"][3]
-    values = [[value(runs[label][seed]) or 0.0 for seed in seeds] for label in (first, second)]
-    difference = paired_difference(*values)
-    return (
-        difference.low is not None
-        and difference.high is not None
-        and (difference.low > 0 or difference.high < 0)
-    )
+def _data_of(record: dict[str, Any], run: Run, out: Path) -> dict[str, Any]:
+    """Return the data set's name, sizes and classes."""
+    data: dict[str, Any] = dict(record["data"])
+    if run.images is not None:
+        data["classes"] = json.loads((out / run.folder / EVALUATION).read_text())["classes"]
+    path = run.settings.get("data")
+    data["name"] = Path(path).name if path is not None else data.get("name", "digits")
+    return data
 
 
-def config_values(config: CompareConfig) -> dict[str, Any]:
-    """The settings that decide what is run, as plain values."""
-    values = asdict(config)
+def config_values(settings: CompareSettings) -> dict[str, Any]:
+    """Return the settings that decide what is run, as plain values."""
+    values = asdict(settings)
     for name in ("dry_run", "executor", "jobs", "address", "out", "budget"):
         del values[name]
-    if config.data is None:
+    if settings.data is None:
         del values["data"], values["dataset"]
     else:
-        values["data"] = str(config.data)
-    return {name: value for name, value in values.items() if value not in (None, {})}
+        values["data"] = str(settings.data)
+    values["mixers"] = ",".join(settings.named_mixers)
+    kept = {name: value for name, value in values.items() if value not in (None, {})}
+    return kept | ({"pretrain": settings.pretrain} if settings.pretrains else {})
 
 
-def config_yaml(config: CompareConfig) -> str:
-    """A file for ``recursivemix compare --config`` that repeats the comparison."""
-    return str(yaml.safe_dump(config_values(config), sort_keys=False, allow_unicode=True))
+def config_yaml(settings: CompareSettings) -> str:
+    """Return a file for ``recursivemix compare --config`` that repeats the comparison."""
+    return str(yaml.safe_dump(config_values(settings), sort_keys=False, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""A comparison from its settings to its page."""
+"""Make a comparison from its settings to its page, or its page again from its records."""
 
 from __future__ import annotations
 
@@ -11,129 +11,155 @@ from typing import Any
 
 import yaml
 
-from recursivemix.data.images import ImageData
+from recursivemix.report.comparison_page import build_page
 from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
 
 from .collect import collect, config_values
-from .estimate import Pace, epochs_in_budget, grid_seconds, measure
-from .execute import EVALUATION, RECORD, check_same, is_finished, run_locally
-from .grid import CompareConfig, Job, jobs_of
+from .execute import RECORD, check_unchanged, is_finished, run_locally
+from .grid import Job, Run, jobs_of
 from .on_ray import run_on_ray
-from .page import build_page
+from .pace import Pace, epochs_in_budget, measure, total_seconds
 from .pictures import make_pictures
+from .records import COMPARISON, Comparison, read_comparison
+from .settings import CompareSettings
 
-DEFAULT_EPOCHS = 30
-SETTINGS, COMPARISON, PAGE = "comparison.yaml", "comparison.json", "page.html"
-
-
-def with_epochs(config: CompareConfig) -> tuple[CompareConfig, list[Pace]]:
-    """The settings with their number of epochs: as told, as begun with, or as the budget allows."""
-    if config.epochs is not None:
-        return config, []
-    before = config.out / SETTINGS
-    if before.is_file():
-        epochs = yaml.safe_load(before.read_text())["epochs"]
-        return replace(config, epochs=epochs, budget=None), []
-    if config.budget is None:
-        return replace(config, epochs=DEFAULT_EPOCHS), []
-    paces = measure(config)
-    return replace(config, epochs=epochs_in_budget(config, paces), budget=None), paces
+SETTINGS, PAGE = "comparison.yaml", "page.html"
+WHERE = ("command", "date", "commit", "versions", "hardware")
+"""What `environment` returns."""
 
 
-def compare(
-    config: CompareConfig, data: ImageData, say: Callable[[str], None]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Run what is not finished yet, and write the page.
+def with_epochs(settings: CompareSettings) -> tuple[CompareSettings, list[Pace]]:
+    """Return settings with their number of epochs, and what was measured to choose it.
+
+    The epochs are those of ``--epochs``, else of the comparison in ``--out``, else as ``--budget`` allows,
+    else the task's default.
+    """
+    if settings.given_epochs is not None:
+        return settings, []
+    file = settings.out / SETTINGS
+    if file.is_file():
+        before = read_settings(settings.out)
+        return replace(settings, epochs=before.given_epochs, budget=None), []
+    if settings.budget is None:
+        epochs = settings.run_settings(settings.labels[0], settings.first_seed)["epochs"]
+        return replace(settings, epochs=epochs), []
+    paces = measure(settings)
+    return replace(settings, epochs=epochs_in_budget(settings, paces), budget=None), paces
+
+
+def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comparison, dict[str, str]]:
+    """Make the runs that are not finished, and write records, pictures and page.
 
     Args:
-        config: the settings, with their number of epochs.
-        data: of seed 0, as `open_grid` gives it.
-        say: is given a line for each run that ends.
+        settings: of the comparison, checked by `check_grid`.
+        say: called with a line for each run that ends.
 
     Returns:
-        What ``comparison.json`` holds, and the problem of every run that failed, by its name.
+        The content of ``comparison.json``, and the error message of every failed job by its name.
 
     Raises:
-        ValueError: settings that can't be used, or that are not those of the folder's runs.
-        GridStoppedError: Ctrl-C or SIGTERM; the same command goes on.
+        ValueError: settings that cannot be used, or that differ from those of the folder's runs.
+        GridStoppedError: Ctrl-C or SIGTERM; the same command resumes.
     """
-    for package in ("jinja2", "plotly", "pytorch_grad_cam"):
-        if find_spec(package) is None:  # known now, and not after the runs
+    for package in ("jinja2", "plotly", *(() if settings.is_dense else ("pytorch_grad_cam",))):
+        if find_spec(package) is None:  # before the runs, not after
             raise ValueError(f"a comparison needs {package}: pip install 'recursivemix[report]'")
-    runs = config.out / "runs"
-    jobs = jobs_of(config)
+    out = settings.out
+    jobs = jobs_of(settings)
     for job in jobs:
-        check_same(job, runs / job.name)
+        for run in job.runs:
+            check_unchanged(run, out)
     where = environment(gpu=True)
     try:
-        runs.mkdir(parents=True, exist_ok=True)
-        write_text(config.out / SETTINGS, yaml.safe_dump(config_values(config), sort_keys=False))
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / SETTINGS, yaml.safe_dump(config_values(settings), sort_keys=False))
     except OSError as error:
-        raise ValueError(f"cannot write the folder {config.out} (--out): {error}") from error
-    open_jobs = [job for job in jobs if not is_finished(runs / job.name)]
+        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+    open_jobs = [job for job in jobs if not all(is_finished(run, out) for run in job.runs)]
     if len(open_jobs) < len(jobs):
-        say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are finished already")
+        say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} jobs are finished already")
     ended = 0
 
     def done(job: Job, problem: str | None) -> None:
         nonlocal ended
         ended += 1
-        say(f"{ended} of {len(open_jobs)}: {problem or result_line(runs / job.name, job)}")
+        for line in [problem] if problem else [result_line(run, out) for run in job.runs if run.label]:
+            say(f"{ended} of {len(open_jobs)}: {line}")
 
-    if config.executor == "ray":
-        problems = run_on_ray(open_jobs, runs, config.address, config.jobs, done)
+    if settings.executor == "ray":
+        problems = run_on_ray(open_jobs, out, settings.address, settings.jobs, done)
     else:
-        problems = run_locally(open_jobs, runs, config.jobs, done)
-    return finish(config, data, where), problems
+        problems = run_locally(open_jobs, out, settings.jobs, done)
+    comparison = collect(settings, out, where)
+    write_json(out / COMPARISON, comparison)
+    make_pictures(settings, out)
+    write_text(out / PAGE, build_page(comparison, out / "pictures"))
+    return comparison, problems
 
 
-def finish(config: CompareConfig, data: ImageData, where: dict[str, Any]) -> dict[str, Any]:
-    """Write `comparison.json`, the pictures and the page, of whatever is finished."""
-    comparison = collect(config, config.out, where)
-    write_json(config.out / COMPARISON, comparison)
-    make_pictures(config, data, config.out)
-    return rebuild(config.out)
+def report(folder: Path, baseline: str | None = None) -> Comparison:
+    """Write the page of a comparison from its records, without data or checkpoints.
 
+    Where the folder has runs, they are collected again into ``comparison.json``: also those of a comparison
+    that is still running.
 
-def rebuild(folder: Path) -> dict[str, Any]:
-    """Write the page anew from the folder's records alone; gives what `comparison.json` holds.
+    Args:
+        folder: of the comparison.
+        baseline: compare with this method instead of the recorded one, in the page and the tables alone.
 
     Raises:
-        ValueError: a folder without a comparison.
+        ValueError: not the folder of a comparison, or no such method.
     """
-    file = folder / COMPARISON
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no {COMPARISON}: was it made by recursivemix compare?")
-    comparison: dict[str, Any] = json.loads(file.read_text())
+    if (folder / SETTINGS).is_file() and any(folder.glob(f"runs/*/{RECORD}")):
+        settings = read_settings(folder)
+        file = folder / COMPARISON
+        source = file if file.is_file() else next(iter(sorted(folder.glob(f"runs/*/{RECORD}"))))
+        recorded: dict[str, Any] = json.loads(source.read_text())
+        where = {name: recorded[name] for name in WHERE}
+        write_json(file, collect(settings, folder, where))
+    comparison = read_comparison(folder, baseline)
     write_text(folder / PAGE, build_page(comparison, folder / "pictures"))
     return comparison
 
 
-def result_line(folder: Path, job: Job) -> str:
-    """A finished run in a line."""
-    record = json.loads((folder / RECORD).read_text())
-    evaluation = json.loads((folder / EVALUATION).read_text())
-    return (
-        f"{job.name}: {record['acc1_last']:.2f} % at the last epoch, NLL {evaluation['nll']:.3f}, "
-        f"{record['seconds']:.0f} s"
-    )
+def read_settings(folder: Path) -> CompareSettings:
+    """Read the settings of a comparison from its folder, also of an earlier version.
+
+    Raises:
+        ValueError: settings that this version does not know.
+    """
+    values = yaml.safe_load((folder / SETTINGS).read_text())
+    if values.get("data") is not None:
+        values["data"] = Path(values["data"])
+    try:
+        return CompareSettings(**(values | {"out": folder}))
+    except TypeError as error:
+        raise ValueError(f"{folder / SETTINGS}: {error}") from error
 
 
-def plan_lines(config: CompareConfig, paces: list[Pace]) -> list[str]:
-    """The grid and its estimated time, for ``--dry-run``."""
-    epochs = config.epochs or DEFAULT_EPOCHS
+def result_line(run: Run, out: Path) -> str:
+    """Describe a finished run in one line."""
+    record = json.loads((out / run.folder / RECORD).read_text())
+    score = record.get("score_last", record.get("acc1_last"))
+    return f"{run.name}: {score:.2f} % at the last epoch, {record['seconds']:.0f} s"
+
+
+def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
+    """Return the runs and their estimated time, for ``--dry-run``."""
+    assert settings.given_epochs is not None
+    epochs = settings.given_epochs
     lines = [
-        f"{pace.label}: {config.seeds} seeds x {epochs} epochs, {pace.epoch:.1f} s an epoch, "
-        f"{minutes(pace.run(epochs))} a run"
+        f"{pace.label}: {settings.seeds} seeds x {epochs} epochs, {pace.epoch:.1f} s per epoch, "
+        f"{duration(pace.run(epochs))} per run"
         for pace in paces
     ]
-    total = grid_seconds(config, paces, epochs)
-    return [*lines, f"altogether about {minutes(total)} with {config.jobs} at a time, into {config.out}"]
+    total = total_seconds(settings, paces, epochs)
+    return [*lines, f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}"]
 
 
-def minutes(seconds: float) -> str:
-    """Seconds in the units one says them in."""
+def duration(seconds: float) -> str:
+    """Format a time in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

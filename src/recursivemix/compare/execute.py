@@ -1,7 +1,7 @@
-"""Who runs the grid: this machine, one run after the other or several at a time; and what a run is.
+"""Make runs on this machine.
 
-A run is the two commands that a person would type, ``recursivemix fit`` and ``recursivemix evaluate``, each
-a process of its own: nothing is left over from the run before, and one that dies takes no other with it.
+A run is the commands that a person would type, ``recursivemix fit`` (or ``transfer``) and, for
+classification, ``recursivemix evaluate``, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,92 +11,108 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from recursivemix.training.atomic_write import write_json
 from recursivemix.training.commands import Start, beside, check_code, run_all
 
-from .grid import Job
+from .grid import Job, Run
 
 CLI = (sys.executable, "-m", "recursivemix.cli")
 RECORD, EVALUATION = "record.json", "evaluation.json"
 LAST = Path("checkpoints", "last.ckpt")
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run has both of its records."""
-    return (folder / RECORD).is_file() and (folder / EVALUATION).is_file()
+def is_finished(run: Run, out: Path) -> bool:
+    """Return whether a run has all of its records."""
+    folder = out / run.folder
+    return (folder / RECORD).is_file() and (run.images is None or (folder / EVALUATION).is_file())
 
 
-def check_same(job: Job, folder: Path) -> None:
-    """Raise ValueError where a run's folder is of other settings than the job's."""
+def check_unchanged(run: Run, out: Path) -> None:
+    """Raise ValueError if the run's folder was made with other settings."""
+    folder = out / run.folder
     file = beside(folder, ".json")
     if file.is_file():
-        before = json.loads(file.read_text())
-        now = json.loads(json.dumps(job.settings))
+        before, now = json.loads(file.read_text()), json.loads(json.dumps(run.settings))
+        if run.backbone is not None:
+            before.pop("backbone", None)  # a path, in folders of earlier versions
         names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         if names:
             changes = ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)
             raise ValueError(
-                f"{folder} is a run of other settings ({changes}): name another --out, or remove it"
+                f"{folder} was made with other settings ({changes}): choose another --out, or remove it"
             )
-    if is_finished(folder):
+    if run.images is not None and is_finished(run, out):
         evaluation = json.loads((folder / EVALUATION).read_text())
-        measured, most = evaluation["corruption_images"], evaluation["images"]
-        if measured != min(job.images, most):
+        # Records of earlier versions have no "subset".
+        measured = evaluation.get("subset", evaluation.get("corruption_images"))
+        if measured != min(run.images, evaluation["images"]):
             raise ValueError(
-                f"{folder} was evaluated on {measured} images, --images is {job.images}: take --images "
+                f"{folder} was evaluated on {measured} images, --images is {run.images}: use --images "
                 f"{measured}, or remove {folder / EVALUATION}"
             )
 
 
-def run_job(job: Job, folder: Path, threads: int | None, start: Start) -> None:
-    """Make one run finished: begin it, or take it up where it was stopped, then evaluate its checkpoint.
+def run_job(job: Job, out: Path, threads: int | None, start: Start) -> None:
+    """Finish the runs of a job in order: start each, or resume it from its checkpoint, then evaluate it.
 
     Args:
-        job: what to run.
-        folder: of the run; its log is beside it.
-        threads: of the process; None leaves torch its choice.
-        start: runs a command to its end, its output added to a log, and gives the exit code.
+        job: the runs.
+        out: the comparison's folder; a run's log is beside its folder.
+        threads: of each process; None leaves torch its default.
+        start: runs a command, appends its output to a log, and returns the exit code.
 
     Raises:
         RunError: a command failed; the message names the log.
     """
-    if is_finished(folder):
-        return
+    for run in job.runs:
+        if not is_finished(run, out):
+            _finish_run(run, out, threads, start)
+
+
+def _finish_run(run: Run, out: Path, threads: int | None, start: Start) -> None:
+    folder = out / run.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = beside(folder, ".log")
-    write_json(beside(folder, ".json"), job.settings)
+    write_json(beside(folder, ".json"), run.settings)
     if not (folder / RECORD).is_file():
+        words = list(run.command)
         if (folder / LAST).is_file():
-            words = ["fit", "--resume", str(folder)]
+            words += ["--resume", str(folder)]
         else:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
-            words = ["fit", "--config", yaml.safe_dump(job.settings), "--out", str(folder)]
+            settings: dict[str, Any] = dict(run.settings)
+            if run.backbone is not None:
+                settings["backbone"] = str((out / run.backbone / LAST).absolute())
+            words += ["--config", yaml.safe_dump(settings), "--out", str(folder)]
             words += ["--trainer.enable-progress-bar", "false"]
-        check_code(start([*CLI, *words], log, threads), job.name, log)
-    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(job.images)]
+        check_code(start([*CLI, *words], log, threads), run.name, log)
+    if run.images is None:
+        return
+    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(run.images), "--probes", "all"]
     for name in ("data", "dataset"):
-        if name in job.settings and job.settings[name] != "auto":
-            words += [f"--{name}", str(job.settings[name])]
+        if name in run.settings and run.settings[name] != "auto":
+            words += [f"--{name}", str(run.settings[name])]
     words += ["--out", str(folder / EVALUATION)]
-    check_code(start([*CLI, *words], log, threads), job.name, log)
+    check_code(start([*CLI, *words], log, threads), run.name, log)
 
 
 def run_locally(
-    jobs: Sequence[Job], runs: Path, parallel: int, done: Callable[[Job, str | None], None]
+    jobs: Sequence[Job], out: Path, parallel: int, done: Callable[[Job, str | None], None]
 ) -> dict[str, str]:
-    """Run the jobs on this machine, ``parallel`` at a time; as `run_all`.
+    """Run jobs on this machine; arguments, result and errors as in `run_all`.
 
     Args:
-        jobs: what to run; finished ones are passed over.
-        runs: the folder of their folders.
-        parallel: how many at a time; they share the cores.
-        done: is told each job that ended, and the problem if it failed.
+        jobs: what to run; finished runs are skipped.
+        out: the comparison's folder.
+        parallel: number of jobs at the same time; they share the cores.
+        done: called with each job that ended, and its error message if it failed.
     """
 
     def work(job: Job, threads: int | None, start: Start) -> None:
-        run_job(job, runs / job.name, threads, start)
+        run_job(job, out, threads, start)
 
     return run_all(jobs, work, parallel, done)

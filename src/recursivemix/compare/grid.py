@@ -1,215 +1,103 @@
-"""Methods times seeds: what is to be run, in which folder, with which settings."""
+"""The runs of a comparison: methods times seeds."""
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from recursivemix.data.images import ImageData
-from recursivemix.data.names import Source
-from recursivemix.mixing import MIXERS, create_mixer
+from recursivemix.mixing import create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.tasks.classification import open_images
-from recursivemix.tasks.settings import ClassificationSettings, undo_yaml_coercion
+from recursivemix.data.open import open_images
 
-Executor = Literal["local", "ray"]
-FIXED = ("data", "dataset", "model", "epochs", "seed", "out", "mixer")
-"""Settings of a run that the comparison itself decides."""
-UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+from .settings import CompareSettings
 
 
 @dataclass(frozen=True)
-class CompareConfig:
-    """Settings of a comparison.
+class Run:
+    """One training run; plain values, so that it can be sent to another machine."""
 
-    Args:
-        data: Folder of images or name of a data set, as in recursivemix fit. Without it, the digits.
-        dataset: What --data is: auto (look), digits, folder, cifar10, cifar100 or hf.
-        mixers: Methods to compare, such as none,cutmix,recursivemix.
-        methods: The settings of single methods by their label, as in
-            --methods.gentle '{mixer: recursivemix, mixer_options: {prob: 0.5}}'; a label that is a method's
-            name needs no mixer. Easier in a YAML file.
-        seeds: How many seeds each method is run with, counted from 0.
-        epochs: Passes over the training images. Default: 30, or what --budget allows.
-        model: The network, as in recursivemix fit.
-        settings: Further settings of recursivemix fit, for all methods alike, such as --settings.lr 0.05;
-            those of Lightning's Trainer under trainer.
-        budget: Time for everything, such as 2h or 45m; decides the number of epochs. Leave --epochs out.
-        baseline: The label that the others are compared with. Default: none, or else the first.
-        images: How many test images corruptions, occlusion, scale and localisation are measured on.
-        executor: local, or ray for a grid that outgrows one machine.
-        jobs: Runs at the same time; they share the processor's cores.
-        address: Of a Ray cluster that is up. Default: Ray starts one on this machine.
-        dry_run: Print the grid and how long it will take, by a few measured steps of each method.
-        out: Folder of the comparison. Where there is one already, its finished runs are kept.
-    """
-
-    data: Path | None = None
-    dataset: Source = "auto"
-    mixers: str = "none,cutmix,recursivemix"
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seeds: int = 3
-    epochs: int | None = None
-    model: str = "resnet20"
-    settings: dict[str, Any] = field(default_factory=dict)
-    budget: str | None = None
-    baseline: str | None = None
-    images: int = 2000
-    executor: Executor = "local"
-    jobs: int = 1
-    address: str | None = None
-    dry_run: bool = False
-    out: Path = Path("comparison")
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "jobs", "images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"--epochs must be at least 1, got {self.epochs}")
-        if self.budget is not None and self.epochs is not None:
-            raise ValueError("--budget decides the number of epochs: leave --epochs or --budget out")
-        if self.budget is not None:
-            budget_seconds(self.budget)
-        if self.address is not None and self.executor != "ray":
-            raise ValueError("--address is that of a Ray cluster: add --executor ray")
-        if self.baseline is not None and self.baseline not in self.labels:
-            raise ValueError(f"--baseline must be one of {', '.join(self.labels)}, got {self.baseline!r}")
-        fields = {item.name for item in dataclasses.fields(ClassificationSettings)}
-        for name in self.settings:
-            if name in FIXED:
-                raise ValueError(
-                    f"--settings.{name} is for the comparison to decide: see --{name} or --mixers"
-                )
-            if name not in fields | {"trainer"}:
-                raise ValueError(f"--settings.{name}: recursivemix fit has no such setting")
-        for label in self.labels:
-            if not re.fullmatch(r"[\w.+=-]+", label):
-                raise ValueError(
-                    f"a method's label names its folder: letters, digits and . + = - _ alone, got {label!r}"
-                )
-            method = self.method(label)
-            for name in method:
-                if name not in fields or (name in FIXED and name != "mixer"):
-                    raise ValueError(
-                        f"--methods.{label}: {name!r} is no setting of recursivemix fit, or not its own"
-                    )
-            if method["mixer"] not in MIXERS:
-                raise ValueError(
-                    f"unknown method {method['mixer']!r}; there are {', '.join(MIXERS)}; a label of your "
-                    f"own needs --methods.{label} '{{mixer: NAME}}'"
-                )
-            self.run_config(label, 0)  # whose own door checks the values
+    folder: str
+    """Below the comparison's folder."""
+    command: tuple[str, ...]
+    """Words after ``recursivemix`` that start it."""
+    settings: dict[str, Any]
+    """Settings of the command, without ``out`` and the backbone."""
+    seed: int
+    label: str | None = None
+    """The method; None for a run that trains a backbone."""
+    backbone: str | None = None
+    """Folder, below the comparison's, of the run that trains its backbone."""
+    images: int | None = None
+    """Number of test images for the probes of its checkpoint; None if it is not evaluated."""
 
     @property
-    def labels(self) -> list[str]:
-        """The methods in the order they were named; ``methods`` may add to ``mixers``."""
-        named = [label.strip() for label in self.mixers.split(",") if label.strip()]
-        labels = list(dict.fromkeys([*named, *self.methods]))
-        if not labels:
-            raise ValueError("--mixers names no method")
-        return labels
-
-    @property
-    def reference(self) -> str:
-        """The label that the others are compared with."""
-        if self.baseline is not None:
-            return self.baseline
-        return "none" if "none" in self.labels else self.labels[0]
-
-    def method(self, label: str) -> dict[str, Any]:
-        """The settings that are a method's own, with its ``mixer``."""
-        return {"mixer": label} | self.methods.get(label, {})
-
-    def run_settings(self, label: str, seed: int) -> dict[str, Any]:
-        """The settings of one run, for `ClassificationSettings` or a YAML file; ``out`` left out.
-
-        Everything but the method's own is the same for one seed: weights, order, split.
-        """
-        own = {"model": self.model, "epochs": self.epochs or 30, "seed": seed}
-        if self.data is not None:
-            own |= {"data": str(self.data), "dataset": self.dataset}
-        return undo_yaml_coercion(own | self.settings | self.method(label))
-
-    def run_config(self, label: str, seed: int, **others: Any) -> ClassificationSettings:
-        """The same as a `ClassificationSettings`; raises ValueError for values that `fit` refuses."""
-        settings = self.run_settings(label, seed) | others
-        settings.pop("trainer", None)  # Lightning's own, which a run checks
-        check_types(settings)
-        if "data" in settings:
-            settings["data"] = Path(settings["data"])
-        return ClassificationSettings(**settings)
+    def name(self) -> str:
+        """The last part of the folder, such as cutmix-seed0."""
+        return self.folder.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the grid; plain values, so that it can be sent to another machine."""
+    """Runs that one worker makes in this order."""
 
-    label: str
-    seed: int
-    settings: dict[str, Any]
-    """Of ``recursivemix fit``, without ``out``."""
-    images: int
-    """Of `evaluate_checkpoint`."""
+    runs: tuple[Run, ...]
 
     @property
     def name(self) -> str:
-        """The run's folder below ``runs``."""
-        return f"{self.label}-seed{self.seed}"
+        """The name of the first run."""
+        return self.runs[0].name
 
 
-def jobs_of(config: CompareConfig) -> list[Job]:
-    """Every run; all methods of a seed before the next seed, so that what is finished can be compared."""
-    return [
-        Job(label, seed, config.run_settings(label, seed), config.images)
-        for seed in range(config.seeds)
-        for label in config.labels
-    ]
+def jobs_of(settings: CompareSettings) -> list[Job]:
+    """Return all jobs; those of a seed before those of the next, so that finished runs can be compared.
+
+    A backbone and the runs that start from it are one job.
+    """
+    jobs = []
+    for seed in settings.all_seeds:
+        if not settings.pretrains:
+            jobs += [Job((run_of(settings, label, seed),)) for label in settings.labels]
+            continue
+        for mixer in settings.named_mixers:
+            folder = f"backbones/{mixer}-seed{seed}"
+            first = Run(folder, ("fit",), settings.pretrain_settings(mixer, seed), seed)
+            labels = [label for label in settings.labels if settings.method(label)["backbone"] == mixer]
+            jobs.append(Job((first, *(run_of(settings, label, seed, folder) for label in labels))))
+    return jobs
 
 
-def open_grid(config: CompareConfig) -> ImageData:
-    """The data of seed 0; every method is made once, so that a wrong option ends here and not in a run.
+def run_of(settings: CompareSettings, label: str, seed: int, backbone: str | None = None) -> Run:
+    """Return the run of one method and seed."""
+    return Run(
+        folder=f"runs/{label}-seed{seed}",
+        command=("transfer", settings.task) if settings.is_dense else ("fit",),
+        settings=settings.run_settings(label, seed),
+        seed=seed,
+        label=label,
+        backbone=backbone,
+        images=None if settings.is_dense else settings.images,
+    )
+
+
+def labelled_runs(settings: CompareSettings) -> list[Run]:
+    """Return the runs that are compared, without those that train backbones."""
+    return [run for job in jobs_of(settings) for run in job.runs if run.label is not None]
+
+
+def check_grid(settings: CompareSettings) -> None:
+    """Check everything that can be known before the runs: settings, data, networks and mixers.
 
     Raises:
-        ValueError: data, a model or an option that can't be used.
+        ValueError: names the method and what is wrong.
     """
-    data = open_images(config.run_config(config.labels[0], 0))
-    for label in config.labels:
-        method = config.run_config(label, 0)
+    settings.check_methods()
+    runs: dict[str, Any] = {label: settings.run(label, settings.first_seed) for label in settings.labels}
+    if settings.is_dense:
+        return
+    data = open_images(runs[settings.labels[0]], runs[settings.labels[0]].seed)
+    for label, method in runs.items():
         network = create_model(method.model, len(data.classes), data.image_size)
         try:
             create_mixer(method.mixer, len(data.classes), network, **method.mixer_options)
         except ValueError as error:
             raise ValueError(f"method {label!r}: {error}") from error
-    return data
-
-
-def check_types(settings: dict[str, Any]) -> None:
-    """Raise ValueError for a value of another type than a setting of `ClassificationSettings` has."""
-    plain = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
-    try:
-        _parser().parse_object(plain)
-    except ArgumentError as error:
-        raise ValueError(f"--settings or --methods: {' '.join(str(error).split())}") from error
-
-
-@cache
-def _parser() -> ArgumentParser:
-    """Of the settings of a run."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ClassificationSettings, as_group=False)
-    return parser
-
-
-def budget_seconds(budget: str) -> float:
-    """Seconds of a time such as 90s, 45m or 1.5h."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", budget.strip())
-    if found is None or float(found[1]) == 0:
-        raise ValueError(f"--budget is a time such as 2h, 45m or 90s, got {budget!r}")
-    return float(found[1]) * UNITS[found[2]]

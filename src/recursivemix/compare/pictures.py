@@ -1,38 +1,65 @@
-"""The page's pictures: what each method makes of the same images, and where each network looks.
-
-Made once from data and checkpoints, and kept beside the records, from which alone the page is rebuilt.
-"""
+"""Draw the pictures of a comparison's page, which are kept beside its records."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
-from recursivemix.data.images import ImageData, LabelledImages, Subset, denormalise
+from recursivemix.data.images import ImageData, LabelledImages, denormalise
 from recursivemix.evaluation.activation import activation_maps
+from recursivemix.mixing import create_mixer
+from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
-from recursivemix.tasks.measure import load_checkpoint
-from recursivemix.training.atomic_write import write_json
+from recursivemix.data.open import open_images
+from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.atomic_write import atomic_write, write_json
 
-from .execute import LAST
-from .grid import CompareConfig
+from .execute import LAST, is_finished
+from .grid import Run, labelled_runs
+from .settings import CompareSettings
 
 SHOWN = 8
 TRIES, TYPICAL = 16, 0.7
 EARLIER = 3
-"""Steps of other images before the one that is shown, so that a method with a memory has one."""
+"""Steps before the one that is shown, which fill the history of mixers that have one."""
 
 
-def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
-    """Pictures of every method that has a finished run, from its first seed's last checkpoint."""
-    pictures = folder / "pictures"
+def make_pictures(settings: CompareSettings, out: Path) -> None:
+    """Write the pictures of each method's first finished run into ``OUT/pictures``."""
+    pictures = out / "pictures"
     pictures.mkdir(exist_ok=True)
+    first: dict[str, Run] = {}
+    for run in labelled_runs(settings):
+        if run.label is not None and is_finished(run, out):
+            first.setdefault(run.label, run)
+    if settings.is_dense:
+        for label, run in first.items():
+            _copy_as_jpeg(out / run.folder / "predictions.png", pictures / f"predictions-{label}.jpg")
+    else:
+        run_settings = settings.run(settings.labels[0], settings.first_seed)
+        assert isinstance(run_settings, ClassificationSettings)
+        data = open_images(run_settings, run_settings.seed)
+        checkpoints = {label: out / run.folder / LAST for label, run in first.items()}
+        _classification_pictures(data, checkpoints, pictures)
+
+
+def _copy_as_jpeg(source: Path, target: Path) -> None:
+    """Photographs as PNG would make the page five times as large."""
+    if source.is_file():
+        with Image.open(source) as image, atomic_write(target) as part:
+            image.convert("RGB").save(part, "JPEG", quality=88)
+
+
+def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pictures: Path) -> None:
+    """Draw mixed batches and class activation maps of the last checkpoint of each method."""
     colours = (data.mean, data.std)
     size = augmentation_of(data).size
     train = _some(data.train, SHOWN * (EARLIER + 1), size)
@@ -43,27 +70,22 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
     _write_strip(pictures / "cams-images.png", shown)
     captions: dict[str, Any] = {}
     predictions: dict[str, list[str]] = {}
-    for label in config.labels:
-        checkpoint = folder / "runs" / f"{label}-seed0" / LAST
+    for label, checkpoint in checkpoints.items():
         if not checkpoint.is_file():
             continue
-        module = load_checkpoint(checkpoint)
-        mixed, targets = _mixed(module, train_images, train[1])
+        trained = load_task(checkpoint, "classification")
+        mixed, targets = _mixed(trained, train_images, train[1])
         _write_strip(pictures / f"gallery-{label}.png", as_bytes(denormalise(mixed, *colours)))
+        shares = [heaviest(row, data.classes) for row in targets]
         captions[label] = {
-            "captions": [
-                ", ".join(f"{name}: {weight:.2f}" for name, weight in heaviest(row, data.classes))
-                for row in targets
-            ]
+            "captions": [", ".join(f"{name}: {weight:.2f}" for name, weight in row) for row in shares]
         }
-        module.network.eval()
-        backbone = getattr(module.network, "backbone", module.network)
+        network = trained.network
         with torch.no_grad():
-            probabilities = backbone(images).softmax(1)
-        maps = activation_maps(backbone, images, test[1])
+            top = network(images).softmax(1).max(1)
+        maps = activation_maps(network, images, test[1])
         heated = [draw_heat(*pair) for pair in zip(shown, maps, strict=True)]
         _write_strip(pictures / f"cams-{label}.png", torch.stack(heated))
-        top = probabilities.max(1)
         predictions[label] = [
             f"{data.classes[k]}, {100 * p:.0f} %"
             for k, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
@@ -74,19 +96,20 @@ def make_pictures(config: CompareConfig, data: ImageData, folder: Path) -> None:
 
 
 def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """(count, 3, S, S) uint8 and labels, spread over a set, of as many classes as there are."""
-    spread = [i * len(images) // count for i in range(count)]
-    held = stack(Subset(images, spread), size, 0, False, "pictures")
+    """Return (count, 3, S, S) uint8 images and their labels, spread evenly over a set."""
+    spread = torch.arange(count) * len(images) // count
+    held = stack(images.select(spread), size, 0, False, "pictures")
     return held.images, held.labels
 
 
-def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The last `SHOWN` images and their targets as the method mixes them after `EARLIER` steps.
+def _mixed(trained: TrainedModel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `SHOWN` mixed images and their targets, after `EARLIER` steps with other images.
 
-    The shown ones are the first of ``images``, spread evenly too. Of several draws the one is shown whose
-    ``lam`` is nearest to `TYPICAL`: another may mix nothing that could be seen.
+    Of `TRIES` draws, return the one whose mean ``lam`` is nearest to `TYPICAL`: some draws mix nothing.
     """
-    mixer, network = module.mixer, module.network.train()
+    settings, network = trained.settings, deepcopy(trained.network).train()
+    options = {"seed": settings["seed"]} | (settings["mixer_options"] or {})
+    mixer = create_mixer(settings["mixer"], len(trained.classes), network, **options)
     order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...
     with torch.no_grad():
         for step, rows in enumerate(order[:-1]):

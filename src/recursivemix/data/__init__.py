@@ -1,1 +1,1 @@
-"""Where batches come from: data that ships with a dependency, and folders of images."""
+"""Data sets, their formats, and the batches made from them."""

@@ -1,12 +1,12 @@
-"""Training and evaluation batches of annotated images: read, varied, stacked where they are of one size.
+"""Training and evaluation batches of annotated images: read and transformed in workers, in lists.
 
-As with plain images, a batch is a pure function of (seed, epoch, step, rank): see `order`.
+A batch is a pure function of (seed, epoch, step, rank), as for plain images: see `order`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -21,9 +21,9 @@ from .order import TrainingOrder, seed_of
 
 Target = TypeVar("Target", Objects, Tensor)
 Sample = tuple[int, Tensor, Any]
-"""The place of an image in its set, (3, H, W) uint8, and its target."""
+"""Index of an image in its data set, (3, H, W) uint8, and its target."""
 MOST_OF_ONE_CLASS = 0.75
-"""Of a crop's labelled pixels; other crops are tried, as in the paper's recipe (mmsegmentation)."""
+"""Largest share of one class in a crop's labels; otherwise another crop is tried (as mmsegmentation)."""
 CROP_TRIES = 10
 
 
@@ -37,35 +37,41 @@ class AnnotatedBatch(NamedTuple, Generic[Target]):
     """Index of each image in its data set."""
 
 
-class Vary(Protocol):
-    """A random variation of one image and its target; draws from the generator alone."""
+class JointTransform(Protocol):
+    """Random transform of an image together with its target; it draws from the generator only."""
 
     def __call__(self, image: Tensor, target: Any, generator: torch.Generator) -> tuple[Tensor, Any]: ...
 
 
 @dataclass(frozen=True)
-class VaryObjects:
-    """Half of the images mirrored, with boxes and masks. Sizes are the detector's business."""
+class DetectionTransform:
+    """Mirror half of the images, with boxes and masks, and vary their colors; the detector resizes.
+
+    Args:
+        flip: mirror half of the images.
+        color_jitter: largest relative change of brightness, contrast and saturation.
+    """
 
     flip: bool
+    color_jitter: float = 0.0
 
     def __call__(
         self, image: Tensor, target: Objects, generator: torch.Generator
     ) -> tuple[Tensor, Objects]:
-        if not self.flip or torch.rand((), generator=generator) < 0.5:
-            return image, target
-        return image.flip(-1), mirrored(target, image.shape[-1])
+        if self.flip and torch.rand((), generator=generator) >= 0.5:
+            image, target = image.flip(-1), mirrored(target, image.shape[-1])
+        return with_color_jitter(image, self.color_jitter, generator), target
 
 
 @dataclass(frozen=True)
-class VaryMap:
-    """A random scale, a square crop of it, mirroring, and colours; image and label map alike.
+class SegmentationTransform:
+    """Random scale, square crop, mirroring and colours, for an image and its label map.
 
     Args:
-        size: pixels a side of the crop; at scale 1 it is also the shorter side of the image.
+        size: side of the crop in pixels, and shorter side of the image at scale 1.
         flip: mirror half of the images.
-        scales: the scale is drawn uniformly from this range; 0.5 to 2 in the paper's recipe.
-        color_jitter: share by which brightness, contrast and saturation vary.
+        scales: range of the uniformly drawn scale; 0.5 to 2 as published.
+        color_jitter: largest relative change of brightness, contrast and saturation.
     """
 
     size: int
@@ -92,23 +98,29 @@ class VaryMap:
         image = image[:, y : y + self.size, x : x + self.size]
         if self.flip and torch.rand((), generator=generator) < 0.5:
             image, crop = image.flip(-1), crop.flip(-1)
-        if self.color_jitter:
-            jitter = ColorJitter(*(self.color_jitter,) * 3)
-            with torch.random.fork_rng(devices=[]):  # torchvision knows torch's global generator alone
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-                image = jitter(image)
+        image = with_color_jitter(image, self.color_jitter, generator)
         return image.contiguous(), crop.contiguous()
 
 
+def with_color_jitter(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Vary brightness, contrast and saturation of (3, H, W) uint8 by random factors up to ``strength``."""
+    if not strength:
+        return image
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        jittered: Tensor = ColorJitter(*(strength,) * 3)(image)
+    return jittered
+
+
 def mirrored(objects: Objects, width: int) -> Objects:
-    """Objects of a mirrored image of this width."""
+    """Mirror the objects of an image of this width."""
     x1, y1, x2, y2 = objects.boxes.unbind(1)
     masks = None if objects.masks is None else objects.masks.flip(-1)
     return objects._replace(boxes=torch.stack([width - x2, y1, width - x1, y2], 1), masks=masks)
 
 
 def resized(image: Tensor, shorter: int) -> Tensor:
-    """(3, H, W) uint8 with its shorter side of so many pixels, antialiased."""
+    """Resize (3, H, W) uint8 to a shorter side in pixels, antialiased."""
     size = _size_of(image, shorter)
     if size == image.shape[-2:]:
         return image
@@ -117,7 +129,7 @@ def resized(image: Tensor, shorter: int) -> Tensor:
 
 
 def resized_map(label_map: Tensor, shorter: int) -> Tensor:
-    """(H, W) labels resized as `resized` does their image; labels are picked, never blended."""
+    """Resize (H, W) labels as `resized` does their image; labels are picked (nearest), not interpolated."""
     size = _size_of(label_map, shorter)
     return interpolate(label_map[None, None].float(), size=size, mode="nearest-exact")[0, 0].byte()
 
@@ -128,61 +140,63 @@ def _size_of(image: Tensor, shorter: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-class ReadAnnotated(Dataset[Sample]):
-    """Images and targets by key, the place of an image and the seed of its variation."""
+class TransformedImages(Dataset[Sample]):
+    """Images and targets by key: the index of an image and the seed of its transform."""
 
-    def __init__(self, images: DetectionImages | SegmentationImages, vary: Vary | None) -> None:
+    def __init__(
+        self, images: DetectionImages | SegmentationImages, transform: JointTransform | None
+    ) -> None:
         self.images = images
-        self.vary = vary
+        self.transform = transform
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index, seed = key
         image, target = self.images[index]
-        if self.vary is not None:
-            image, target = self.vary(image, target, torch.Generator().manual_seed(seed))
+        if self.transform is not None:
+            image, target = self.transform(image, target, torch.Generator().manual_seed(seed))
         return index, image, target
 
 
-class Reader:
-    """Reads batches of keys, in loader processes if asked to.
+class AnnotatedReader:
+    """Reads batches of keys, in loader workers.
 
     Args:
-        images: the set.
-        vary: what is done to each; None leaves them as they are.
-        workers: processes; 0 reads here.
+        images: the data set.
+        transform: applied to each image and its target; None for none.
+        workers: number of processes; 0 reads in this process.
     """
 
     def __init__(
-        self, images: DetectionImages | SegmentationImages, vary: Vary | None, workers: int
+        self, images: DetectionImages | SegmentationImages, transform: JointTransform | None, workers: int
     ) -> None:
         self.sampler = KeySampler()
         self.loader: DataLoader[Sample] = DataLoader(
-            ReadAnnotated(images, vary),
+            TransformedImages(images, transform),
             batch_sampler=self.sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=list,
-            generator=torch.Generator(),  # torch's global stream belongs to the network
+            generator=torch.Generator(),  # the global one belongs to the network
         )
 
 
 class AnnotatedTraining(Generic[Target]):
-    """The training batches of one process, epoch by epoch: lists of images and of targets.
+    """Training batches of one process, epoch by epoch.
 
     Args:
         images: the training set.
-        order: which images make which batch.
-        vary: how they are varied.
-        epoch: says which epoch begins, when the first batch of an iteration is asked for.
+        order: which images make up which batch.
+        transform: applied to each image and its target.
+        epoch: returns the epoch that starts; called when the first batch of an iteration is requested.
         device: of the batches.
-        workers: processes that read images.
+        workers: number of processes that read images.
     """
 
     def __init__(
         self,
         images: DetectionImages | SegmentationImages,
         order: TrainingOrder,
-        vary: Vary,
+        transform: JointTransform,
         epoch: Callable[[], int],
         *,
         device: torch.device,
@@ -192,9 +206,9 @@ class AnnotatedTraining(Generic[Target]):
         self.order = order
         self.epoch = epoch
         self.first = 0
-        """The step that the next iteration begins with; it goes back to 0 then."""
+        """First step of the next iteration; reset to 0 when it starts."""
         self._device = device
-        self._reader = Reader(images, vary, workers)
+        self._reader = AnnotatedReader(images, transform, workers)
 
     def __len__(self) -> int:
         return self.order.steps
@@ -214,20 +228,15 @@ class AnnotatedTraining(Generic[Target]):
         for samples in self._reader.loader:
             yield collated(samples, self._device)
 
-    def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
-        """What the images of a batch are called; of this process, or of another."""
-        order = self.order if rank is None else replace(self.order, rank=rank)
-        return [self.images.name(index) for index in order.batch(epoch, step).tolist()]
-
 
 class AnnotatedEvaluation(Generic[Target]):
-    """Images as they are, for one process, always in the same order.
+    """Evaluation batches of one process, without transforms, always in the same order.
 
     Args:
-        images: the set.
-        batches: which images make which batch; -1 is none.
+        images: the data set.
+        batches: the images of each batch; -1 is an empty place, which is left out.
         device: of the batches.
-        workers: processes that read images.
+        workers: number of processes that read images.
     """
 
     def __init__(
@@ -240,7 +249,7 @@ class AnnotatedEvaluation(Generic[Target]):
     ) -> None:
         self.batches = batches
         self._device = device
-        self._reader = Reader(images, None, workers)
+        self._reader = AnnotatedReader(images, None, workers)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -255,14 +264,14 @@ class AnnotatedEvaluation(Generic[Target]):
 
 def collated(samples: Sequence[Sample], device: torch.device) -> AnnotatedBatch[Any]:
     """Make a batch on a device; it may be empty."""
-    indices, images, targets = zip(*samples, strict=True) if samples else ((), (), ())
-    return AnnotatedBatch(list(moved(images, device)), list(moved(targets, device)), list(indices))
+    return AnnotatedBatch(
+        [image.to(device, non_blocking=True) for _, image, _ in samples],
+        [_moved(target, device) for _, _, target in samples],
+        [index for index, _, _ in samples],
+    )
 
 
-def moved(values: Sequence[Any], device: torch.device) -> Iterator[Any]:
-    """Tensors, or tuples of them, on a device."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value.to(device, non_blocking=True)
-        else:
-            yield value._make(None if part is None else part.to(device) for part in value)
+def _moved(target: Any, device: torch.device) -> Any:
+    if isinstance(target, Tensor):
+        return target.to(device, non_blocking=True)
+    return target._make(None if part is None else part.to(device, non_blocking=True) for part in target)

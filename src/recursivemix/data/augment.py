@@ -1,8 +1,7 @@
-"""What happens to an image before it is mixed. First draw, then apply.
+"""Augmentation of images before they are mixed. First draw, then apply.
 
-Two ways lead to a batch, with the same meaning: small images are cropped, mirrored and normalised by the
-batch, on the training device, from one tensor that holds them all; large ones are decoded and cropped one
-by one in loader processes (torchvision v2) and normalised by the batch.
+Small images in memory are cropped, mirrored and normalized per batch on the training device. Large ones are
+decoded and cropped one by one in loader workers (torchvision v2), and normalized per batch.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from recursivemix.models.create import SMALL_IMAGE
+from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.preprocessing import evaluation_resize
 
 from .images import ImageData
 from .names import Crop
 
 # Principal components of the RGB values of ImageNet's training pixels in [0, 1] (AlexNet, NeurIPS 2012,
-# section 4.1, with the values that the field's training scripts share): a row of deviations a component.
+# section 4.1; values as in the usual training scripts), one per column, times their standard deviations.
 LIGHTING = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 ) * torch.tensor([0.2175, 0.0188, 0.0045])
@@ -29,17 +28,17 @@ LIGHTING = torch.tensor(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied.
+    """Augmentation of training images.
 
     Args:
-        size: pixels a side that the network gets.
+        size: side of the network's input in pixels.
         mean, std: of the channels, RGB in [0, 1].
-        crop: "pad" moves the image by up to ``padding`` pixels over black; "resized" is a random share of
-            the area at a random aspect (RandomResizedCrop); "none" takes the middle.
-        padding: pixels, for "pad".
-        scale: least share of the area, for "resized".
+        crop: "pad" shifts the image by up to ``padding`` pixels over black borders; "resized" takes a
+            random area and aspect ratio (RandomResizedCrop); "none" takes the center.
+        padding: largest shift in pixels, for "pad".
+        scale: smallest share of the area, for "resized".
         flip: mirror half of the images.
-        color_jitter: brightness, contrast and saturation vary by this share.
+        color_jitter: largest relative change of brightness, contrast and saturation.
         lighting: standard deviation of the PCA lighting noise.
     """
 
@@ -63,7 +62,7 @@ def augmentation_of(
     lighting: float = 0.0,
     scale: float = 0.08,
 ) -> Augmentation:
-    """The augmentation of a data set: what is asked for, and what its size suggests for the rest."""
+    """Return the augmentation of a data set; options that are None depend on its image size."""
     small = data.image_size <= SMALL_IMAGE
     return Augmentation(
         size=data.image_size,
@@ -79,11 +78,11 @@ def augmentation_of(
     )
 
 
-# -- one image, in a loader process -----------------------------------------------------------------
+# -- one image, in a loader worker ------------------------------------------------------------------
 
 
 def training_transform(augmentation: Augmentation) -> v2.Transform:
-    """(3, H, W) uint8 of any size to (3, size, size) uint8; draws from torch's global generator."""
+    """Return a transform of (3, H, W) to (3, size, size) uint8; it draws from torch's global generator."""
     size = augmentation.size
     steps: list[v2.Transform]
     if augmentation.crop == "resized":
@@ -108,7 +107,7 @@ def evaluation_transform(size: int) -> v2.Transform:
 
 
 class CropDraw(NamedTuple):
-    """Where each image of a batch is cut out, and whether it is mirrored."""
+    """Position of the crop of each image of a batch, and whether it is mirrored."""
 
     top: Tensor
     """(B,) int64, 0 to 2 padding."""
@@ -119,16 +118,16 @@ class CropDraw(NamedTuple):
 
 
 def draw_crops(count: int, padding: int, flip: bool, generator: torch.Generator) -> CropDraw:
-    """Uniform places, and every second image mirrored."""
+    """Draw uniform positions, and mirror half of the images."""
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
     mirrored = torch.rand(count, generator=generator) < 0.5
     return CropDraw(top, left, mirrored if flip else torch.zeros_like(mirrored))
 
 
 def pack(images: Tensor, padding: int = 0) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, H + 2 padding, W + 2 padding) int32, one number a pixel, black around.
+    """Pack (N, 3, H, W) uint8 into (N, H + 2 padding, W + 2 padding) int32 with black borders.
 
-    A pixel then moves as one number, which is several times faster than three planes of bytes.
+    One number per pixel is copied several times faster than three planes of bytes.
     """
     n, _, height, width = images.shape
     packed = torch.zeros(n, height + 2 * padding, width + 2 * padding, 4, dtype=torch.uint8)
@@ -138,12 +137,13 @@ def pack(images: Tensor, padding: int = 0) -> Tensor:
 
 
 def cut_out(packed: Tensor, indices: Tensor, draw: CropDraw, size: int) -> Tensor:
-    """Cut one window of ``size`` pixels a side out of each chosen image.
+    """Crop each chosen image to ``size`` by ``size`` pixels.
 
     Args:
         packed: (N, H, W) int32 from `pack`.
-        indices: (B,) int64, which images.
-        draw: where, and which are mirrored.
+        indices: (B,) int64, the chosen images.
+        draw: positions of the crops, and which are mirrored.
+        size: side of the crops in pixels.
 
     Returns:
         (B, size, size) int32.
@@ -158,17 +158,17 @@ def cut_out(packed: Tensor, indices: Tensor, draw: CropDraw, size: int) -> Tenso
 
 
 def unpack(pixels: Tensor) -> Tensor:
-    """(B, H, W) int32 back to (B, 3, H, W) uint8, a view with the channels last in memory."""
+    """Unpack (B, H, W) int32 to (B, 3, H, W) uint8, a view with the channels last in memory."""
     return pixels.view(torch.uint8).view(*pixels.shape, 4)[..., :3].permute(0, 3, 1, 2)
 
 
 def draw_lighting(count: int, strength: float, generator: torch.Generator) -> Tensor:
-    """(count, 3) shifts of RGB in [0, 1]."""
+    """Draw (count, 3) shifts of RGB in [0, 1]."""
     return strength * torch.randn(count, 3, generator=generator) @ LIGHTING.T
 
 
 class ColourScale(NamedTuple):
-    """``pixel * scale + offset`` makes a byte a normalised number, for each channel."""
+    """Factors of the normalization of bytes: ``byte * scale + offset``, per channel."""
 
     scale: Tensor
     """(3,)"""
@@ -177,13 +177,13 @@ class ColourScale(NamedTuple):
 
 
 def colour_scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> ColourScale:
-    """From mean and deviation of RGB in [0, 1]; made once, since it waits for the device."""
+    """Return the factors for mean and deviation of RGB in [0, 1]; this synchronizes the device."""
     deviation = torch.tensor(std)
     return ColourScale((1 / (255 * deviation)).to(device), (-torch.tensor(mean) / deviation).to(device))
 
 
 def normalise(images: Tensor, colours: ColourScale, shift: Tensor | None = None) -> Tensor:
-    """(B, 3, H, W) uint8 to normalised float32, channels_last; ``shift`` (B, 3) goes to RGB in [0, 1]."""
+    """Normalize (B, 3, H, W) uint8 to float32, channels last, after adding (B, 3) ``shift`` in [0, 1]."""
     scale, offset = colours
     if shift is not None:
         offset = (offset + 255 * shift * scale)[:, None, None, :]  # (B, 1, 1, 3)

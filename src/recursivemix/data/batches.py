@@ -1,13 +1,12 @@
-"""Batches on the training device: normalised, channels last, always the same for their step.
+"""Training and evaluation batches on the training device: normalized, channels last, reproducible.
 
-Both kinds of loader are plain iterables, so that nothing is put between them and the training loop, and
-both can begin an epoch in its middle.
+Both loaders are plain iterables, so that nothing comes between them and the training loop, and both can
+start an epoch at any step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -30,14 +29,12 @@ from .augment import (
 from .images import LabelledImages, StackedImages
 from .order import TrainingOrder, generator_of, seed_of
 
-Pixels = tuple[Tensor, Tensor]
-"""(B, 3, S, S) uint8 and (B,) int64 class indices; -1 is no image."""
 Key = tuple[int, int]
-"""Which image, and the seed of its augmentation; image -1 is none."""
+"""Index of an image and the seed of its augmentation; index -1 is an empty place."""
 Keys = Iterable[list[Key]]
 
 ON_DEVICE_SHARE = 0.25
-"""Of a device's free memory, how much the images may take to be kept there."""
+"""Largest share of a device's free memory that cached images may take."""
 
 
 class Batch(NamedTuple):
@@ -51,28 +48,28 @@ class Batch(NamedTuple):
     """(B,) int64 on the CPU, the index of each image in its data set; -1 at an empty place."""
 
 
-class ReadImages(Dataset[tuple[Tensor, int]]):
-    """Images decoded and cropped by key, a pure function of it; for loader processes."""
+class AugmentedImages(Dataset[Tensor]):
+    """Decoded and cropped images by key, a pure function of the key; for loader workers."""
 
     def __init__(self, images: LabelledImages, augmentation: Augmentation, training: bool) -> None:
         self.images = images
         self.size = augmentation.size
-        make = training_transform(augmentation) if training else evaluation_transform(augmentation.size)
-        self.transform = make
+        self.transform = training_transform(augmentation) if training else evaluation_transform(self.size)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> Tensor:
         index, seed = key
         if index < 0:
-            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), -1
-        image, label = self.images[index]
-        # torchvision's transforms know torch's global generator alone.
+            return torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+        image = self.images[index]
+        # Torchvision's transforms draw from torch's global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.transform(image), label
+            augmented: Tensor = self.transform(image)
+        return augmented
 
 
 class KeySampler:
-    """The batches of keys that the next iteration is to read, made as they are wanted."""
+    """Batch sampler of the loader: the keys of the next iteration."""
 
     def __init__(self) -> None:
         self.keys: Keys = []
@@ -82,13 +79,13 @@ class KeySampler:
 
 
 class Reader:
-    """Reads keys in loader processes and brings the images to the device, as bytes.
+    """Reads images by key in loader workers and copies them to the device, as bytes.
 
     Args:
-        images: the set.
-        augmentation: what is done to each.
-        training: vary them; else the middle.
-        workers: processes; 0 reads here.
+        images: the data set.
+        augmentation: applied to each image.
+        training: augment; otherwise take the central crop.
+        workers: number of processes; 0 reads in this process.
         device: of the batches.
     """
 
@@ -103,66 +100,79 @@ class Reader:
     ) -> None:
         self.device = device
         self.sampler = KeySampler()
-        self.loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            ReadImages(images, augmentation, training),
+        self.loader: DataLoader[Tensor] = DataLoader(
+            AugmentedImages(images, augmentation, training),
             batch_sampler=self.sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers > 0 else None,
-            # Its own generator: torch's global stream belongs to the network.
+            # A separate generator: the global one belongs to the network.
             generator=torch.Generator(),
         )
 
-    def read(self, keys: Keys) -> Iterator[Pixels]:
-        """(B, 3, S, S) uint8 and (B,) int64, in the order of the keys."""
+    def read(self, keys: Keys) -> Iterator[Tensor]:
+        """Yield (B, 3, S, S) uint8 batches, in the order of the keys."""
         self.sampler.keys = keys
-        for images, labels in self.loader:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        for images in self.loader:
+            yield images.to(self.device, non_blocking=True)
 
 
 class HeldImages:
-    """Images held in memory, packed, on the device where they fit.
+    """Images in memory, packed; on the device if they fit.
 
     Args:
-        images: all of one size.
-        padding: black pixels around each.
+        images: images of one size.
+        padding: width of the black border in pixels.
         device: of the batches.
     """
 
     def __init__(self, images: StackedImages, padding: int, device: torch.device) -> None:
         self.size = images.images.shape[-1]
         packed = pack(images.images, padding)
-        home = device if _fits(packed, device) else torch.device("cpu")
-        self.packed, self.labels = packed.to(home), images.labels.to(home)
+        self.packed = packed.to(device if _fits(packed, device) else "cpu")
         self.device = device
 
-    def take(self, indices: Tensor, draw: CropDraw) -> Pixels:
-        """(B, 3, S, S) uint8 and (B,) int64 on the device."""
+    def take(self, indices: Tensor, draw: CropDraw) -> Tensor:
+        """Return (B, 3, S, S) uint8 on the device."""
         home = self.packed.device
-        indices = indices.to(home, non_blocking=True)
         draw = CropDraw(*(t.to(home, non_blocking=True) for t in draw))
-        pixels, labels = cut_out(self.packed, indices, draw, self.size), self.labels[indices]
-        return (
-            unpack(pixels.to(self.device, non_blocking=True)),
-            labels.to(self.device, non_blocking=True),
-        )
+        pixels = cut_out(self.packed, indices.to(home, non_blocking=True), draw, self.size)
+        return unpack(pixels.to(self.device, non_blocking=True))
+
+
+class Targets:
+    """Labels of a data set, on the device.
+
+    Args:
+        labels: (N,) int64.
+        device: of the targets.
+    """
+
+    def __init__(self, labels: Tensor, device: torch.device) -> None:
+        self.labels = labels.to(device)
+        self.device = device
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Return the labels of (B,) images on the device; -1 where the index is -1."""
+        indices = indices.to(self.device, non_blocking=True)
+        return self.labels[indices.clamp(min=0)].masked_fill(indices < 0, -1)
 
 
 class TrainingBatches:
-    """The training batches of one process, epoch by epoch.
+    """Training batches of one process, epoch by epoch.
 
-    A batch depends on the seed, the epoch, the step and the rank alone.
+    A batch depends on seed, epoch, step and rank only.
 
     Args:
         images: the training set.
-        order: which images make which batch.
-        augmentation: how they are varied.
-        epoch: says which epoch begins, when the first batch of an iteration is asked for.
+        order: which images make up which batch.
+        augmentation: applied to the images.
+        epoch: returns the epoch that starts; called when the first batch of an iteration is requested.
         device: of the batches.
-        hold: keep the images in memory, on the device where they fit; they must be `StackedImages` of the
-            network's size.
-        workers: processes that read images which are not held in memory.
+        hold: keep the images in memory, on the device if they fit; they must be `StackedImages` of the
+            network's input size.
+        workers: number of processes that read images that are not held in memory.
     """
 
     def __init__(
@@ -181,7 +191,8 @@ class TrainingBatches:
         self.augmentation = augmentation
         self.epoch = epoch
         self.first = 0
-        """The step that the next iteration begins with; it goes back to 0 then."""
+        """First step of the next iteration; reset to 0 when it starts."""
+        self._targets = Targets(images.labels, device)
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._device = device
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
@@ -200,23 +211,18 @@ class TrainingBatches:
         self.first = 0
         order = torch.split(self.order.epoch(epoch), self.order.batch_size)
         batches = self._from_memory(epoch, first, order) if self._held else self._read(epoch, first, order)
-        for step, (images, labels) in enumerate(batches, start=first):
+        for step, images in enumerate(batches, start=first):
             normalised = normalise(images, self._colours, self._lighting(epoch, step, len(images)))
-            yield Batch(normalised, labels, order[step])
+            yield Batch(normalised, self._targets.take(order[step]), order[step])
 
-    def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
-        """What the images of a batch are called; of this process, or of another."""
-        order = self.order if rank is None else replace(self.order, rank=rank)
-        return [self.images.name(index) for index in order.batch(epoch, step).tolist()]
-
-    def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Pixels]:
+    def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
         assert self._held is not None
         for step in range(first, len(order)):
             generator = generator_of(self.order.seed, "crops", epoch, step, self.order.rank)
             draw = draw_crops(len(order[step]), self._padding, self.augmentation.flip, generator)
             yield self._held.take(order[step], draw)
 
-    def _read(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Pixels]:
+    def _read(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
         seed, size, rank = self.order.seed, self.order.batch_size, self.order.rank
         keys = (
             [
@@ -236,15 +242,15 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Images as they are, for one process, always in the same order.
+    """Evaluation batches of one process, without augmentation, always in the same order.
 
     Args:
-        images: the set.
-        batches: which images make which batch; -1 is none, and its label too.
-        augmentation: tells size and colours; nothing is varied.
+        images: the data set.
+        batches: the images of each batch; -1 is an empty place.
+        augmentation: gives the size and the normalization.
         device: of the batches.
         hold: see `TrainingBatches`.
-        workers: processes that read images which are not held in memory.
+        workers: number of processes that read images that are not held in memory.
     """
 
     def __init__(
@@ -258,8 +264,8 @@ class EvaluationBatches:
         workers: int = 0,
     ) -> None:
         self.batches = batches
+        self._targets = Targets(images.labels, device)
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
-        self._device = device
         self._held: HeldImages | None = None
         if hold:
             assert isinstance(images, StackedImages)
@@ -271,18 +277,16 @@ class EvaluationBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._from_memory(self._held) if self._held else self._read()
-        for (images, labels), indices in zip(batches, self.batches, strict=True):
-            yield Batch(normalise(images, self._colours), labels, indices)
+        images = self._from_memory(self._held) if self._held else self._read()
+        for pixels, indices in zip(images, self.batches, strict=True):
+            yield Batch(normalise(pixels, self._colours), self._targets.take(indices), indices)
 
-    def _from_memory(self, held: HeldImages) -> Iterator[Pixels]:
+    def _from_memory(self, held: HeldImages) -> Iterator[Tensor]:
         for indices in self.batches:
             zeros = torch.zeros_like(indices)
-            images, labels = held.take(indices.clamp(min=0), CropDraw(zeros, zeros, zeros.bool()))
-            missing = (indices < 0).to(self._device, non_blocking=True)
-            yield images, torch.where(missing, -1, labels)
+            yield held.take(indices.clamp(min=0), CropDraw(zeros, zeros, zeros.bool()))
 
-    def _read(self) -> Iterator[Pixels]:
+    def _read(self) -> Iterator[Tensor]:
         return self._reader.read([(index, 0) for index in batch.tolist()] for batch in self.batches)
 
 

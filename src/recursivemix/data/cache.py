@@ -1,4 +1,4 @@
-"""Image sets that fit in memory: decoded once, then held as bytes in one tensor."""
+"""Keep data sets that fit in memory as decoded bytes in one tensor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .augment import Augmentation, evaluation_transform
 from .images import LabelledImages, StackedImages
 
 CACHE_LIMIT = 2 * 2**30
-"""Bytes that a cache may take without being asked for, in each process. Not a share of what is free: a run
-draws differently with and without a cache, and must not depend on what else the machine does."""
+"""Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
+with a cache draws other random numbers than one without, and must be the same on every machine."""
 
 
-class SquareImages(Dataset[tuple[Tensor, int]]):
-    """The middle of each image, (3, size, size) uint8; for loader processes."""
+class CenterCrops(Dataset[Tensor]):
+    """The central square of each image, (3, size, size) uint8; for loader workers."""
 
     def __init__(self, images: LabelledImages, size: int) -> None:
         self.images = images
@@ -25,44 +25,45 @@ class SquareImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image), label
+    def __getitem__(self, index: int) -> Tensor:
+        crop: Tensor = self.transform(self.images[index])
+        return crop
 
 
 def stack(images: LabelledImages, size: int, workers: int, progress: bool, what: str) -> StackedImages:
-    """Decode every image once; small ones, cut to (3, size, size).
+    """Decode every image once and crop it to (3, size, size).
 
     Args:
-        workers: processes that decode; 0 decodes here.
-        progress: show how far it is.
-        what: of the images, for the progress bar.
+        images: the data set.
+        size: side of the crops in pixels.
+        workers: processes that decode; 0 decodes in this process.
+        progress: show a progress bar.
+        what: name of the images in the progress bar.
     """
     if isinstance(images, StackedImages) and images.images.shape[-2:] == (size, size):
         return images
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-    labels = torch.empty(len(images), dtype=torch.long)
-    # Its own generator: torch's global stream belongs to the network.
+    # A separate generator: the global one belongs to the network.
     loader = DataLoader(
-        SquareImages(images, size), batch_size=256, num_workers=workers, generator=torch.Generator()
+        CenterCrops(images, size), batch_size=256, num_workers=workers, generator=torch.Generator()
     )
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not progress) as bar:
         task = bar.add_task(f"reading {what}", total=len(images))
         start = 0
-        for batch, own in loader:
-            pixels[start : start + len(own)], labels[start : start + len(own)] = batch, own
-            start += len(own)
+        for batch in loader:
+            pixels[start : start + len(batch)] = batch
+            start += len(batch)
             bar.update(task, completed=start)
-    return StackedImages(pixels, labels, what, images.name)
+    return StackedImages(pixels, images.labels, what, images.name)
 
 
 def cache_bytes(counts: list[int], size: int) -> int:
-    """What the caches of sets with these many images take: bytes as read, and packed with their border."""
+    """Return the bytes that sets with these numbers of images take, decoded and packed with a border."""
     border = size // 8
     return sum(counts) * (3 * size**2 + 4 * (size + 2 * border) ** 2)
 
 
 def can_be_cached(augmentation: Augmentation) -> bool:
-    """Whether a batch can be varied as a whole: moved, mirrored and lit, but no more."""
+    """Tell whether a whole batch can be augmented at once: shifts, mirroring and lighting only."""
     return augmentation.crop != "resized" and not augmentation.color_jitter

@@ -1,43 +1,62 @@
-"""What every source of images gives: two splits of one set of classes, and how to prepare them."""
+"""Labelled images, and the data set of a run: two splits of one set of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-# Mean and standard deviation of ImageNet's training images, RGB in [0, 1]: the field's usual ones.
+from .decode import FIX_FILE, as_rgb, open_image
+
+if TYPE_CHECKING:
+    from .settings import ImageSettings
+
+# Mean and standard deviation of ImageNet's training images, RGB in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class LabelledImages(Protocol):
-    """Images one by one: a (3, H, W) uint8 tensor and a class index."""
+    """Images that are read one by one, with their labels."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64 class indices; available without reading an image."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+    def __getitem__(self, index: int) -> Tensor:
+        """Return an image, (3, H, W) uint8 RGB."""
+        ...
 
-    def label(self, index: int) -> int:
-        """An image's class index, without reading the image."""
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (H, W) of an image without decoding its pixels."""
         ...
 
     def name(self, index: int) -> str:
-        """What to call an image in a message: its file, or its place in its source."""
+        """Return the file of an image, or its position in the data set; for messages."""
+        ...
+
+    def select(self, indices: Tensor) -> Self:
+        """Return the images at (M,) int64 indices, in this order."""
         ...
 
 
 class StackedImages:
-    """Images of one size held in one tensor.
+    """Images of one size, in one tensor.
 
     Args:
         images: (N, 3, H, W) uint8.
         labels: (N,) int64.
-        source: what the images are of, for messages.
-        names: tells an image's own name, where it has one.
+        source: name of the data set, for messages.
+        names: returns the name of an image by its index (default: ``source`` and the index).
     """
 
     def __init__(
@@ -51,65 +70,96 @@ class StackedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
 
-    def label(self, index: int) -> int:
-        """The class index of one image."""
-        return int(self.labels[index])
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (H, W), the same for all images."""
+        return self.images.shape[-2], self.images.shape[-1]
 
     def name(self, index: int) -> str:
-        """The image's own name, or its place in its source."""
+        """Return the name of an image."""
         return f"{self.source}, image {index}" if self._names is None else self._names(index)
 
+    def select(self, indices: Tensor) -> StackedImages:
+        """Return the images at these indices."""
+        names = [self.name(index) for index in indices.tolist()]
+        return StackedImages(self.images[indices], self.labels[indices], self.source, names.__getitem__)
 
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a set."""
 
-    images: LabelledImages
-    indices: Sequence[int]
+class EncodedSource(Protocol):
+    """Encoded images by row; picklable, for loader processes."""
+
+    fix: str
+    """What the user can do about an unreadable image, for error messages."""
+
+    def __getitem__(self, row: int) -> Path | bytes | None:
+        """Return the file or the encoded bytes of an image; None if none is stored."""
+        ...
+
+    def name(self, row: int) -> str:
+        """Return the name of an image, for messages."""
+        ...
+
+
+class ImageFiles:
+    """Image files as an `EncodedSource`."""
+
+    fix = FIX_FILE
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __getitem__(self, row: int) -> Path:
+        return self.paths[row]
+
+    def name(self, row: int) -> str:
+        """Return the path of an image."""
+        return str(self.paths[row])
+
+
+class EncodedImages:
+    """Images that are decoded when they are read.
+
+    Args:
+        source: the encoded images.
+        labels: (N,) int64.
+        rows: (N,) int64, the row of each image in ``source`` (default: 0 to N - 1).
+    """
+
+    def __init__(self, source: EncodedSource, labels: Tensor, rows: Tensor | None = None) -> None:
+        self.source = source
+        self.labels = labels
+        self.rows = torch.arange(len(labels)) if rows is None else rows
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[self.indices[index]]
+    def __getitem__(self, index: int) -> Tensor:
+        with self.open(index) as image:
+            return as_rgb(image)
 
-    def label(self, index: int) -> int:
-        """The image's class in the set."""
-        return self.images.label(self.indices[index])
+    def open(self, index: int) -> AbstractContextManager[Image.Image]:
+        """Open an image; its pixels are not decoded yet.
+
+        Raises:
+            UnreadableImageError: the image cannot be decoded; raised inside the context too.
+        """
+        row = int(self.rows[index])
+        return open_image(self.source[row], self.source.name(row), self.source.fix)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (H, W) of an image from its header."""
+        with self.open(index) as image:
+            return image.height, image.width
 
     def name(self, index: int) -> str:
-        """The image's name in the set."""
-        return self.images.name(self.indices[index])
+        """Return the name of an image."""
+        return self.source.name(int(self.rows[index]))
 
-
-def fewer(images: LabelledImages, count: int, generator: torch.Generator) -> LabelledImages:
-    """``count`` random images of a set, of every class its share; in the order of the set.
-
-    Raises:
-        ValueError: more images than there are, or fewer than classes.
-    """
-    labels = torch.tensor([images.label(i) for i in range(len(images))])
-    classes = sorted(set(labels.tolist()))
-    if not len(classes) <= count <= len(images):
-        raise ValueError(
-            f"--train-images must be at least one image of each of the {len(classes)} classes and no more "
-            f"than the {len(images)} there are, got {count}"
-        )
-    # Each image's place in a shuffled list of its class, as a share: the first hold all classes evenly.
-    place = torch.empty(len(labels), dtype=torch.float64)
-    for label in classes:
-        own = (labels == label).nonzero()[:, 0]
-        place[own] = torch.randperm(len(own), generator=generator).double() / len(own)
-    # Equal places, such as each class's first, in random order.
-    shuffled = torch.randperm(len(labels), generator=generator)
-    chosen = shuffled[place[shuffled].argsort(stable=True)[:count]].sort().values
-    if isinstance(images, StackedImages):
-        names = [images.name(i) for i in chosen.tolist()]
-        return StackedImages(images.images[chosen], images.labels[chosen], images.source, names.__getitem__)
-    return Subset(images, chosen.tolist())
+    def select(self, indices: Tensor) -> EncodedImages:
+        """Return the images at these indices."""
+        return EncodedImages(self.source, self.labels[indices], self.rows[indices])
 
 
 @dataclass(frozen=True)
@@ -120,18 +170,32 @@ class ImageData:
     evaluation: LabelledImages
     classes: tuple[str, ...]
     image_size: int
-    """Pixels a side that the network gets."""
+    """Side of the network's input in pixels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     flip: bool
     """Whether a mirrored image keeps its class."""
     split: str
-    """Which split ``evaluation`` is: "val", "test" or "held out"."""
+    """Name of the evaluation split: "val", "test" or "held out"."""
     skipped: tuple[str, ...] = ()
-    """Files left out, with the reason."""
+    """Images left out by ``--skip-bad``, each with the reason."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """A format of labelled images; `recursivemix.data.names.IMAGE_FORMATS` lists them."""
+
+    open: Callable[[ImageSettings, int], ImageData]
+    """Open the data set of these settings; the second argument is the seed of random splits."""
+    detect: Callable[[ImageSettings], bool]
+    """Tell whether ``--data`` is in this format; called only for ``--dataset auto``."""
+    options: frozenset[str] = frozenset()
+    """Fields of `ImageSettings` that apply to this format, besides those that apply to all."""
+    needs: str | None = "data"
+    """The field of `ImageSettings` that names the data set; None if there is only one of this format."""
 
 
 def denormalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(B, C, H, W) normalised floats back to [0, 1], for pictures."""
+    """Undo the normalization of (B, C, H, W) images; the result is in [0, 1], for pictures."""
     channel_mean, channel_std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
     return (images.cpu().float() * channel_std + channel_mean).clamp(0, 1)

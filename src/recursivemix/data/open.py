@@ -1,103 +1,74 @@
-"""Which data set a name or a folder is."""
+"""Open a data set of labelled images, whatever its format."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from recursivemix.data.formats.cifar import cifar, find_cifar
-from recursivemix.data.formats.digits import digits
-from recursivemix.data.formats.folder import image_folder
-from recursivemix.data.formats.hub import hugging_face
-
-from .images import ImageData, fewer
-from .names import Source
+from .images import ImageData, ImageFormat
+from .names import IMAGE_FORMATS, Source, load_format
 from .order import generator_of
+from .settings import ImageSettings
+from .splits import stratified_subset
+
+OF_ALL_FORMATS = {"dataset", "train_images"}
+"""Fields of `ImageSettings` that apply to every format."""
 
 
 def open_data(
-    data: Path | None,
-    dataset: Source = "auto",
-    *,
-    download: bool = False,
-    val_split: float | None = None,
-    image_size: int | None = None,
-    train_images: int | None = None,
-    skip_bad: bool = False,
-    seed: int = 0,
+    data: Path | None = None, dataset: Source = "auto", *, seed: int = 0, **options: Any
 ) -> ImageData:
-    """The images of a run.
+    """Open a data set; the keyword arguments are the fields of `ImageSettings`, see `open_images`."""
+    return open_images(ImageSettings(data=data, dataset=dataset, **options), seed)
+
+
+def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
+    """Open the data set of a run.
 
     Args:
-        data: a folder, or the name of a Hugging Face data set; None is the digits.
-        dataset: what ``data`` is; "auto" looks into it.
-        download: fetch what is not there; nothing else reaches the network.
-        val_split: share of every class to hold out, where there is no val or test split.
-        image_size: pixels a side for the network; None is the images' own size up to 64, else 224.
-        train_images: train on so many of the training images, of every class its share; None is all.
-        skip_bad: leave unreadable files out, after reading every one once.
-        seed: of the held-out share, and of the choice of training images.
+        settings: which data set, and how to split it.
+        seed: of held-out images, folds and the subset of training images.
 
     Raises:
-        ValueError: what is missing, or does not go together, and how to mend it.
+        ValueError: the data set is missing or broken, or an option does not apply to it; the message says
+            how to fix it.
     """
-    images = _open(
-        data,
-        dataset,
-        download=download,
-        val_split=val_split,
-        image_size=image_size,
-        skip_bad=skip_bad,
-        seed=seed,
-    )
-    if train_images is None:
+    name = detect_format(settings) if settings.dataset == "auto" else settings.dataset
+    image_format: ImageFormat = load_format(IMAGE_FORMATS, name)
+    needs = image_format.needs
+    if needs is not None and getattr(settings, needs) is None:
+        raise ValueError(f"--dataset {name} needs --{needs}: the name or the path of the data set")
+    applicable = image_format.options | OF_ALL_FORMATS | {needs}
+    for field in fields(ImageSettings):
+        if field.name not in applicable and getattr(settings, field.name) != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
+    images = image_format.open(settings, seed)
+    if settings.train_images is None:
         return images
-    return replace(images, train=fewer(images.train, train_images, generator_of(seed, "train images")))
+    generator = generator_of(seed, "train images")
+    chosen = stratified_subset(images.train.labels, settings.train_images, generator)
+    return replace(images, train=images.train.select(chosen))
 
 
-def _open(
-    data: Path | None,
-    dataset: Source,
-    *,
-    download: bool,
-    val_split: float | None,
-    image_size: int | None,
-    skip_bad: bool,
-    seed: int,
-) -> ImageData:
-    """The whole data set, see `open_data`."""
-    if data is None:
-        if dataset not in ("auto", "digits"):
-            raise ValueError(f"--dataset {dataset} needs to know where it is: --data DIR")
-        if val_split is not None or image_size is not None:
-            raise ValueError("--val-split and --image-size belong to a folder of images: give --data DIR")
-        return digits()
-    if dataset == "digits":
-        raise ValueError("--dataset digits are the handwritten digits of scikit-learn: leave --data out")
-    kind = _look(data) if dataset == "auto" else dataset
-    if download and kind == "folder":
-        raise ValueError("--download needs to know what: --dataset cifar10, cifar100 or hf")
-    if skip_bad and kind != "folder":
-        raise ValueError(f"--skip-bad is for folders of image files; {data} is {kind}")
-    if kind == "hf":
-        return hugging_face(
-            str(data), download=download, val_split=val_split, image_size=image_size, seed=seed
-        )
-    if kind == "folder":
-        return image_folder(data, val_split=val_split, image_size=image_size, skip_bad=skip_bad, seed=seed)
-    if val_split is not None:
-        raise ValueError(f"{kind} has a test split, so --val-split has nothing to split: leave it out")
-    images = cifar(data, kind, download=download)
-    return images if image_size is None else replace(images, image_size=image_size)
+def detect_format(settings: ImageSettings) -> str:
+    """Return the name of the format that recognizes the data.
 
-
-def _look(data: Path) -> Literal["folder", "cifar10", "cifar100", "hf"]:
-    if not data.exists():
+    Raises:
+        ValueError: no format recognizes it, or several do.
+    """
+    formats: dict[str, ImageFormat] = {name: load_format(IMAGE_FORMATS, name) for name in IMAGE_FORMATS}
+    names = [name for name, image_format in formats.items() if image_format.detect(settings)]
+    if len(names) > 1:
         raise ValueError(
-            f"there is no folder {data}; a data set of the Hugging Face hub needs --dataset hf, and "
-            f"--download the first time"
+            f"{settings.data} holds several data sets, {', '.join(names)}: choose with --dataset"
         )
-    if (data / "dataset_dict.json").is_file() or (data / "dataset_info.json").is_file():
-        return "hf"
-    return find_cifar(data) or "folder"
+    if names:
+        return names[0]
+    if settings.data is not None and settings.data.is_dir():
+        return "folder"
+    raise ValueError(
+        f"there is no folder {settings.data}; for a data set of the Hugging Face hub add --dataset hf, and "
+        f"--download the first time"
+    )

@@ -1,77 +1,65 @@
-"""From a folder to boxes, masks or label maps, whatever layout it has."""
+"""Open a data set with boxes, masks or label maps, whatever its format."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from recursivemix.data.formats.ade20k import open_ade20k
-from recursivemix.data.formats.coco import open_coco
-from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
-from recursivemix.data.formats.voc import open_voc_detection, open_voc_segmentation
-
-from .annotated import DetectionData, SegmentationData
-from .names import DetectionSource, SegmentationSource
+from .annotated import DetectionData, DetectionFormat, SegmentationData, SegmentationFormat
+from .names import DETECTION_FORMATS, SEGMENTATION_FORMATS, DetectionSource, SegmentationSource, load_format
 
 
 def open_detection(
-    data: Path | None, kind: DetectionSource = "auto", *, masks: bool = False
+    data: Path | None, dataset: DetectionSource = "auto", *, masks: bool = False
 ) -> DetectionData:
-    """Images with boxes, and with masks if asked for.
+    """Open images with boxes.
 
     Args:
-        data: a folder: COCO's (annotations/train.json, train/) or Pascal VOC's; None: the embedded scenes.
-        kind: what it is; "auto" looks.
+        data: the folder; None for the synthetic scenes.
+        dataset: its format; "auto" detects it.
         masks: read a mask for each object.
 
     Raises:
-        ValueError: a folder that is none of these, masks where there are none, a broken annotation.
+        ValueError: no format recognizes the folder, it has no masks, or an annotation is broken.
     """
-    if data is None or kind == "scenes":
-        return scenes_with_objects(masks)
-    folder = _folder(data)
-    if kind == "coco" or (kind == "auto" and (folder / "annotations").is_dir()):
-        return open_coco(folder, masks=masks)
-    if kind == "voc" or _looks_like_voc(folder):
-        if masks:
-            raise ValueError(f"{folder} is in Pascal VOC's layout, whose objects have no masks: use COCO's")
-        return open_voc_detection(folder)
-    raise ValueError(
-        f"{folder} holds no boxes in a layout that is known: COCO's (annotations/train.json and val.json "
-        f"beside train/ and val/) or Pascal VOC's (Annotations, ImageSets/Main, JPEGImages)"
-    )
+    detection_format: DetectionFormat = _choose_format(data, dataset, DETECTION_FORMATS, "boxes")
+    return detection_format.open(data or Path(), masks)
 
 
-def open_segmentation(data: Path | None, kind: SegmentationSource = "auto") -> SegmentationData:
-    """Images with a class at every pixel.
+def open_segmentation(data: Path | None, dataset: SegmentationSource = "auto") -> SegmentationData:
+    """Open images with label maps.
 
     Args:
-        data: a folder: ADE20K's (images/training, annotations/training) or Pascal VOC's; None: the
-            embedded scenes.
-        kind: what it is; "auto" looks.
+        data: the folder; None for the synthetic scenes.
+        dataset: its format; "auto" detects it.
 
     Raises:
-        ValueError: a folder that is none of these, a broken annotation.
+        ValueError: no format recognizes the folder, or an annotation is broken.
     """
-    if data is None or kind == "scenes":
-        return scenes_with_maps()
-    folder = _folder(data)
-    if kind == "ade20k" or (kind == "auto" and (folder / "annotations").is_dir()):
-        return open_ade20k(folder)
-    if kind == "voc" or _looks_like_voc(folder):
-        return open_voc_segmentation(folder)
-    raise ValueError(
-        f"{folder} holds no label maps in a layout that is known: ADE20K's (images/training and validation "
-        f"beside annotations/) or Pascal VOC's (SegmentationClass, ImageSets/Segmentation, JPEGImages)"
+    segmentation_format: SegmentationFormat = _choose_format(
+        data, dataset, SEGMENTATION_FORMATS, "label maps"
     )
+    return segmentation_format.open(data or Path())
 
 
-def _folder(data: Path) -> Path:
-    if not data.is_dir():
+def _choose_format(data: Path | None, dataset: str, registry: Mapping[str, str], what: str) -> Any:
+    """Return the format of this name, or for "auto" the first one that recognizes the folder."""
+    if data is not None and not data.is_dir():
         raise ValueError(f"--data: there is no folder {data}")
-    return data
-
-
-def _looks_like_voc(folder: Path) -> bool:
-    return any(
-        (place / "JPEGImages").is_dir() for place in (folder, *folder.glob("VOC*"), *folder.glob("*/VOC*"))
-    )
+    if dataset != "auto":
+        chosen = load_format(registry, dataset)
+        if (chosen.detect is None) != (data is None):
+            raise ValueError(
+                f"--dataset {dataset} needs "
+                f"{'no --data: leave it out' if data is not None else '--data DIR'}"
+            )
+        return chosen
+    formats = {name: load_format(registry, name) for name in registry}
+    for candidate in formats.values():
+        if data is None and candidate.detect is None:
+            return candidate
+        if data is not None and candidate.detect is not None and candidate.detect(data):
+            return candidate
+    layouts = "; ".join(f"{name}: {one.layout}" for name, one in formats.items() if one.layout)
+    raise ValueError(f"{data} holds no {what} in a known layout ({layouts})")

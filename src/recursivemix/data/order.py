@@ -1,7 +1,7 @@
-"""In which order images come: a pure function of (seed, epoch, step, rank), with nothing to be saved.
+"""Order of the training and evaluation images, as a pure function of (seed, epoch, step, rank).
 
-Every random decision about data comes from a generator that is seeded by what it is for. Any number of
-loader processes then gives the same batches, and a resumed run needs to know its step alone.
+Every random decision about the data uses a generator seeded with its purpose. The batches are therefore the
+same for any number of loader workers, and a resumed run needs its step number only.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from torch import Tensor
 
 
 def seed_of(*parts: int | str) -> int:
-    """A seed in [0, 2^63) that depends on every part and on their order; never Python's salted hash."""
+    """Return a seed in [0, 2^63) that depends on all parts and their order; the same in every process."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator_of(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by `seed_of`."""
+    """Return a CPU generator seeded with `seed_of`."""
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """Which training images make which batch, on which process.
+    """Which training images make up which batch, on which process.
 
     Args:
-        images: N, the size of the training set.
-        batch_size: images a step, on each process; the last step of an epoch may have fewer.
+        images: size of the training set, N.
+        batch_size: images per step on each process; the last step of an epoch may have fewer.
         seed: of the order.
-        repeats: how many times an image stands in an epoch that then holds N / repeats different ones
-            (repeated augmentation, arXiv 1901.09335; the copies of an image share a step).
-        ranks: processes that train together; all of them get equally many images, the first of the order a
-            second time where N does not divide.
+        repeats: copies of an image in an epoch, which then has N / repeats different images (repeated
+            augmentation, arXiv 1901.09335; the copies are in the same step).
+        ranks: number of processes that train together. Each gets the same number of images; if N is not
+            divisible, the first images of the order are used twice.
         rank: of this process.
     """
 
@@ -55,16 +55,16 @@ class TrainingOrder:
 
     @property
     def images_a_rank(self) -> int:
-        """Images in an epoch of each process."""
+        """Images per epoch on each process."""
         return -(-self.images // self.ranks)
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch of each process."""
+        """Batches per epoch on each process."""
         return -(-self.images_a_rank // self.batch_size)
 
     def epoch(self, epoch: int) -> Tensor:
-        """(images_a_rank,) int64: this process's images of one epoch, in order."""
+        """Return the images of one epoch on this process, in order: (images_a_rank,) int64."""
         order = torch.randperm(self.images, generator=generator_of(self.seed, "order", epoch))
         total = self.images_a_rank * self.ranks
         order = order.repeat_interleave(self.repeats)
@@ -72,19 +72,19 @@ class TrainingOrder:
         return order[self.rank :: self.ranks]
 
     def batch(self, epoch: int, step: int) -> Tensor:
-        """(B,) int64: the images of one step."""
+        """Return the images of one step: (B,) int64."""
         return self.epoch(epoch)[step * self.batch_size :][: self.batch_size]
 
     def batch_length(self, step: int) -> int:
-        """How many images a step has, on each process."""
+        """Return the number of images of a step, on each process."""
         return min(self.batch_size, self.images_a_rank - step * self.batch_size)
 
 
 def evaluation_batches(images: int, batch_size: int, ranks: int = 1, rank: int = 0) -> list[Tensor]:
-    """The batches of one process that measures its share of ``images`` images, each image exactly once.
+    """Return the batches of one process such that all processes together evaluate each image exactly once.
 
-    Every process gets equally many batches of equal length, since networks that talk to one another need
-    that; where the set does not divide, the places left over hold -1.
+    Networks that communicate need the same number of batches of the same length on every process; if the
+    images are not divisible, the remaining places hold -1.
     """
     share = -(-images // ranks)
     places = torch.arange(rank, share * ranks, ranks)  # (share,)

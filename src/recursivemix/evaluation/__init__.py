@@ -1,1 +1,1 @@
-"""What a checkpoint is worth beyond accuracy: calibration, corruption, occlusion, scale, localisation."""
+"""Measurements of a checkpoint: one probe per file, and the registry of probes."""

@@ -1,7 +1,9 @@
-"""Class activation maps of any classifier: CAM by itself, others by pytorch-grad-cam."""
+"""Class activation maps of any classifier: CAM, and the methods of pytorch-grad-cam."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -25,7 +27,7 @@ GRAD_CAM_CLASSES = {
     "eigencam": "EigenCAM",
     "scorecam": "ScoreCAM",
 }
-"""Methods of pytorch-grad-cam, by its names."""
+"""Classes of pytorch-grad-cam by method."""
 METHODS: tuple[str, ...] = ("cam", *GRAD_CAM_CLASSES)
 
 
@@ -37,26 +39,27 @@ def activation_maps(
     method: Method = "gradcam",
     layer: str | None = None,
 ) -> Tensor:
-    """What in each image speaks for a class: Grad-CAM (Selvaraju et al., arXiv 1610.02391), or another.
+    """Return the class activation map of one class per image.
 
     Args:
-        network: a classifier, in eval mode; it keeps no hook and no gradient.
-        images: (N, 3, H, W) as the network takes them.
+        network: classifier in eval mode; no hook and no gradient remains on it.
+        images: (N, 3, H, W), normalized.
         classes: (N,) class indices.
-        batch_size: images at a time.
-        method: one of `METHODS`; "cam" is that of `weighted_maps`, for networks that pool and classify.
-        layer: the submodule that returns the feature map; None finds it.
+        batch_size: images per pass.
+        method: one of `METHODS`: "cam" (see `weighted_maps`), "gradcam" (Selvaraju et al.,
+            arXiv 1610.02391), or another method of pytorch-grad-cam.
+        layer: name of the submodule that returns the feature map; None selects it by `deciding_map`.
 
     Returns:
         (N, H, W) float32 on the CPU, each map scaled to [0, 1].
 
     Raises:
-        ValueError: pytorch-grad-cam is missing, an unknown method, no feature map that decides about the
-            classes, or a network without the layers that "cam" is defined for.
+        ValueError: pytorch-grad-cam is missing, the method is unknown, the logits depend on no feature map,
+            or "cam" is not defined for the network.
     """
+    batches = list(zip(torch.split(images, batch_size), torch.split(classes, batch_size), strict=True))
     if method == "cam":
-        parts = zip(torch.split(images, batch_size), torch.split(classes, batch_size), strict=True)
-        return torch.cat([weighted_maps(network, some, own, layer) for some, own in parts])
+        return torch.cat([weighted_maps(network, *part, layer) for part in batches])
     if method not in GRAD_CAM_CLASSES:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     try:
@@ -68,43 +71,33 @@ def activation_maps(
         ) from error
     make = getattr(pytorch_grad_cam, GRAD_CAM_CLASSES[method])
     size = (images.shape[-2], images.shape[-1])
-    found = deciding_map(network, size, layer)
+    feature_map = deciding_map(network, size, layer)
 
     def as_map(output: Any) -> Tensor:
-        return found.as_map(output, size)
+        return feature_map.as_map(output, size)
 
     maps = []
     with torch.enable_grad():
-        module = network.get_submodule(found.name)
+        module = network.get_submodule(feature_map.name)
         with make(network, [module], reshape_transform=as_map) as cam:
-            for part, own in zip(
-                torch.split(images, batch_size), torch.split(classes, batch_size), strict=True
-            ):
-                targets = [ClassifierOutputTarget(label) for label in own.tolist()]
-                maps.append(torch.from_numpy(cam(part, targets)))
+            for pixels, labels in batches:
+                targets = [ClassifierOutputTarget(label) for label in labels.tolist()]
+                maps.append(torch.from_numpy(cam(pixels, targets)))
     network.zero_grad(set_to_none=True)
     return torch.cat(maps).float()
 
 
 def weighted_maps(network: nn.Module, images: Tensor, classes: Tensor, layer: str | None = None) -> Tensor:
-    """CAM (Zhou et al., arXiv 1512.04150, equation 2): the feature map weighted by a class's own weights.
+    """Return CAM (Zhou et al., arXiv 1512.04150, equation 2): channels weighted by the class's weights.
 
-    Defined where the logits are one linear layer of the mean of the map, which is checked on the images.
-
-    Args and result as in `activation_maps`; negative evidence is cut off, as Grad-CAM does.
+    CAM is defined if the logits are a linear layer of the mean of the feature map; this is checked on the
+    images. Arguments and result are those of `activation_maps`; negative values become 0, as in Grad-CAM.
     """
     size = (images.shape[-2], images.shape[-1])
-    found = deciding_map(network, size, layer)
-    kept: list[Any] = []
-    handle = network.get_submodule(found.name).register_forward_hook(
-        lambda m, i, output: kept.append(output)
-    )
-    try:
-        with torch.no_grad():
-            logits = as_logits(network(images)).float()
-    finally:
-        handle.remove()
-    features = found.as_map(kept[-1], size).float()  # (N, C, h, w)
+    feature_map = deciding_map(network, size, layer)
+    with recorded(network.get_submodule(feature_map.name)) as outputs, torch.no_grad():
+        logits = as_logits(network(images)).float()
+    features = feature_map.as_map(outputs[-1], size).float()  # (N, C, h, w)
     linear = [
         module
         for module in network.modules()
@@ -121,8 +114,8 @@ def weighted_maps(network: nn.Module, images: Tensor, classes: Tensor, layer: st
             break
     else:
         raise ValueError(
-            f"{type(network).__name__} does not classify the mean of {found.name!r} by one linear layer, "
-            f"for which cam is defined: take gradcam"
+            f"cam needs one linear layer on the mean of the feature map, and {type(network).__name__} has "
+            f"none on {feature_map.name!r}: use --method gradcam"
         )
     large = nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     lowest, highest = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
@@ -130,9 +123,13 @@ def weighted_maps(network: nn.Module, images: Tensor, classes: Tensor, layer: st
 
 
 def deciding_map(network: nn.Module, image_size: tuple[int, int], layer: str | None = None) -> FeatureMap:
-    """The last feature map that the logits depend on, or the one of a submodule that is named.
+    """Return the last feature map that the logits depend on, or that of the submodule ``layer``.
 
-    A transformer that classifies by its class token has maps after its last attention that decide nothing.
+    In a transformer that classifies its class token, the patch tokens after the last attention have no
+    effect on the logits.
+
+    Raises:
+        ValueError: there is no such map.
     """
     trace = trace_backbone(network, image_size)
     if layer is not None:
@@ -143,29 +140,36 @@ def deciding_map(network: nn.Module, image_size: tuple[int, int], layer: str | N
             continue
         seen.add(call.name)
         try:
-            found = find_feature_map(network, trace, call.name, None)
+            feature_map = find_feature_map(network, trace, call.name, None)
         except ValueError:
             continue
-        if _decides(network, found, image_size):
-            return found
-    raise ValueError(f"{type(network).__name__} has no feature map that decides about its classes")
-
-
-def _decides(network: nn.Module, found: FeatureMap, image_size: tuple[int, int]) -> bool:
-    kept: list[Any] = []
-    handle = network.get_submodule(found.name).register_forward_hook(
-        lambda m, i, output: kept.append(output)
+        if _decides(network, feature_map, image_size):
+            return feature_map
+    raise ValueError(
+        f"{type(network).__name__} has no feature map that its logits depend on: name a --layer"
     )
+
+
+def _decides(network: nn.Module, feature_map: FeatureMap, image_size: tuple[int, int]) -> bool:
+    """Return whether the first logit has a gradient with respect to the cells of a feature map."""
     weight = next(network.parameters())
     image = torch.arange(3 * image_size[0] * image_size[1], dtype=torch.float64).sin()
     image = image.to(weight.device, weight.dtype).view(1, 3, *image_size).requires_grad_()
+    with recorded(network.get_submodule(feature_map.name)) as outputs, torch.enable_grad():
+        logits = as_logits(network(image))
+        output = first_tensor(outputs[-1])
+        assert output is not None
+        (gradient,) = torch.autograd.grad(logits[:, 0].sum(), output, allow_unused=True)
+    # Without prefix tokens: the class token always has a gradient.
+    return gradient is not None and bool((feature_map.as_map(gradient, image_size) != 0).any())
+
+
+@contextmanager
+def recorded(module: nn.Module) -> Iterator[list[Any]]:
+    """Collect the outputs of a submodule."""
+    outputs: list[Any] = []
+    handle = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with torch.enable_grad():
-            logits = as_logits(network(image))
-            output = first_tensor(kept[-1])
-            assert output is not None
-            (gradient,) = torch.autograd.grad(logits[:, 0].sum(), output, allow_unused=True)
+        yield outputs
     finally:
         handle.remove()
-    # Of the cells alone: the class token decides for itself.
-    return gradient is not None and bool((found.as_map(gradient, image_size) != 0).any())

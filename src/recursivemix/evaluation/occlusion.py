@@ -1,33 +1,82 @@
-"""A patch of the data's mean colour that covers more and more of the image."""
+"""Accuracy with a growing part of the image covered by one box of the data set's mean colour."""
 
 from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from recursivemix.data.order import generator_of
+
+from .probe import Curve, Metric, Point, Probe, Record
+from .subject import Subject
+
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Of the image's area."""
+"""Covered shares of the image area."""
+
+
+def run(subject: Subject) -> dict[str, Any]:
+    """Measure the accuracy at each covered share."""
+    images, labels = subject.subset.images, subject.subset.labels
+    values = [
+        subject.predictor.accuracy(
+            occluded(images, share, subject.data.mean, generator_of(subject.seed, "occlusion", i)), labels
+        )
+        for i, share in enumerate(SHARES)
+    ]
+    curve = {"share": list(SHARES), "top1": values, "images": len(images)}
+    return {"occlusion": curve, "occlusion_mean": fmean(values[1:])}
 
 
 def occluded(images: Tensor, share: float, colour: tuple[float, ...], generator: torch.Generator) -> Tensor:
-    """Copies of (N, 3, H, W) uint8 images with one box of ``share`` of the area covered, anywhere inside.
+    """Return copies of images with one box per image covered, at a random position inside the image.
 
     Args:
-        images: on the CPU.
-        share: in [0, 1]; the box has the image's aspect, its sides are rounded to pixels.
-        colour: of the box, in [0, 1].
-        generator: of the places.
+        images: (N, 3, H, W) uint8 on the CPU.
+        share: covered share of the area, in [0, 1]; the box has the aspect ratio of the image and sides
+            rounded to pixels.
+        colour: RGB in [0, 1] of the box.
+        generator: source of the positions.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"a share of the area must be in [0, 1], got {share}")
+        raise ValueError(f"share must be in [0, 1], got {share}")
     count, _, height, width = images.shape
     h, w = round(share**0.5 * height), round(share**0.5 * width)
     rows, columns = torch.arange(height), torch.arange(width)
-    place = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    top = (place[:, 0] * (height - h + 1)).long()[:, None]
-    left = (place[:, 1] * (width - w + 1)).long()[:, None]
+    position = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    top = (position[:, 0] * (height - h + 1)).long()[:, None]
+    left = (position[:, 1] * (width - w + 1)).long()[:, None]
     inside_rows = (rows >= top) & (rows < top + h)  # (N, H)
     inside_columns = (columns >= left) & (columns < left + w)  # (N, W)
     covered = (inside_rows[:, :, None] & inside_columns[:, None])[:, None]  # (N, 1, H, W)
     fill = torch.tensor([round(255 * value) for value in colour], dtype=torch.uint8).view(1, 3, 1, 1)
     return torch.where(covered, fill, images)
+
+
+def by_share(record: Record) -> list[Point]:
+    """Return the accuracy at each covered share, in percent."""
+    curve = record.get("occlusion") or {"share": (), "top1": ()}
+    return [
+        Point(f"{100 * share:.0f}", 100 * share, top1)
+        for share, top1 in zip(curve["share"], curve["top1"], strict=True)
+    ]
+
+
+PROBE = Probe(
+    name="occlusion",
+    measures="accuracy with a growing part of the image covered",
+    cost=f"{len(SHARES)} forward passes over the subset",
+    run=run,
+    metrics=(Metric("occlusion_mean", "Accuracy under occlusion", ("occlusion_mean",)),),
+    curves=(
+        Curve(
+            "Occlusion",
+            "covered share of the image, %",
+            "One box at a random position, with the aspect ratio of the image.",
+            by_share,
+        ),
+    ),
+    section="Robustness",
+)

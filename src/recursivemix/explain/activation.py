@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
+from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
-from recursivemix.data.formats.folder import as_rgb, opened_file
 from recursivemix.evaluation.activation import Method, activation_maps, deciding_map
 from recursivemix.models.feature_map import as_logits, evaluating
-from recursivemix.models.region import RegionModel
+from recursivemix.models.trained import load_task
 from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
-from recursivemix.tasks.measure import load_checkpoint
 from recursivemix.training.atomic_write import write_text
 from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
@@ -59,19 +58,16 @@ def read_looked(checkpoint: Path, name: str, device: Device = "cpu") -> Looked:
     Raises:
         ValueError: no such checkpoint.
     """
-    module = load_checkpoint(checkpoint)
-    network = module.network.backbone if isinstance(module.network, RegionModel) else module.network
-    assert isinstance(network, nn.Module)
-    network.eval().to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    origin = module.hparams["data"]
+    trained = load_task(checkpoint, "classification")
+    trained.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     return Looked(
         name=name,
-        network=network,
-        classes=tuple(module.hparams["classes"]),
-        image_size=int(module.hparams["image_size"]),
-        mean=tuple(origin["mean"]),
-        std=tuple(origin["std"]),
-        dataset=str(origin["dataset"]),
+        network=trained.network,
+        classes=trained.classes,
+        image_size=trained.preprocessing.size,
+        mean=trained.preprocessing.mean,
+        std=trained.preprocessing.std,
+        dataset=str(trained.settings["data"]["dataset"]),
     )
 
 
@@ -208,7 +204,7 @@ def pictures_of(images: Path | None, looked: Looked, count: int) -> tuple[list[T
     few = min(count, len(files))
     pictures, truths = [], []
     for file in (files[i * len(files) // few] for i in range(few)):
-        with opened_file(file) as source:
+        with open_image_file(file) as source:
             pictures.append(as_rgb(source))
         truths.append(file.parent.name if file.parent.name in looked.classes else None)
     return pictures, truths

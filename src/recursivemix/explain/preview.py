@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from recursivemix.data.annotated import DetectionData, SegmentationData
-from recursivemix.data.annotated_batches import AnnotatedTraining, VaryMap, VaryObjects
+from recursivemix.data.annotated_batches import (
+    AnnotatedTraining,
+    DetectionTransform,
+    SegmentationTransform,
+)
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import TrainingBatches
 from recursivemix.data.images import ImageData, StackedImages, denormalise
@@ -174,8 +178,8 @@ def first_batches(data: ImageData, batch_size: int, seed: int) -> Iterator[Step]
         data.train, order, augmentation, lambda: epoch, device=torch.device("cpu"), hold=small
     )
     for epoch in itertools.count():  # noqa: B007 - the batches ask for it
-        for step, (images, labels, indices) in enumerate(batches):
-            yield Step(images, labels, indices, step == 0)
+        for step, batch in enumerate(batches):
+            yield Step(*batch, step == 0)
 
 
 def classified_cells(
@@ -346,15 +350,15 @@ def dense_cells(
     if mixer not in ("none", "recursivemix"):
         raise ValueError(f"--task {task} has --mixer none or recursivemix, got {mixer}")
     opened: DetectionData | SegmentationData
-    vary: VaryMap | VaryObjects
+    transform: DetectionTransform | SegmentationTransform
     if task == "segmentation":
         opened = open_segmentation(data)
-        vary = VaryMap(image_size or MAP_SIZE, opened.flip)
+        transform = SegmentationTransform(image_size or MAP_SIZE, opened.flip)
     else:
         if image_size is not None:
             raise ValueError(f"--image-size is of --task segmentation; images of {task} keep their sizes")
         opened = open_detection(data, masks=task == "instance")
-        vary = VaryObjects(opened.flip)
+        transform = DetectionTransform(opened.flip)
     try:
         # The second one is given the first one's draws, and numbers instead of label maps.
         mix, numbers = DenseRecursiveMix(**options), DenseRecursiveMix(**options)
@@ -364,7 +368,7 @@ def dense_cells(
     epoch = 0
     order = TrainingOrder(len(opened.train), batch_size, seed)
     batches: AnnotatedTraining[Any] = AnnotatedTraining(
-        opened.train, order, vary, lambda: epoch, device=torch.device("cpu"), workers=0
+        opened.train, order, transform, lambda: epoch, device=torch.device("cpu"), workers=0
     )
     columns: list[list[Cell]] = []
     while len(columns) < steps:

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
-from recursivemix.data.formats.folder import as_rgb
+from recursivemix.data.decode import as_rgb
 from recursivemix.data.images import ImageData, denormalise
 from recursivemix.data.names import Source
 from recursivemix.evaluation.activation import activation_maps

@@ -11,14 +11,12 @@ import timm
 import torch
 from torch import nn
 
+from . import SMALL_IMAGE
 from .cifar import CifarResNet
 from .feature_map import evaluating
 from .pyramidnet import PyramidNet
 from .resnet_stride2 import resnet18_stride2
 from .wideresnet import WideResNet
-
-SMALL_IMAGE = 64
-"""Images up to this many pixels a side get a stem that keeps their resolution."""
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .create import SMALL_IMAGE
+from . import SMALL_IMAGE
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,56 @@
-"""What a few seeds allow to be said: means, paired differences, and how many more seeds would settle it.
+"""Intervals and tests over few seeds and many test images.
 
-Runs of one seed share weights, order and split, so methods are compared by their differences within seeds.
-All intervals and tests are Student's t, two-sided, at 95 %.
+Runs of one seed share initial weights, data order and split, so methods are compared by their differences
+within seeds. Intervals are two-sided, at 95 %.
+
+* One measure of one method: Student's t over seeds, on the logit or log scale where the measure is bounded.
+* A difference of two methods: the paired t-test over seeds, on the measure's own scale, clipped to what is
+  possible.
+* A difference of accuracies whose predictions per image are known: other test images are a second source of
+  uncertainty. The difference of image i with seed s is modelled as ``mean + seed_s + image_i + rest_si``,
+  crossed random effects. The mean's error is then the sum of a part estimated over few seeds (Student's t)
+  and one estimated over many images (normal), whose distribution is the Behrens-Fisher mixture (Robinson,
+  Annals of Statistics 4(5), 1976: its intervals hold the truth at least as often as stated).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
-from typing import Any, TypeVar
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 LEVEL = 0.05
-"""A difference counts where its corrected p-value is below this."""
-RunT = TypeVar("RunT")
+"""A difference counts as shown if its corrected p-value is below this."""
+LEAST_SEEDS = 3
+"""Fewer seeds get no interval: with one degree of freedom it would be 13 standard errors wide."""
 MOST_SEEDS = 1000
-"""More seeds than this are not worth telling."""
+"""The largest number of seeds that `seeds_needed` returns."""
+NODES = 200
+"""Points of the numerical integration over the seeds' unknown variance."""
+
+Array = NDArray[np.float64]
+Uncertainty = Literal["seeds", "images", "seeds and images"]
+
+
+class Bounds(NamedTuple):
+    """The smallest and largest possible value of a measure; None where there is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+UNBOUNDED = Bounds()
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval, which one seed alone does not have."""
+    """The mean of one value per seed, with its 95 % interval; None below `LEAST_SEEDS`."""
 
     mean: float
     low: float | None
@@ -32,7 +61,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """One method against another over the seeds that both have."""
+    """One method minus another over the seeds that both have."""
 
     mean: float
     low: float | None
@@ -41,79 +70,186 @@ class Difference:
     n: int
     differences: list[float]
     seeds_needed: int | None
-    """Seeds at which the interval would leave zero out, were mean and spread to stay as they are; None
-    where it does already, or where that can't be told or is above `MOST_SEEDS`."""
+    """Seeds at which the interval would exclude zero if mean and spread stayed the same; None if it does
+    already, if that cannot be known, or if it is above `MOST_SEEDS`."""
+    uncertainty: Uncertainty | None
+    """What the interval accounts for; None without an interval."""
+    images: int | None
+    """Number of test images that the interval accounts for."""
 
 
-def quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t."""
+def estimate(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Estimate:
+    """Return the mean of one value per seed and its interval, which stays within ``bounds``.
+
+    The interval is Student's t around the transformed mean: logit between two bounds, log above one. The
+    standard error on that scale is by the delta method, so that values on a bound are allowed.
+
+    Raises:
+        ValueError: ``values`` is empty.
+    """
+    if not values:
+        raise ValueError("a mean needs at least one value, got none")
+    mean, n = fmean(values), len(values)
+    if n < LEAST_SEEDS:
+        return Estimate(mean, None, None, n, list(values))
+    error = stdev(values) / math.sqrt(n)
+    low, high = _bounded(mean, _quantile(n - 1) * error, bounds)
+    return Estimate(mean, low, high, n, list(values))
+
+
+def _bounded(mean: float, half: float, bounds: Bounds) -> tuple[float, float]:
+    """Return ``mean`` plus and minus ``half``, added on a scale without bounds."""
+    low, high = bounds
+    if low is None or half == 0 or mean <= low or (high is not None and mean >= high):
+        return mean - half, mean + half
+    if high is None:
+        factor = math.exp(min(500.0, half / (mean - low)))
+        return low + (mean - low) / factor, low + (mean - low) * factor
+    share = (mean - low) / (high - low)
+    odds = share / (1 - share)
+    factor = math.exp(min(500.0, half / (high - low) / (share * (1 - share))))
+    ends = [low + (high - low) * value / (1 + value) for value in (odds / factor, odds * factor)]
+    return ends[0], ends[1]
+
+
+def paired_difference(
+    values: Sequence[float],
+    baseline: Sequence[float],
+    images: Array | None = None,
+    bounds: Bounds = UNBOUNDED,
+) -> Difference:
+    """Return ``values`` minus ``baseline``, which hold the same seeds in the same order.
+
+    Args:
+        values: one per seed.
+        baseline: one per seed.
+        images: (seeds, N) differences of single images in the unit of ``values``; None if they are unknown.
+        bounds: of a value; the interval of the difference is clipped to their distance.
+
+    Raises:
+        ValueError: no pair, or lists of different lengths.
+    """
+    if len(values) != len(baseline) or not values:
+        raise ValueError(f"pairs need equally many values, got {len(values)} and {len(baseline)}")
+    differences = [a - b for a, b in zip(values, baseline, strict=True)]
+    mean, n = fmean(differences), len(differences)
+    if images is None and n < LEAST_SEEDS:
+        return Difference(mean, None, None, None, n, differences, None, None, None)
+    spread = stdev(differences) if n > 1 else 0.0
+    if spread < 1e-12 * abs(mean):
+        spread = 0.0  # rounding of equal differences
+    image_error, count = 0.0, None
+    uncertainty: Uncertainty = "seeds"
+    if images is not None:
+        image_error, count = math.sqrt(image_variance(images)), images.shape[1]
+        uncertainty = "images" if n == 1 else "seeds and images"
+    if image_error == 0 and spread > 0:
+        from scipy.stats import ttest_rel
+
+        test = ttest_rel(values, baseline)
+        interval = test.confidence_interval(1 - LEVEL)
+        p, low, high = float(test.pvalue), float(interval.low), float(interval.high)
+    else:
+        p, half = mixture_test(mean, spread / math.sqrt(n), n - 1, image_error)
+        low, high = mean - half, mean + half
+    if bounds.low is not None and bounds.high is not None:
+        reach = bounds.high - bounds.low
+        low, high = max(low, -reach), min(high, reach)
+    needed = None
+    if n > 1 and low <= 0 <= high:
+        needed = seeds_needed(mean, spread, image_error)
+    return Difference(mean, low, high, p, n, differences, needed, uncertainty, count)
+
+
+def image_variance(differences: Array) -> float:
+    """Estimate the variance of a mean difference that is due to the choice of test images.
+
+    Args:
+        differences: (S, N) of seed s and image i. With one seed, the image effect and the rest cannot be
+            told apart, and both are counted.
+    """
+    seeds, count = int(differences.shape[0]), int(differences.shape[1])
+    if count < 2:
+        return 0.0
+    per_image: Array = differences.mean(0)
+    between = float(per_image.var(ddof=1))
+    if seeds == 1:
+        return between / count
+    rest: Array = differences - differences.mean(1, keepdims=True) - per_image + differences.mean()
+    within = float((rest**2).sum()) / ((seeds - 1) * (count - 1))
+    return max(0.0, between - within / seeds) / count
+
+
+def mixture_test(mean: float, seed_error: float, degrees: int, image_error: float) -> tuple[float, float]:
+    """Return the two-sided p-value of ``mean`` and half of its interval.
+
+    Args:
+        mean: of the differences.
+        seed_error: standard error over seeds, estimated with ``degrees`` degrees of freedom.
+        degrees: seeds minus one; 0 for one seed, whose error is then not known and not counted.
+        image_error: standard error over images, estimated over many.
+    """
+    from scipy.optimize import brentq
+
+    if seed_error == 0 and image_error == 0:
+        return (1.0 if mean == 0 else 0.0), 0.0
+
+    def excess(half: float) -> float:
+        return _tail(half, seed_error, degrees, image_error) - LEVEL / 2
+
+    most = 2 * (image_error + (_quantile(degrees) * seed_error if degrees else 0.0))
+    half = float(brentq(excess, 0, 2 * most, xtol=1e-10 * most))
+    return min(1.0, 2 * _tail(abs(mean), seed_error, degrees, image_error)), half
+
+
+def _tail(x: float, seed_error: float, degrees: int, image_error: float) -> float:
+    """P(seed_error * T + image_error * Z > x), for Student's T and a normal Z that are independent."""
+    from scipy.stats import norm, t
+
+    if seed_error == 0 or degrees == 0:
+        return float(norm.sf(x / image_error))
+    if image_error == 0:
+        return float(t.sf(x / seed_error, degrees))
+    inverse, weights = _nodes(degrees)
+    return float(weights @ norm.sf(x / np.sqrt(seed_error**2 * inverse + image_error**2)))
+
+
+@cache
+def _nodes(degrees: int) -> tuple[Array, Array]:
+    """Points and weights to average over the ratio of true to estimated variance: degrees / chi-squared."""
+    from scipy.stats import chi2
+
+    points, weights = np.polynomial.legendre.leggauss(NODES)
+    return degrees / chi2.ppf((points + 1) / 2, degrees), weights / 2
+
+
+@cache
+def _quantile(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t."""
     from scipy.stats import t
 
     return float(t.ppf(1 - LEVEL / 2, degrees))
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of the mean; None for fewer than two values."""
-    n = len(values)
-    if n < 2:
+def seeds_needed(mean: float, spread: float, image_error: float = 0.0) -> int | None:
+    """Return the fewest seeds whose interval excludes zero, for this mean and standard deviation."""
+
+    def settled(n: int) -> bool:
+        if spread == 0 and image_error == 0:
+            return mean != 0
+        return _tail(abs(mean), spread / math.sqrt(n), n - 1, image_error) < LEVEL / 2
+
+    low, high = LEAST_SEEDS - 1, MOST_SEEDS
+    if not settled(high):
         return None
-    return quantile(n - 1) * stdev(values) / math.sqrt(n)
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of one value a seed.
-
-    Raises:
-        ValueError: no value at all.
-    """
-    if not values:
-        raise ValueError("a mean needs at least one value")
-    mean, half = fmean(values), half_width(values)
-    low, high = (None, None) if half is None else (mean - half, mean + half)
-    return Estimate(mean, low, high, len(values), list(values))
-
-
-def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """``values`` minus ``baseline``, which hold the same seeds in the same order; the paired t-test.
-
-    Raises:
-        ValueError: no pair, or lists of different lengths.
-    """
-    if len(values) != len(baseline):
-        raise ValueError(f"pairs need equally many values, got {len(values)} and {len(baseline)}")
-    differences = [a - b for a, b in zip(values, baseline, strict=True)]
-    mean = estimate(differences)
-    if mean.low is None or mean.high is None:
-        return Difference(mean.mean, None, None, None, mean.n, differences, None)
-    spread = stdev(differences)
-    p = p_value(mean.mean, spread, mean.n)
-    settled = mean.low > 0 or mean.high < 0
-    needed = None if settled else seeds_needed(mean.mean, spread)
-    return Difference(mean.mean, mean.low, mean.high, p, mean.n, differences, needed)
-
-
-def p_value(mean: float, spread: float, n: int) -> float:
-    """Two-sided p-value of a mean of ``n`` differences with standard deviation ``spread``."""
-    from scipy.stats import t
-
-    if spread == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * t.sf(abs(mean) / (spread / math.sqrt(n)), n - 1))
-
-
-def seeds_needed(mean: float, spread: float) -> int | None:
-    """The fewest seeds whose interval leaves zero out, for this mean and standard deviation."""
-    if mean == 0:
-        return None
-    # The interval narrows with every seed, so the first that is narrow enough is the least.
-    for n in range(2, MOST_SEEDS + 1):
-        if quantile(n - 1) * spread / math.sqrt(n) < abs(mean):
-            return n
-    return None
+    while high - low > 1:  # the interval narrows with every seed
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979), in the order they came."""
+    """Correct p-values for their number (Holm, 1979), in the order given."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -121,44 +257,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
-
-
-def compare_all(
-    runs: dict[str, dict[int, RunT]], reference: str, metrics: dict[str, Callable[[RunT], float | None]]
-) -> list[dict[str, Any]]:
-    """Every method against the reference in every metric, p-values corrected within each metric.
-
-    Args:
-        runs: of each method, by its label, its runs by their seed.
-        reference: the label that the others are compared with.
-        metrics: read a run's value; None where it was not measured.
-
-    Returns:
-        ``pairs`` of ``comparison.json``: the fields of `Difference`, who is compared, in what.
-    """
-    pairs = []
-    for metric, value in metrics.items():
-        found: list[tuple[str, Difference]] = []
-        for label, own in runs.items():
-            if label == reference:
-                continue
-            both = [
-                (a, b)
-                for seed in sorted(own.keys() & runs[reference].keys())
-                if (a := value(own[seed])) is not None and (b := value(runs[reference][seed])) is not None
-            ]
-            if both:
-                found.append((label, paired_difference([a for a, _ in both], [b for _, b in both])))
-        tested = [difference.p for _, difference in found if difference.p is not None]
-        corrected = iter(holm(tested))
-        for label, difference in found:
-            pairs.append(
-                {
-                    "method": label,
-                    "baseline": reference,
-                    "metric": metric,
-                    **asdict(difference),
-                    "p_corrected": None if difference.p is None else next(corrected),
-                }
-            )
-    return pairs

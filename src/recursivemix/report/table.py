@@ -1,28 +1,31 @@
-"""The table of methods for other programs: JSON, CSV, LaTeX."""
+"""Export the table of methods for other programs: JSON, CSV, LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from .statistics import LEVEL
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
 }  # fmt: skip
-
-
 CSV_COLUMNS = (
     "method", "metric", "unit", "n", "mean", "low", "high",
     "difference", "difference_low", "difference_high", "p", "p_corrected", "seeds_needed",
 )  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""First characters that make spreadsheets evaluate a cell."""
 
 
 def as_json(comparison: dict[str, Any]) -> str:
-    """The estimates of every method and the differences to the baseline, as in ``comparison.json``."""
+    """Return estimates and differences to the baseline, as in ``comparison.json``."""
     methods = [
         {name: method[name] for name in ("label", "mixer", "options", "estimates")}
         for method in comparison["methods"]
@@ -32,7 +35,10 @@ def as_json(comparison: dict[str, Any]) -> str:
 
 
 def as_csv(comparison: dict[str, Any]) -> str:
-    """A row for each method and metric, with the paired difference to the baseline; empty for None."""
+    """Return a row per method and metric, with the difference to the baseline; missing values are empty.
+
+    Text that a spreadsheet would take for a formula is preceded by an apostrophe.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -40,18 +46,25 @@ def as_csv(comparison: dict[str, Any]) -> str:
     for method in comparison["methods"]:
         for metric, found in method["estimates"].items():
             pair = pairs.get((method["label"], metric), {})
+            words = (method["label"], metric, comparison["metrics"][metric]["unit"])
             writer.writerow(
-                [method["label"], metric, comparison["metrics"][metric]["unit"]]
+                [plain_cell(word) for word in words]
                 + [found[name] for name in ("n", "mean", "low", "high")]
                 + [pair.get(name) for name in ("mean", "low", "high", "p", "p_corrected", "seeds_needed")]
             )
     return file.getvalue()
 
 
-def as_latex(comparison: dict[str, Any]) -> str:
-    """A booktabs tabular of means and half intervals, a row for each method.
+def plain_cell(text: str) -> str:
+    """Return text for a CSV cell that no spreadsheet evaluates."""
+    first = unicodedata.normalize("NFKC", text.lstrip(" "))[:1]  # full-width signs count, too
+    return f"'{text}" if first in FORMULA else text
 
-    Bold marks what beats the baseline: its interval leaves zero out and the corrected p is below 0.05.
+
+def as_latex(comparison: dict[str, Any]) -> str:
+    """Return a booktabs tabular of means and 95 % intervals, a row per method.
+
+    Bold marks what beats the baseline: its interval excludes zero and the corrected p is below 0.05.
     """
     metrics = {
         metric: about
@@ -64,7 +77,7 @@ def as_latex(comparison: dict[str, Any]) -> str:
         for about in metrics.values()
     ]
     lines = [
-        "% needs \\usepackage{booktabs}; mean and half of the 95 % interval over seeds",
+        "% needs \\usepackage{booktabs}; mean and 95 % interval over seeds, none below three seeds",
         "\\begin{tabular}{l" + "r" * len(metrics) + "}",
         "\\toprule",
         " & ".join(["Method", *heads]) + " \\\\",
@@ -84,35 +97,40 @@ def as_latex(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 
 
-def beats(pair: dict[str, Any], about: dict[str, Any]) -> bool:
-    """Whether a pair's method is shown to be better than the baseline in the metric ``about`` describes."""
+def beats(pair: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    """Return whether a pair's method is shown to be better than the baseline in the metric ``about``."""
     if not settled(pair):
         return False
     return bool((pair["mean"] > 0) == about["higher_is_better"])
 
 
-def settled(pair: dict[str, Any]) -> bool:
-    """Whether a pair's difference is shown: the interval leaves zero out and the corrected p is small."""
-    if pair["p_corrected"] is None:
+def settled(pair: Mapping[str, Any]) -> bool:
+    """Return whether a difference is shown: its interval excludes zero and the corrected p is below 0.05.
+
+    The test images of a single seed show nothing about other seeds.
+    """
+    if pair["p_corrected"] is None or pair.get("uncertainty") == "images":
         return False
     return bool((pair["low"] > 0 or pair["high"] < 0) and pair["p_corrected"] < LEVEL)
 
 
-def decimals(about: dict[str, Any]) -> int:
-    """How many of a metric's digits after the point are worth reading."""
+def decimals(about: Mapping[str, Any]) -> int:
+    """Return how many digits of a metric to print after the point."""
     return {"%": 2, "images/s": 0}.get(about["unit"], 3)
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Escape text for LaTeX; control characters become spaces."""
+    plain = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+    return "".join(LATEX.get(letter, letter) for letter in plain)
 
 
 def _number(found: dict[str, Any], about: dict[str, Any], *, bold: bool) -> str:
     places = decimals(about)
     mean = f"{found['mean']:.{places}f}"
-    if bold:
-        mean = f"\\mathbf{{{mean}}}"
+    shown = f"\\mathbf{{{mean}}}" if bold else mean
     if found["low"] is None:
-        return f"${mean}$"
-    return f"${mean} \\pm {found['high'] - found['mean']:.{places}f}$"
+        return f"${shown}$"
+    below = f"{found['mean'] - found['low']:.{places}f}"
+    above = f"{found['high'] - found['mean']:.{places}f}"
+    return f"${shown} \\pm {above}$" if above == below else f"${shown}_{{-{below}}}^{{+{above}}}$"

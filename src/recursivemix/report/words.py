@@ -1,23 +1,25 @@
-"""Numbers of a comparison in words: what a table's cells and an answer's sentence say."""
+"""Format numbers, intervals and verdicts as text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from .statistics import LEAST_SEEDS, MOST_SEEDS
 from .table import settled
 
 NOTHING = "-"
-"""In the place of a value that there is none of."""
+"""Printed for a missing value."""
 
 
 def number(value: float | None, places: int) -> str:
-    """A value with so many digits after the point; a dash for none."""
+    """Format a value; a dash if it is missing or not finite."""
     return NOTHING if value is None or not isfinite(value) else f"{value:.{places}f}"
 
 
 def with_interval(found: dict[str, Any] | None, places: int, sign: str = "", between: str = " ") -> str:
-    """A mean and its interval."""
+    """Format a mean and, if there is one, its interval."""
     if found is None:
         return NOTHING
     mean = f"{found['mean']:{sign}.{places}f}"
@@ -27,40 +29,51 @@ def with_interval(found: dict[str, Any] | None, places: int, sign: str = "", bet
 
 
 def p_words(p: float | None) -> str:
-    """A p-value; small ones only as small."""
+    """Format a p-value; small ones as a limit."""
     if p is None:
         return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(pair: dict[str, Any], about: dict[str, Any]) -> str:
-    """What a difference says, and what would settle it."""
+def verdict(pair: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Say whether a difference is shown, and how many seeds would show it."""
     if pair["low"] is None:
-        return "one seed: not known"
+        return f"not known: {counted(pair['n'], 'seed')}, {LEAST_SEEDS} are needed"
+    excluded = pair["low"] > 0 or pair["high"] < 0
+    direction = "better" if (pair["mean"] > 0) == about["higher_is_better"] else "worse"
+    if pair.get("uncertainty") == "images":
+        return f"{direction} with this seed; other seeds may differ" if excluded else "not shown: one seed"
     if settled(pair):
-        return "better" if (pair["mean"] > 0) == about["higher_is_better"] else "worse"
-    if pair["low"] > 0 or pair["high"] < 0:
-        return "not shown: its p-value does not survive the correction"
+        return direction
+    if excluded:
+        return "not shown: not significant after the correction"
     if pair["seeds_needed"]:
-        more = pair["seeds_needed"] - pair["n"]
-        return f"not shown; {more} more {'seed' if more == 1 else 'seeds'} would settle it, if it stays so"
-    return "not shown; more than 1000 seeds would be needed"
+        more = counted(pair["seeds_needed"] - pair["n"], "more seed")
+        return f"not shown; {more} would show a difference of this size"
+    images = " or more test images" if pair.get("uncertainty") == "seeds and images" else ""
+    return f"not shown; more than {MOST_SEEDS} seeds{images} would be needed"
 
 
 def interval(pair: dict[str, Any]) -> str:
-    """A pair's interval in words."""
-    return f"95 % interval {pair['low']:+.2f} to {pair['high']:+.2f}"
+    """Format the interval of a difference."""
+    over = " over test images alone:" if pair.get("uncertainty") == "images" else ""
+    return f"95 % interval{over} {pair['low']:+.2f} to {pair['high']:+.2f}"
+
+
+def counted(count: int, name: str) -> str:
+    """Return a number with a noun, in the plural where needed."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def listed(labels: list[str]) -> str:
-    """Labels as part of a sentence."""
+    """Join labels as in a sentence."""
     if len(labels) < 2:
         return "".join(labels)
     return f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
 def at(value: Any, *path: str | int) -> Any:
-    """What is in a record at a path of keys and places; None for a part that a run was not measured by."""
+    """Return what a record holds at a path of keys and indices; None if a part of it is missing."""
     for step in path:
         try:
             value = value[step]
@@ -70,6 +83,6 @@ def at(value: Any, *path: str | int) -> Any:
 
 
 def mean_of(method: dict[str, Any], *path: str | int) -> float | None:
-    """The mean over a method's runs that have the value at ``path``."""
+    """Return the mean over those runs of a method that have a value at ``path``."""
     values = [found for run in method["runs"] if (found := at(run, *path)) is not None]
     return sum(values) / len(values) if values else None

@@ -14,11 +14,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import Batch, EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
-from recursivemix.data.images import ImageData, LabelledImages, StackedImages, Subset
-from recursivemix.data.open import open_data
+from recursivemix.data.images import ImageData, LabelledImages
+from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
 from recursivemix.mixing import MixedBatch, Mixer, create_mixer
-from recursivemix.models.create import SMALL_IMAGE, create_model
+from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.create import create_model
 from recursivemix.models.region import RegionModel
 from recursivemix.training.devices import launched_rank
 from recursivemix.training.learner import Learner
@@ -197,24 +198,7 @@ class ImageLoading:
     def probe(self) -> LabelledImages:
         """Return evenly spaced training images."""
         train = self.data.train
-        chosen = range(0, len(train), max(1, len(train) // PROBE))
-        if isinstance(train, StackedImages) and self.in_memory:
-            return StackedImages(train.images[chosen], train.labels[chosen], "probe")
-        return Subset(train, chosen)
-
-
-def open_images(settings: ClassificationSettings) -> ImageData:
-    """Open the data set of a run; raises ValueError."""
-    return open_data(
-        settings.data,
-        settings.dataset,
-        download=settings.download,
-        val_split=settings.val_split,
-        image_size=settings.image_size,
-        train_images=settings.train_images,
-        skip_bad=settings.skip_bad,
-        seed=settings.seed,
-    )
+        return train.select(torch.arange(0, len(train), max(1, len(train) // PROBE)))
 
 
 def create_classifier(
@@ -235,7 +219,7 @@ def create_classifier(
 
 CLASSIFICATION = Task(
     command="fit",
-    open_data=open_images,
+    open_data=lambda settings: open_images(settings, settings.seed),
     create_learner=create_classifier,
     create_loading=ImageLoading,
     name_run=lambda settings: f"{settings.model}-{settings.mixer}",

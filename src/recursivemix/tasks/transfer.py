@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.annotated import DetectionData, SegmentationData
-from recursivemix.data.annotated_batches import AnnotatedEvaluation, AnnotatedTraining, Vary
+from recursivemix.data.annotated_batches import AnnotatedEvaluation, AnnotatedTraining, JointTransform
 from recursivemix.data.order import TrainingOrder
 from recursivemix.mixing import DenseRecursiveMix
 from recursivemix.models.checkpoint_file import CheckpointError
@@ -34,7 +34,7 @@ class AnnotatedLoading:
     """
 
     def __init__(
-        self, settings: TransferSettings, data: DetectionData | SegmentationData, transform: Vary
+        self, settings: TransferSettings, data: DetectionData | SegmentationData, transform: JointTransform
     ) -> None:
         self.data = data
         self.transform = transform

@@ -11,7 +11,7 @@ from torch import nn
 
 from .atomic_write import write_json, write_text
 from .environment import environment
-from .prepare import FOLDER_VARIABLE, PreparedRun
+from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError
 from .record import Result, run_record, write_settings
 from .settings import Device
 from .trainer import create_loggers, quiet_lightning
@@ -23,7 +23,7 @@ def fit(run: PreparedRun) -> Result:
     A run that fails before its first checkpoint leaves no folder behind.
 
     Raises:
-        ValueError: the run folder cannot be written.
+        RunFolderError: the run folder cannot be written.
         NonFiniteLossError: the loss or the weights are not finite; the last good checkpoint is kept.
         CheckpointError: a checkpoint cannot be written; the previous one is kept.
         StoppedError: Ctrl-C or SIGTERM, after a checkpoint was written.
@@ -58,7 +58,7 @@ def _start_folder(run: PreparedRun) -> None:
         if skipped:
             write_text(run.folder / "skipped.txt", "\n".join(skipped) + "\n")
     except OSError as error:
-        raise ValueError(f"cannot write the run folder {run.folder} (--out): {error}") from error
+        raise RunFolderError(f"cannot write the run folder {run.folder} (--out): {error}") from error
 
 
 def _train(run: PreparedRun) -> Result:

@@ -28,6 +28,10 @@ FOLDER_VARIABLE = "RECURSIVEMIX_RUN_FOLDER"
 """Tells processes that Lightning starts the run folder that the first one chose."""
 
 
+class RunFolderError(ValueError):
+    """The run folder is in use, or cannot be written."""
+
+
 @dataclass(frozen=True)
 class PreparedRun:
     """A run that passed every check and has written nothing yet."""
@@ -105,17 +109,17 @@ def run_folder(out: Path | None, name: str = "run") -> Path:
         name: of the run.
 
     Raises:
-        ValueError: the folder is not empty, or several processes would choose different ones.
+        RunFolderError: the folder is not empty, or several processes would choose different ones.
     """
     known, rank = os.environ.get(FOLDER_VARIABLE), launched_rank()
     if rank > 0 and known is not None:
         return Path(known)
     if out is None and known is None and launched_processes() > 1:
-        raise ValueError("--out is required with several processes: they must agree on the run folder")
+        raise RunFolderError("--out is required with several processes: they must agree on the run folder")
     folder = out or Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
     if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         more = f", or resume the run with --resume {folder}" if (folder / "checkpoints").is_dir() else ""
-        raise ValueError(f"the run folder {folder} already exists: choose a new one with --out{more}")
+        raise RunFolderError(f"the run folder {folder} already exists: choose a new one with --out{more}")
     return folder
 
 

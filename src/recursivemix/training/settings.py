@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from recursivemix.data.settings import SourceSettings
+
 from .checked import Checked
 from .optimizer import OptimizerSettings
 
@@ -20,20 +22,16 @@ LoggerName = Literal["wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
-class DataSettings(Checked):
-    """Data.
+class LoadingSettings(Checked):
+    """Loading and augmentation.
 
     Args:
-        data: Folder of images (default: small sample images that come with the installation).
-        download: Allow downloads of data sets and pretrained weights; nothing else uses the network.
         workers: Number of processes that read images (default: 2; 0 for the sample images).
         flip: Mirror half of the training images (default: yes, except for digits).
         color_jitter: Largest relative change of brightness, contrast and saturation.
         repeats: Number of copies of each image in a batch, augmented independently (repeated augmentation).
     """
 
-    data: Path | None = None
-    download: bool = False
     workers: int | None = None
     flip: bool | None = None
     color_jitter: float = 0.0
@@ -43,19 +41,6 @@ class DataSettings(Checked):
         """Raise ValueError for values out of range."""
         self.check_least(0, "workers", "color_jitter")
         self.check_least(1, "repeats")
-
-    def with_absolute_paths(self) -> Self:
-        """Return settings that hold in any working directory: with absolute paths of what exists."""
-        if self.data is None or not self.data.exists():
-            return self
-        return replace(self, data=self.data.absolute())
-
-    @property
-    def reading_processes(self) -> int:
-        """Number of processes that read images: ``workers``, or its default."""
-        if self.workers is not None:
-            return self.workers
-        return 0 if self.data is None else 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +70,7 @@ class MixerSettings(Checked):
 
 
 @dataclass(frozen=True)
-class RunSettings(OptimizerSettings, MixerSettings, DataSettings):
+class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSettings):
     """Training run.
 
     Args:
@@ -135,3 +120,16 @@ class RunSettings(OptimizerSettings, MixerSettings, DataSettings):
         for name in self.loggers:
             if find_spec(name) is None:
                 raise ValueError(f"--loggers [{name}] needs a package: pip install {name}")
+
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        if self.data is None or not self.data.exists():
+            return self
+        return replace(self, data=self.data.absolute())
+
+    @property
+    def reading_processes(self) -> int:
+        """Number of processes that read images: ``workers``, or its default."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if self.data is None else 2

@@ -46,6 +46,7 @@ def make_trainer(
         average = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))  # type: ignore[no-untyped-call]
         callbacks = [average, *callbacks]
     options: dict[str, Any] = {
+        "default_root_dir": folder,
         "max_epochs": settings.epochs,
         "accelerator": settings.device,
         "devices": settings.devices or launched_devices(),

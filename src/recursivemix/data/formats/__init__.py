@@ -1,1 +1,1 @@
-"""One source of images per file."""
+"""One data format per module; `recursivemix.data.names` registers them."""

@@ -6,287 +6,231 @@ https://www.cs.toronto.edu/~kriz/cifar.html describes the files.
 
 from __future__ import annotations
 
-import codecs
-import pickle
 import tarfile
 import zlib
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+import torchvision.datasets
 from torch import Tensor
+from torchvision.datasets.utils import check_integrity
 
-from recursivemix.data.images import ImageData, StackedImages
+from recursivemix.data.images import ImageData, ImageFormat, StackedImages
+from recursivemix.data.settings import ImageSettings
 
-Name = Literal["cifar10", "cifar100"]
 Split = tuple[Tensor, Tensor]
-
+"""(N, 3, 32, 32) uint8 images and (N,) int64 labels."""
 PIXELS = 3 * 32 * 32
-CLASSES: dict[str, int] = {"cifar10": 10, "cifar100": 100}
-# Of all training pixels, RGB in [0, 1]; the standard deviation over pixels, not the mean of the images'.
-STATISTICS = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
+"""Bytes of an image in the binary version: 32x32 red, then green, then blue."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One official packing of a set."""
+class Cifar:
+    """One of the two data sets."""
 
-    folder: str
-    archive: str
-    train: tuple[str, ...]
-    test: str
-    names: str
-    """File of the class names."""
-    names_key: str = ""
-    """Key of the class names and of the labels, in a python version."""
-    labels_key: str = ""
-    label_bytes: int = 0
-    """Bytes before the pixels of a record, of which the last is the (fine) label; 0: a python version."""
+    name: str
+    reader: type[torchvision.datasets.CIFAR10]
+    """Torchvision's reader of the python version; it checks the MD5 sum of every file before unpickling."""
+    binary_folder: str
+    class_names: str
+    """File of the class names in the binary version."""
+    label_bytes: int
+    """Bytes before the pixels of a record of the binary version; the last is the (fine) label."""
+    mean: tuple[float, float, float]
+    """Mean of all training pixels, RGB in [0, 1]."""
+    std: tuple[float, float, float]
+    """Standard deviation over all training pixels, not the mean of the images' deviations."""
 
     @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train, self.test, self.names)
+    def sums(self) -> dict[str, str]:
+        """MD5 sums of the files of the python version."""
+        meta = self.reader.meta
+        return dict([*self.reader.train_list, *self.reader.test_list, [meta["filename"], meta["md5"]]])
+
+    def binary_files(self, is_train: bool) -> list[str]:
+        """Files of records of the binary version."""
+        return [
+            f"{name}.bin" for name, _ in (self.reader.train_list if is_train else self.reader.test_list)
+        ]
+
+    @property
+    def versions(self) -> tuple[tuple[str, str, list[str]], ...]:
+        """Folder, archive and files of the python and of the binary version."""
+        archive = self.reader.filename
+        binary_files = [*self.binary_files(True), *self.binary_files(False), self.class_names]
+        return (
+            (self.reader.base_folder, archive, list(self.sums)),
+            (self.binary_folder, archive.replace("python", "binary"), binary_files),
+        )
 
 
-LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    "cifar10": (
-        Layout(
-            folder="cifar-10-batches-py",
-            archive="cifar-10-python.tar.gz",
-            train=tuple(f"data_batch_{i}" for i in range(1, 6)),
-            test="test_batch",
-            names="batches.meta",
-            names_key="label_names",
-            labels_key="labels",
-        ),
-        Layout(
-            folder="cifar-10-batches-bin",
-            archive="cifar-10-binary.tar.gz",
-            train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-            test="test_batch.bin",
-            names="batches.meta.txt",
-            label_bytes=1,
-        ),
+SETS = {
+    "cifar10": Cifar(
+        name="cifar10",
+        reader=torchvision.datasets.CIFAR10,
+        binary_folder="cifar-10-batches-bin",
+        class_names="batches.meta.txt",
+        label_bytes=1,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
     ),
-    "cifar100": (
-        Layout(
-            folder="cifar-100-python",
-            archive="cifar-100-python.tar.gz",
-            train=("train",),
-            test="test",
-            names="meta",
-            names_key="fine_label_names",
-            labels_key="fine_labels",
-        ),
-        Layout(
-            folder="cifar-100-binary",
-            archive="cifar-100-binary.tar.gz",
-            train=("train.bin",),
-            test="test.bin",
-            names="fine_label_names.txt",
-            label_bytes=2,
-        ),
+    "cifar100": Cifar(
+        name="cifar100",
+        reader=torchvision.datasets.CIFAR100,
+        binary_folder="cifar-100-binary",
+        class_names="fine_label_names.txt",
+        label_bytes=2,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
     ),
 }
 
 
-def cifar(root: Path, name: Name, *, download: bool = False) -> ImageData:
-    """CIFAR-10 or CIFAR-100 (with its fine labels), all in memory.
+def cifar(root: Path, name: str, *, download: bool = False) -> ImageData:
+    """Read CIFAR-10 or CIFAR-100 (with its fine labels) into memory.
 
     Args:
         root: holds the folder or the .tar.gz of the python or the binary version, or is one of them.
         name: "cifar10" or "cifar100".
-        download: get the python version into ``root`` if there is none; else nothing is downloaded.
+        download: download the python version into ``root`` if neither version is there.
 
     Raises:
-        ValueError: no such data there, or a file that is missing, cut off or corrupt; the message names it.
+        ValueError: the data set is not in ``root``, or a file is missing, cut off or corrupt.
     """
-    if name not in LAYOUTS:
-        raise ValueError(f"name must be one of {', '.join(LAYOUTS)}, got {name!r}")
-    found = _find(root, name)
-    if found is None and download:
-        _download(root, name)
-        found = _find(root, name)
-    if found is None:
-        places = ", ".join(f"{layout.folder}, {layout.archive}" for layout in LAYOUTS[name])
+    dataset = SETS[name]
+    place = find_cifar(root, name)
+    if place is None and download:
+        _download(root, dataset)
+        place = find_cifar(root, name)
+    if place is None:
+        places = ", ".join(f"{folder}, {archive}" for folder, archive, _ in dataset.versions)
         raise ValueError(
             f"there is no {name} in {root}: none of {places}. Name the folder that holds one of them, or "
             "get it with --download"
         )
-    place, layout = found
-    contents = _read(place, layout)
-    classes = _class_names(contents[layout.names], layout, CLASSES[name], place / layout.names)
-    parts = {
-        file: _images(contents[file], layout, len(classes), place / file)
-        for file in (*layout.train, layout.test)
-    }
-    train = [parts[file] for file in layout.train]
-    mean, std = STATISTICS[name]
+    fix = f"remove {place} and unpack the official archive again, or get it with --download"
+    with _unpacked(place, fix) as folder:
+        is_binary = (folder / dataset.class_names).is_file()
+        files = dataset.versions[is_binary][2]
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing:
+            raise ValueError(f"{place} lacks {', '.join(missing)}; {fix}")
+        try:
+            classes, train, test = (_read_binary if is_binary else _read_python)(folder, dataset)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}; {fix}") from error
     return ImageData(
-        train=StackedImages(
-            torch.cat([images for images, _ in train]),
-            torch.cat([labels for _, labels in train]),
-            f"{name}, train",
-        ),
-        evaluation=StackedImages(*parts[layout.test], f"{name}, test"),
+        train=StackedImages(*train, f"{name}, train"),
+        evaluation=StackedImages(*test, f"{name}, test"),
         classes=classes,
         image_size=32,
-        mean=mean,
-        std=std,
+        mean=dataset.mean,
+        std=dataset.std,
         flip=True,
         split="test",
     )
 
 
-def find_cifar(root: Path) -> Name | None:
-    """Which of the two is in ``root``, or is it; None where neither is.
-
-    Raises:
-        ValueError: both are there.
-    """
-    ten, hundred = _find(root, "cifar10"), _find(root, "cifar100")
-    if ten is not None and hundred is not None:
-        raise ValueError(
-            f"{root} holds both CIFAR-10 and CIFAR-100: name the one that is meant, "
-            f"{ten[0]} or {hundred[0]}"
-        )
-    if ten is not None:
-        return "cifar10"
-    return None if hundred is None else "cifar100"
-
-
-def _find(root: Path, name: str) -> tuple[Path, Layout] | None:
-    """The folder or archive of a set, folders first."""
-    for layout in LAYOUTS[name]:
-        if (root / layout.folder).is_dir():
-            return root / layout.folder, layout
-    for layout in LAYOUTS[name]:
-        # Two files: the official folder may be renamed, and "test" alone could be anything.
-        if root.name == layout.folder or sum((root / file).is_file() for file in layout.files) >= 2:
-            return (root, layout) if root.is_dir() else None
-    for layout in LAYOUTS[name]:
-        for archive in (root / layout.archive, root):
-            if archive.name == layout.archive and archive.is_file():
-                return archive, layout
+def find_cifar(root: Path, name: str) -> Path | None:
+    """Return the folder or the archive of a data set in ``root``, folders first; None if there is none."""
+    versions = SETS[name].versions
+    for folder, _, _ in versions:
+        if (root / folder).is_dir():
+            return root / folder
+    for folder, _, files in versions:
+        # Two files: the official folder may be renamed, and a file "test" alone could be anything.
+        is_here = root.name == folder or sum((root / file).is_file() for file in files) >= 2
+        if is_here and root.is_dir():
+            return root
+    for _, archive, _ in versions:
+        for path in (root / archive, root):
+            if path.name == archive and path.is_file():
+                return path
     return None
 
 
-def _download(root: Path, name: str) -> None:
-    from torchvision.datasets import CIFAR10, CIFAR100
-
+def _download(root: Path, dataset: Cifar) -> None:
     try:
-        # The archive is checked by its MD5 sum before it is unpacked.
-        {"cifar10": CIFAR10, "cifar100": CIFAR100}[name](root, train=False, download=True)
+        dataset.reader(root, train=False, download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise ValueError(
-            f"cannot download {name} into {root}: {error}. Look at the network and the disk, or bring the "
-            "files from https://www.cs.toronto.edu/~kriz/cifar.html yourself"
+            f"cannot download {dataset.name} into {root}: {error}. Check the network and the disk, or get "
+            "the files from https://www.cs.toronto.edu/~kriz/cifar.html yourself"
         ) from error
 
 
-def _read(place: Path, layout: Layout) -> dict[str, bytes]:
-    """Every file of a layout, by its name."""
-    contents: dict[str, bytes] = {}
-    try:
-        if place.is_dir():
-            contents = {
-                file: (place / file).read_bytes() for file in layout.files if (place / file).is_file()
-            }
-        else:
-            with tarfile.open(place, "r|gz") as archive:
-                for member in archive:
-                    name = Path(member.name).name
-                    stream = archive.extractfile(member) if name in layout.files else None
-                    if stream is not None:
-                        contents[name] = stream.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"cannot read {place}: {error}; {_mend(place)}") from error
-    missing = [file for file in layout.files if file not in contents]
-    if missing:
-        raise ValueError(f"{place} lacks {', '.join(missing)}; {_mend(place)}")
-    return contents
-
-
-def _mend(place: Path) -> str:
-    return f"remove {place} and unpack the official archive again, or get it with --download"
-
-
-def _images(content: bytes, layout: Layout, classes: int, path: Path) -> Split:
-    """(N, 3, 32, 32) uint8 and (N,) int64 of one file."""
-    if layout.label_bytes:
-        pixels, labels = _split_records(content, layout.label_bytes, path)
-    else:
-        entry = _unpickle(content, path)
+@contextmanager
+def _unpacked(place: Path, fix: str) -> Iterator[Path]:
+    """Yield the folder of a data set; an archive is unpacked into a temporary one."""
+    if place.is_dir():
+        yield place
+        return
+    with TemporaryDirectory() as temporary:
         try:
-            pixels = np.array(entry["data"], order="C")
-            labels = np.array(entry[layout.labels_key], dtype=np.int64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _corrupt(path, f"no 'data' and {layout.labels_key!r} in it") from error
-        if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
-            raise _corrupt(path, f"its data are {pixels.dtype} {pixels.shape}, not uint8 (N, {PIXELS})")
-        if labels.shape != (len(pixels),):
-            raise _corrupt(path, f"{len(pixels)} images and labels of shape {labels.shape}")
-    if not len(labels):
-        raise _corrupt(path, "no images in it")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise _corrupt(path, f"labels {labels.min()} to {labels.max()} of {classes} classes")
-    return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels)
+            with tarfile.open(place, "r:gz") as archive:
+                archive.extractall(temporary, filter="data")
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            raise ValueError(f"cannot read {place}: {error}; {fix}") from error
+        folders = [path for path in Path(temporary).iterdir() if path.is_dir()]
+        yield folders[0] if len(folders) == 1 else Path(temporary)
 
 
-def _split_records(content: bytes, label_bytes: int, path: Path) -> tuple[Any, Any]:
-    record = label_bytes + PIXELS
-    if len(content) % record:
-        raise _corrupt(path, f"{len(content)} bytes are no whole number of {record}-byte records")
-    records = np.frombuffer(content, np.uint8).reshape(-1, record)
-    return records[:, label_bytes:].copy(), records[:, label_bytes - 1].astype(np.int64)
+def _read_python(folder: Path, dataset: Cifar) -> tuple[tuple[str, ...], Split, Split]:
+    corrupt = [name for name, md5 in dataset.sums.items() if not check_integrity(folder / name, md5)]
+    if corrupt:
+        raise ValueError(f"the MD5 sum of {', '.join(corrupt)} is not the official one")
+    # Torchvision looks for base_folder in a root, but the folder may have been renamed.
+    reader = type(dataset.name, (dataset.reader,), {"base_folder": folder.name})
+    train, test = (reader(folder.parent, train=is_train) for is_train in (True, False))
+    splits = [
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in (train, test)
+    ]
+    return tuple(train.classes), splits[0], splits[1]
 
 
-def _class_names(content: bytes, layout: Layout, count: int, path: Path) -> tuple[str, ...]:
-    if layout.label_bytes:
-        names = content.decode("ascii", errors="replace").split()
-    else:
-        entry = _unpickle(content, path)
-        names = entry.get(layout.names_key, []) if isinstance(entry, dict) else []
-    if len(names) != count:
-        raise _corrupt(path, f"{len(names)} class names instead of {count}")
-    return tuple(str(name) for name in names)
+def _read_binary(folder: Path, dataset: Cifar) -> tuple[tuple[str, ...], Split, Split]:
+    classes = tuple((folder / dataset.class_names).read_text("ascii", errors="replace").split())
+    count = int(dataset.name.removeprefix("cifar"))
+    if len(classes) != count:
+        raise ValueError(f"{dataset.class_names} has {len(classes)} class names instead of {count}")
+    splits = []
+    for is_train in (True, False):
+        files = dataset.binary_files(is_train)
+        records = torch.cat([_read_records(folder / file, dataset.label_bytes + PIXELS) for file in files])
+        labels = records[:, dataset.label_bytes - 1].long()
+        if labels.max() >= count:
+            raise ValueError(
+                f"the label {int(labels.max())} in {', '.join(files)} is none of 0..{count - 1}"
+            )
+        splits.append((records[:, dataset.label_bytes :].reshape(-1, 3, 32, 32), labels))
+    return classes, splits[0], splits[1]
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain values and NumPy arrays, and nothing that could run code."""
-
-    # Protocol 2 of either Python, and 5; under the module names of NumPy 1 and 2.
-    _rebuild = np.empty(0).__reduce__()[0]
-    _rebuild_5 = np.empty(0).__reduce_ex__(5)[0]
-    ALLOWED: ClassVar = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _rebuild,
-        ("numpy._core.multiarray", "_reconstruct"): _rebuild,
-        ("numpy.core.numeric", "_frombuffer"): _rebuild_5,
-        ("numpy._core.numeric", "_frombuffer"): _rebuild_5,
-        ("_codecs", "encode"): codecs.encode,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file does") from None
+def _read_records(file: Path, length: int) -> Tensor:
+    """Read a file as (N, length) uint8."""
+    content = np.fromfile(file, np.uint8)
+    if not len(content) or len(content) % length:
+        raise ValueError(f"{file.name} is cut off: {len(content)} bytes are not records of {length} bytes")
+    return torch.from_numpy(content).view(-1, length)
 
 
-def _unpickle(content: bytes, path: Path) -> Any:
-    try:
-        return _ArrayUnpickler(BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # a broken pickle may end in any of them
-        raise _corrupt(path, str(error) or type(error).__name__) from error
+def _format(name: str) -> ImageFormat:
+    def open_cifar(settings: ImageSettings, seed: int) -> ImageData:
+        assert settings.data is not None
+        data = cifar(settings.data, name, download=settings.download)
+        return replace(data, image_size=settings.image_size or data.image_size)
+
+    return ImageFormat(
+        open=open_cifar,
+        detect=lambda settings: settings.data is not None and find_cifar(settings.data, name) is not None,
+        options=frozenset({"download", "image_size"}),
+    )
 
 
-def _corrupt(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} is corrupt or cut off: {what}; {_mend(path.parent)}")
+CIFAR10, CIFAR100 = _format("cifar10"), _format("cifar100")

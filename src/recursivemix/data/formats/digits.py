@@ -1,17 +1,17 @@
-"""Handwritten digits: real images that ship with scikit-learn, so that a first run needs no download."""
+"""Handwritten digits that are installed with scikit-learn: a first run needs no download."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn.functional import interpolate
 
-from recursivemix.data.images import ImageData, StackedImages
+from recursivemix.data.images import ImageData, ImageFormat, StackedImages
 
 
 def digits() -> ImageData:
-    """1,797 digits of 8x8 pixels (UCI; scikit-learn's ``load_digits``), upsampled to 32x32.
+    """Return 1,797 digits of 8x8 pixels (UCI; scikit-learn's ``load_digits``), upsampled to 32x32.
 
-    1,437 train and 360 are held out, stratified and always the same.
+    1,437 images are for training and 360 are held out; the split is stratified and always the same.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -36,6 +36,11 @@ def digits() -> ImageData:
         image_size=32,
         mean=(mean, mean, mean),
         std=(std, std, std),
-        flip=False,  # a mirrored 2 is no 2
+        flip=False,  # a mirrored digit is not a digit
         split="held out",
     )
+
+
+DIGITS = ImageFormat(
+    open=lambda settings, seed: digits(), detect=lambda settings: settings.data is None, needs=None
+)

@@ -1,157 +1,111 @@
-"""Image sets of the Hugging Face hub, or in its formats, through the ``datasets`` library."""
+"""Image data sets of the Hugging Face hub, or in its file formats, through the ``datasets`` library."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD, ImageData
-
-from .folder import UnreadableImageError, as_rgb, check_share, hold_out, network_size, opened, spread
+from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
+from recursivemix.data.settings import ImageSettings
+from recursivemix.data.splits import image_data
 
 EXTRA = "pip install 'recursivemix[hub]'"
-# Names of splits on the hub, the best first, and which split of ours each is.
+# Names of evaluation splits on the hub, in order of preference, and the name of our split for each.
 EVALUATION = {"validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
 IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "fine_label")
+FIX = "filter such rows out and save the rest with save_to_disk"
 
 
-class HubImages:
-    """Images of one split, decoded on access; picklable for loader workers.
+class HubRows:
+    """Encoded images of one split, by row; picklable, for loader processes.
 
     Args:
         dataset: a ``datasets.Dataset``.
         column: of the images.
-        rows: which rows of it, and their class indices.
-        source: what the rows are of, for messages.
+        split: name of the split, for messages.
     """
 
-    def __init__(self, dataset: Any, column: str, rows: Sequence[tuple[int, int]], source: str) -> None:
-        # As stored: the library would turn images by their EXIF orientation, which a folder's are not, and
-        # fetch those that are stored as addresses.
+    fix = FIX
+
+    def __init__(self, dataset: Any, column: str, split: str) -> None:
+        # As stored: the library would apply the EXIF orientation, and download images stored as URLs.
         self.dataset = (
             dataset.with_format(None)
             .select_columns([column])
             .cast_column(column, _library().Image(decode=False))
         )
         self.column = column
-        self.rows = rows
-        self.source = source
+        self.split = split
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row, label = self.rows[index]
+    def __getitem__(self, row: int) -> Path | bytes | None:
         stored = self.dataset[row][self.column]
         if stored is None:
-            raise UnreadableImageError(f"cannot read the image {self.name(index)}: there is none; {MEND}")
-        content = Path(stored["path"]) if stored["bytes"] is None else BytesIO(stored["bytes"])
-        with opened(content, self.name(index), MEND) as image:
-            return as_rgb(image), label
+            return None
+        content: bytes | None = stored["bytes"]
+        return Path(stored["path"]) if content is None else content
 
-    def label(self, index: int) -> int:
-        """The class index of one row."""
-        return self.rows[index][1]
-
-    def name(self, index: int) -> str:
-        """The image's place in its data set: NAME[SPLIT][ROW]."""
-        return f"{self.source}[{self.rows[index][0]}]"
+    def name(self, row: int) -> str:
+        """Return the position of an image in its data set: NAME[SPLIT][ROW]."""
+        return f"{self.split}[{row}]"
 
 
-MEND = "filter such rows out and save the rest with save_to_disk"
-
-
-def hugging_face(
-    name: str,
-    *,
-    download: bool = False,
-    val_split: float | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-) -> ImageData:
-    """A data set with an image column and a column of class labels.
+def hugging_face(settings: ImageSettings, seed: int = 0) -> ImageData:
+    """Open a data set with an image column and a column of class labels.
 
     Args:
-        name: a folder, made by ``save_to_disk`` or of files that ``load_dataset`` knows (images, parquet);
-            else a name on the hub, "cifar100" or "owner/name", or with a configuration "owner/name:config".
-        download: get it from the hub; else only what was downloaded before is used, without any network.
-        val_split: share of every class that is held out for evaluation, in (0, 1), where there is no
-            labelled validation or test split.
-        image_size: pixels a side for the network; None takes the images' own size up to 64, else 224.
-        seed: of the held-out share.
+        settings: ``data`` is a folder, made by ``save_to_disk`` or of files that ``load_dataset`` knows
+            (images, parquet); else a name on the hub, "cifar100" or "owner/name", or with a configuration
+            "owner/name:config". Without ``download`` the network is not used.
+        seed: of held-out images.
 
     Raises:
-        ValueError: ``datasets`` is not installed, or the set is not there or has no such columns or splits;
-            the message says which and what to do.
+        ValueError: ``datasets`` is not installed, or the data set is not there or lacks such columns or
+            splits.
     """
-    if val_split is not None:
-        check_share(val_split)
-    splits = _load(name, download)
+    name = str(settings.data)
+    splits = _load(name, settings.download)
     first = "train" if "train" in splits else next(iter(splits))
     if first != "train" and len(splits) > 1:
         raise ValueError(f"{name} has no split 'train', but {', '.join(splits)}: save it with one")
     image, label = _columns(f"{name}[{first}]", splits[first].features)
     classes = tuple(splits[first].features[label].names)
-    rows = _labelled(f"{name}[{first}]", splits[first], label, classes)
-    second = _evaluation(name, splits, first, label, val_split)
-    if second != first:
+    second = next(
+        (s for s in EVALUATION if s in splits and s != first and _has_labels(splits[s], label)), None
+    )
+    if second is not None:
         other = splits[second].features
         if _columns(f"{name}[{second}]", other) != (image, label) or tuple(other[label].names) != classes:
             raise ValueError(
                 f"{first} and {second} of {name} differ in their columns or classes: save them alike"
             )
-        held = _labelled(f"{name}[{second}]", splits[second], label, classes)
-    else:
-        assert val_split is not None
-        rows, held = hold_out(rows, classes, val_split, seed)
-    train = HubImages(splits[first], image, rows, f"{name}[{first}]")
-    return ImageData(
-        train=train,
-        evaluation=HubImages(splits[second], image, held, f"{name}[{second}]"),
-        classes=classes,
-        image_size=image_size or network_size([min(train[i][0].shape[1:]) for i in spread(len(train))]),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        flip=True,
-        split="held out" if second == first else EVALUATION[second],
-    )
-
-
-def _evaluation(name: str, splits: dict[str, Any], first: str, label: str, val_split: float | None) -> str:
-    """The split to evaluate on; ``first``, the training split, if a share of it is to be held out."""
-    for found in EVALUATION:
-        if found != first and found in splits and _has_labels(splits[found], label):
-            if val_split is None:
-                return found
-            raise ValueError(
-                f"{name} has a {found} split, so --val-split has nothing to split: leave it out"
-            )
-    if val_split is None:
-        raise ValueError(
-            f"{name} has no labelled validation or test split, only {', '.join(splits)}: hold a share of "
-            f"{first} out with --val-split 0.2"
-        )
-    return first
+    images = {}
+    for part in (first, second):
+        if part is not None:
+            source = f"{name}[{part}]"
+            labels = _checked_labels(source, splits[part], label, classes)
+            rows = HubRows(splits[part], image, source)
+            images["train" if part == first else EVALUATION[part]] = EncodedImages(rows, labels)
+    return image_data(settings, seed, classes, images)
 
 
 def _library() -> Any:
-    """The ``datasets`` library, which has no types and need not be installed."""
+    """Import the ``datasets`` library; it has no types and is an optional dependency."""
     try:
         return import_module("datasets")
     except ImportError as error:
-        raise ValueError(f"data sets of the hub need the library datasets: {EXTRA}") from error
+        raise ValueError(f"--dataset hf needs the library datasets: {EXTRA}") from error
 
 
 def _load(name: str, download: bool) -> dict[str, Any]:
-    """The splits of a data set by name."""
+    """Load the splits of a data set, by name."""
     datasets = _library()
     folder = Path(name).expanduser()
     local = folder.exists()
@@ -172,33 +126,36 @@ def _load(name: str, download: bool) -> dict[str, Any]:
         if local:
             hint = "it must be made by save_to_disk, or hold images in class folders or parquet files"
         elif download:
-            hint = "look at the name and the network; a configuration is chosen with NAME:CONFIG"
+            hint = "check the name and the network; choose a configuration with NAME:CONFIG"
         else:
-            hint = "only what was downloaded before was looked at: get it with --download"
+            hint = "only earlier downloads were searched: get it with --download"
         what = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot load the data set {name}: {what}; {hint}") from error
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
 
 
 def _refuse_addresses(folder: Path) -> None:
-    """A folder's card may name data files elsewhere, which no offline switch of the libraries keeps."""
+    """Raise ValueError if the card of a folder names data files on the network.
+
+    The offline switches of the libraries do not stop such downloads.
+    """
     for card in (folder / "README.md", folder / ".huggingface.yaml"):
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         header = text.split("\n---", 1)[0] if card.suffix == ".md" else text
         address = re.search(r"^[\s-]*((data_files|path)\s*:)?[\s\[\"'-]*(\w+://\S+)", header, re.MULTILINE)
         if address is not None:
             raise ValueError(
-                f"{card} takes its data from {address[3]}: get them with --download, or name files in the "
-                "folder there"
+                f"{card} takes its data from {address[3]}: get them with --download, or name local files "
+                f"there"
             )
 
 
 @contextmanager
 def _network(allowed: bool) -> Iterator[None]:
-    """Keep the libraries off the network, unless it is allowed.
+    """Disable network access of the libraries inside the context, unless it is allowed.
 
-    By their offline switches, which are made for the environment and read at import: `datasets` 5 does not
-    look at ``DownloadConfig(local_files_only=True)``.
+    Sets their offline switches, which they read from the environment at import: `datasets` 5 ignores
+    ``DownloadConfig(local_files_only=True)``.
     """
     places = [_library().config, import_module("huggingface_hub").constants]
     before = [place.HF_HUB_OFFLINE for place in places]
@@ -213,7 +170,7 @@ def _network(allowed: bool) -> Iterator[None]:
 
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
-    """Names of the image and of the label column."""
+    """Return the names of the image and of the label column."""
     datasets = _library()
     return (
         _column(name, features, datasets.Image, IMAGE_NAMES, "images (the feature Image)", "cast_column"),
@@ -223,7 +180,9 @@ def _columns(name: str, features: Any) -> tuple[str, str]:
     )
 
 
-def _column(name: str, features: Any, kind: type, preferred: tuple[str, ...], what: str, mend: str) -> str:
+def _column(
+    name: str, features: Any, kind: type, preferred: tuple[str, ...], what: str, method: str
+) -> str:
     fitting: list[str] = [column for column, feature in features.items() if isinstance(feature, kind)]
     for column in preferred:
         if column in fitting:
@@ -233,11 +192,11 @@ def _column(name: str, features: Any, kind: type, preferred: tuple[str, ...], wh
     columns = ", ".join(f"{column} ({_kind(feature)})" for column, feature in features.items())
     if fitting:
         raise ValueError(
-            f"{name} has several columns of {what}, {', '.join(fitting)}: name the one that is meant "
+            f"{name} has several columns of {what}, {', '.join(fitting)}: rename the right one to "
             f"{preferred[0]!r} with rename_column, and save it with save_to_disk"
         )
     raise ValueError(
-        f"{name} has no column of {what}, but {columns}: make one with the library's {mend}, and save it "
+        f"{name} has no column of {what}, but {columns}: make one with the library's {method}, and save it "
         "with save_to_disk"
     )
 
@@ -252,20 +211,30 @@ def _labels(dataset: Any, column: str) -> list[int | None]:
 
 
 def _has_labels(dataset: Any, column: str) -> bool:
-    """Test splits on the hub often come without: -1 or nothing in every row, or no such column."""
+    """Tell whether a split has labels: test splits on the hub often hold -1 or nothing in every row."""
     return column in dataset.features and any(v not in (None, -1) for v in _labels(dataset, column))
 
 
-def _labelled(source: str, dataset: Any, column: str, classes: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Row and class index of every image."""
-    rows = []
-    for row, label in enumerate(_labels(dataset, column)):
+def _checked_labels(source: str, dataset: Any, column: str, classes: tuple[str, ...]) -> Tensor:
+    """Return the (N,) int64 class indices of a split."""
+    labels = _labels(dataset, column)
+    for row, label in enumerate(labels):
         if label is None or not 0 <= label < len(classes):
-            raise ValueError(f"{source}[{row}] has the label {label} of {len(classes)} classes: {MEND}")
-        rows.append((row, label))
-    if len(classes) < 2 or not rows:
+            raise ValueError(f"{source}[{row}] has the label {label} of {len(classes)} classes: {FIX}")
+    if len(classes) < 2 or not labels:
         raise ValueError(
-            f"{source} has {len(rows)} images of {len(classes)} classes; there must be some, of at "
-            "least two"
+            f"{source} needs images of at least two classes, got {len(labels)} of {len(classes)}"
         )
-    return rows
+    return torch.tensor(labels)
+
+
+def _is_saved_dataset(settings: ImageSettings) -> bool:
+    names = ("dataset_dict.json", "dataset_info.json")
+    return settings.data is not None and any((settings.data / name).is_file() for name in names)
+
+
+HUB = ImageFormat(
+    open=hugging_face,
+    detect=_is_saved_dataset,
+    options=frozenset({"download", "val_split", "folds", "fold", "image_size"}),
+)

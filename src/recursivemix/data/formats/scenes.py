@@ -1,7 +1,7 @@
-"""Scenes of handwritten digits: boxes, masks and label maps that need no download.
+"""Synthetic scenes of handwritten digits, with boxes, masks and label maps; no download is needed.
 
-scikit-learn's digits at several scales, in bright or dark colours, on textured ground. Training scenes
-hold digits of `recursivemix.data.formats.digits`'s training split, the others held-out ones.
+Scikit-learn's digits at several scales, in bright or dark colours, on textured ground. Training scenes show
+digits of the training split of `recursivemix.data.formats.digits`, evaluation scenes held-out ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from recursivemix.data.annotated import DetectionData, Objects, SegmentationData
+from recursivemix.data.annotated import (
+    DetectionData,
+    DetectionFormat,
+    Objects,
+    SegmentationData,
+    SegmentationFormat,
+)
 from recursivemix.data.images import StackedImages
 from recursivemix.data.order import generator_of
 
@@ -20,27 +26,27 @@ from .digits import digits
 
 TRAIN_SCENES, EVALUATION_SCENES = 480, 120
 SIDE = 128
-"""Pixels a side of a scene."""
+"""Side of a scene in pixels."""
 SIDES = (16, 24, 32, 48, 64)
-"""Of a digit: each a scale that is drawn as often as the others."""
+"""Sides of a digit in pixels, drawn with equal probability."""
 MOST_DIGITS = 4
 MOST_OVERLAP = 0.1
-"""Of the boxes of two digits: intersection over the smaller one."""
+"""Largest overlap of the boxes of two digits: intersection over the smaller one."""
 GROUND = "ground"
 
 
 class Scene(NamedTuple):
-    """One image and what is on it."""
+    """One image with its annotations."""
 
     image: Tensor
     """(3, SIDE, SIDE) uint8."""
     objects: Objects
     label_map: Tensor
-    """(SIDE, SIDE) uint8: 0 is ground, 1 + k is digit k."""
+    """(SIDE, SIDE) uint8: 0 is the ground, 1 + k is the digit k."""
 
 
 class SceneObjects:
-    """Scenes with their boxes and masks; see `DetectionImages`."""
+    """Scenes with boxes and masks, as `DetectionImages`."""
 
     def __init__(self, scenes: list[Scene], source: str, masks: bool) -> None:
         self.scenes = scenes
@@ -54,25 +60,25 @@ class SceneObjects:
         return self.scenes[index].image, self.objects(index)
 
     def objects(self, index: int) -> Objects:
-        """The digits of one scene."""
+        """Return the digits of a scene."""
         objects = self.scenes[index].objects
         return objects if self.masks else objects._replace(masks=None)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(H, W) of one scene."""
+        """Return the (H, W) of a scene."""
         return SIDE, SIDE
 
     def name(self, index: int) -> str:
-        """Its place in its split."""
+        """Return the position of a scene in its split."""
         return f"{self.source}, scene {index}"
 
     def image_id(self, index: int) -> int:
-        """Counted from 1, as COCO's."""
+        """Return the number of a scene, counted from 1 as in COCO."""
         return index + 1
 
 
 class SceneMaps:
-    """Scenes with their label maps; see `SegmentationImages`."""
+    """Scenes with label maps, as `SegmentationImages`."""
 
     def __init__(self, scenes: list[Scene], source: str) -> None:
         self.scenes = scenes
@@ -85,12 +91,12 @@ class SceneMaps:
         return self.scenes[index].image, self.scenes[index].label_map
 
     def name(self, index: int) -> str:
-        """Its place in its split."""
+        """Return the position of a scene in its split."""
         return f"{self.source}, scene {index}"
 
 
 def scenes_with_objects(masks: bool = False) -> DetectionData:
-    """480 training and 120 held-out scenes of 128 x 128 pixels, always the same; the digits are classes."""
+    """Return 480 training and 120 held-out scenes of 128x128 pixels, always the same, with ten classes."""
     train, held_out, classes = _both_splits()
     return DetectionData(
         train=SceneObjects(train, "digit scenes, train", masks),
@@ -98,13 +104,13 @@ def scenes_with_objects(masks: bool = False) -> DetectionData:
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
         split="held out",
-        flip=False,  # a mirrored 2 is no 2
+        flip=False,  # a mirrored digit is not a digit
         has_masks=masks,
     )
 
 
 def scenes_with_maps() -> SegmentationData:
-    """The same scenes with a class at every pixel: the ground's, or a digit's."""
+    """Return the same scenes with a class for every pixel: the ground or a digit."""
     train, held_out, classes = _both_splits()
     return SegmentationData(
         train=SceneMaps(train, "digit scenes, train"),
@@ -127,7 +133,7 @@ def _both_splits() -> tuple[list[Scene], list[Scene], tuple[str, ...]]:
 
 
 def make_scene(source: StackedImages, generator: torch.Generator) -> Scene:
-    """One to four digits at random places and scales; a place that is taken is given up."""
+    """Draw one to four digits at random positions and scales, except those that overlap another."""
     image = _ground(generator)
     boxes: list[Tensor] = []
     masks: list[Tensor] = []
@@ -149,7 +155,7 @@ def make_scene(source: StackedImages, generator: torch.Generator) -> Scene:
         mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         mask[y : y + side, x : x + side] = drawn
         masks = [other & ~mask for other in masks]
-        boxes, masks, labels = [*boxes, box], [*masks, mask], [*labels, source.label(which)]
+        boxes, masks, labels = [*boxes, box], [*masks, mask], [*labels, int(source.labels[which])]
     label_map = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
     for mask, label in zip(masks, labels, strict=True):
         label_map[mask] = 1 + label
@@ -165,7 +171,7 @@ def make_scene(source: StackedImages, generator: torch.Generator) -> Scene:
 
 
 def _ground(generator: torch.Generator) -> Tensor:
-    """(3, SIDE, SIDE) in [0, 1]: colour noise of a coarse and a fine grain around a random colour."""
+    """Draw the ground, (3, SIDE, SIDE) in [0, 1]: coarse and fine colour noise around a random colour."""
     base = 0.25 + 0.5 * torch.rand(3, 1, 1, generator=generator)
     for cells, strength in ((4, 0.25), (32, 0.15)):
         noise = torch.rand(1, 3, cells, cells, generator=generator) - 0.5
@@ -174,13 +180,17 @@ def _ground(generator: torch.Generator) -> Tensor:
 
 
 def _ink_colour(ground: Tensor, generator: torch.Generator) -> Tensor:
-    """(3,): brighter than a dark ground, darker than a bright one."""
+    """Draw a colour, (3,): brighter than a dark ground, darker than a bright one."""
     distance = 0.35 + 0.3 * torch.rand(3, generator=generator)
     return (ground + torch.where(ground.mean() < 0.5, distance, -distance)).clamp(0, 1)
 
 
 def _overlap(box: Tensor, other: Tensor) -> float:
-    """Intersection of two boxes, as a share of the smaller one."""
+    """Return the intersection of two boxes over the area of the smaller one."""
     sides = (torch.minimum(box[2:], other[2:]) - torch.maximum(box[:2], other[:2])).clamp(min=0)
     smaller = min(float((b[2:] - b[:2]).prod()) for b in (box, other))
     return float(sides.prod()) / smaller
+
+
+SCENES_WITH_OBJECTS = DetectionFormat(open=lambda folder, masks: scenes_with_objects(masks))
+SCENES_WITH_MAPS = SegmentationFormat(open=lambda folder: scenes_with_maps())

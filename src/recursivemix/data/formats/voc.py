@@ -1,4 +1,4 @@
-"""Boxes and label maps in Pascal VOC's layout."""
+"""Boxes and label maps in the layout of Pascal VOC."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from xml.etree import ElementTree as ET
 import torch
 from torch import Tensor
 
-from recursivemix.data.annotated import AnnotationError, DetectionData, Objects, SegmentationData
+from recursivemix.data.annotated import (
+    AnnotationError,
+    DetectionData,
+    DetectionFormat,
+    Objects,
+    SegmentationData,
+    SegmentationFormat,
+)
+from recursivemix.data.decode import as_rgb, open_image_file
 
 from .ade20k import MapImages
-from .folder import as_rgb, opened_file
 
 TRAIN, EVALUATION = ("train", "trainval"), ("val", "test")
-"""Names of splits, in the order in which they are looked for."""
+"""Names of splits, in order of preference."""
 BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """One XML file, read."""
+class Annotation:
+    """Content of one XML file."""
 
     size: tuple[int, int]
     """(H, W)"""
@@ -33,11 +40,12 @@ class Annotated:
 
 
 class VocImages:
-    """One split; see `DetectionImages`. Images are read on access, annotations once.
+    """One split as `DetectionImages`; annotations are read once, images on access.
 
     Args:
         folder: holds Annotations and JPEGImages.
-        names: of the images, without ending.
+        names: file names of the images, without suffix.
+        annotations: of each image.
         classes: names of the K classes.
 
     Raises:
@@ -45,26 +53,27 @@ class VocImages:
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], found: Sequence[Annotated], classes: Sequence[str]
+        self, folder: Path, names: Sequence[str], annotations: Sequence[Annotation], classes: Sequence[str]
     ):
         self.folder = folder
         self._names = names
-        self._found = found
-        place = {name: k for k, name in enumerate(classes)}
+        self._annotations = annotations
+        label_of = {name: k for k, name in enumerate(classes)}
         self._objects = []
-        for name, one in zip(names, found, strict=True):
-            unknown = [kind for kind in one.names if kind not in place]
+        for name, annotation in zip(names, annotations, strict=True):
+            unknown = [kind for kind in annotation.names if kind not in label_of]
             if unknown:
+                number = annotation.names.index(unknown[0]) + 1
                 raise AnnotationError(
-                    f"{folder / 'Annotations' / name}.xml: object {one.names.index(unknown[0]) + 1} is a "
-                    f"{unknown[0]!r}, and no training image has one"
+                    f"{folder / 'Annotations' / name}.xml: object {number} is of the class {unknown[0]!r}, "
+                    f"which no training image has"
                 )
-            boxes = torch.tensor(one.boxes, dtype=torch.float32).view(-1, 4)
+            boxes = torch.tensor(annotation.boxes, dtype=torch.float32).view(-1, 4)
             self._objects.append(
                 Objects(
                     boxes,
-                    torch.tensor([place[kind] for kind in one.names], dtype=torch.long),
-                    torch.tensor(one.difficult, dtype=torch.bool),
+                    torch.tensor([label_of[kind] for kind in annotation.names], dtype=torch.long),
+                    torch.tensor(annotation.difficult, dtype=torch.bool),
                     (boxes[:, 2:] - boxes[:, :2]).prod(1),
                 )
             )
@@ -74,7 +83,7 @@ class VocImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
         path = Path(self.name(index))
-        with opened_file(path) as source:
+        with open_image_file(path) as source:
             image = as_rgb(source)
         if tuple(image.shape[-2:]) != self.size(index):
             raise AnnotationError(
@@ -84,37 +93,37 @@ class VocImages:
         return image, self._objects[index]
 
     def objects(self, index: int) -> Objects:
-        """The objects of one image; difficult ones count as crowd."""
+        """Return the objects of an image; difficult ones count as crowd."""
         return self._objects[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """(H, W) of one image."""
-        return self._found[index].size
+        """Return the annotated (H, W) of an image."""
+        return self._annotations[index].size
 
     def name(self, index: int) -> str:
-        """The image's path."""
+        """Return the path of an image."""
         return str(self.folder / "JPEGImages" / f"{self._names[index]}.jpg")
 
     def image_id(self, index: int) -> int:
-        """Counted from 1, as COCO's."""
+        """Return the number of an image, counted from 1 as in COCO."""
         return index + 1
 
 
 def open_voc_detection(folder: Path) -> DetectionData:
-    """Boxes of Annotations, for the splits of ImageSets/Main; the classes are those of the training images.
+    """Open the boxes of Annotations, for the splits of ImageSets/Main, with the training images' classes.
 
-    VOC counts pixels from 1 and boxes with their last pixel: 1 is taken off the first corner. Difficult
-    objects are neither trained on nor counted.
+    VOC counts pixels from 1 and its boxes include their last pixel, so 1 is subtracted from the first
+    corner. Difficult objects are neither trained on nor evaluated.
 
     Raises:
-        AnnotationError: an annotation that is missing or can't be used, with its file and object.
-        ValueError: no such folder.
+        AnnotationError: an annotation is missing or broken.
+        ValueError: the folder is missing.
     """
     root = voc_root(folder)
     train_names, _ = names_of(root, "Main", TRAIN)
     names, split = names_of(root, "Main", EVALUATION)
     train, evaluation = ([read_annotation(root, name) for name in part] for part in (train_names, names))
-    classes = tuple(sorted({kind for one in train for kind in one.names}))
+    classes = tuple(sorted({kind for annotation in train for kind in annotation.names}))
     if not classes:
         raise AnnotationError(f"{root}: no training image has an object")
     return DetectionData(
@@ -127,14 +136,14 @@ def open_voc_detection(folder: Path) -> DetectionData:
 
 
 def open_voc_segmentation(folder: Path) -> SegmentationData:
-    """Label maps of SegmentationClass, for the splits of ImageSets/Segmentation.
+    """Open the label maps of SegmentationClass, for the splits of ImageSets/Segmentation.
 
-    The palette's indices are the classes, 0 the background and 255 ignored. The classes have no names in
-    VOC's files: those of ``classes.txt`` are taken if there is one, else their numbers.
+    The palette's indices are the classes: 0 is the background and 255 is ignored. VOC's files do not name
+    the classes; ``classes.txt`` does if it exists, otherwise their names are numbers.
 
     Raises:
-        AnnotationError: a map that is missing or can't be used, with its file.
-        ValueError: no such folder.
+        AnnotationError: a label map is missing or broken.
+        ValueError: the folder is missing.
     """
     root = voc_root(folder)
     splits = [names_of(root, "Segmentation", names) for names in (TRAIN, EVALUATION)]
@@ -145,7 +154,7 @@ def open_voc_segmentation(folder: Path) -> SegmentationData:
     for pairs in files:
         for path in (path for pair in pairs for path in pair):
             if not path.is_file():
-                raise AnnotationError(f"there is no {path}, which ImageSets/Segmentation names")
+                raise AnnotationError(f"{path} is listed in ImageSets/Segmentation, but does not exist")
     listed = root / "classes.txt"
     train = MapImages(files[0], None, 0)
     if listed.is_file():
@@ -161,57 +170,82 @@ def open_voc_segmentation(folder: Path) -> SegmentationData:
 
 
 def voc_root(folder: Path) -> Path:
-    """The folder that holds JPEGImages: this one, or the only VOC* below it."""
-    places = [
-        p for p in (folder, *folder.glob("VOC*"), *folder.glob("*/VOC*")) if (p / "JPEGImages").is_dir()
-    ]
-    if len(places) != 1:
-        found = ", ".join(str(p) for p in places) or "none"
-        raise ValueError(f"{folder} must hold one folder with JPEGImages, found {found}")
-    return places[0]
+    """Return the folder that holds JPEGImages: this one, or the only VOC* below it."""
+    roots = _voc_roots(folder)
+    if len(roots) != 1:
+        listed = ", ".join(str(root) for root in roots) or "none"
+        raise ValueError(f"{folder} must hold one folder with JPEGImages, got {listed}")
+    return roots[0]
+
+
+def _voc_roots(folder: Path) -> list[Path]:
+    candidates = (folder, *folder.glob("VOC*"), *folder.glob("*/VOC*"))
+    return [candidate for candidate in candidates if (candidate / "JPEGImages").is_dir()]
 
 
 def names_of(root: Path, kind: str, splits: Sequence[str]) -> tuple[list[str], str]:
-    """The images of the first split that is there, and its name."""
+    """Return the image names of the first split that exists, and the name of the split."""
     for split in splits:
         file = root / "ImageSets" / kind / f"{split}.txt"
         if file.is_file():
             names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
             if not names:
-                raise AnnotationError(f"{file} names no image")
+                raise AnnotationError(f"{file} lists no image")
             return names, split
     raise ValueError(f"{root / 'ImageSets' / kind} has no {' or '.join(f'{s}.txt' for s in splits)}")
 
 
-def read_annotation(root: Path, name: str) -> Annotated:
-    """One XML file of Annotations."""
+def read_annotation(root: Path, name: str) -> Annotation:
+    """Read an XML file of Annotations."""
     file = root / "Annotations" / f"{name}.xml"
     try:
         tree = ET.parse(file).getroot()
     except (OSError, ET.ParseError) as error:
-        raise AnnotationError(f"{file} can't be read as an annotation: {error}") from error
+        raise AnnotationError(f"{file} is not an annotation: {error}") from error
     try:
         size = tuple(int(tree.findtext(f"size/{key}") or "") for key in ("height", "width"))
     except ValueError as error:
         raise AnnotationError(f"{file} has no size with height and width") from error
     names, boxes, difficult = [], [], []
-    for number, one in enumerate(tree.iter("object"), start=1):
-        kind = one.findtext("name")
+    for number, entry in enumerate(tree.iter("object"), start=1):
+        kind = entry.findtext("name")
         try:
             corners = [
-                float(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
+                float(entry.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
             ]
         except ValueError as error:
             raise AnnotationError(f"{file}: object {number} has no bndbox of four numbers") from error
         if not kind:
             raise AnnotationError(f"{file}: object {number} has no name")
         if not all(math.isfinite(v) for v in corners) or corners[2] < corners[0] or corners[3] < corners[1]:
-            raise AnnotationError(f"{file}: object {number} has a box turned inside out: {corners}")
+            raise AnnotationError(
+                f"{file}: object {number} has a box with xmax < xmin or ymax < ymin: {corners}"
+            )
         x1, y1 = max(corners[0] - 1, 0), max(corners[1] - 1, 0)
         x2, y2 = min(corners[2], size[1]), min(corners[3], size[0])
         if x2 - x1 < 1 or y2 - y1 < 1:
-            continue  # outside of its image
+            continue  # outside the image
         names.append(kind.strip())
         boxes.append([x1, y1, x2, y2])
-        difficult.append((one.findtext("difficult") or "0").strip() == "1")
-    return Annotated((size[0], size[1]), names, boxes, difficult)
+        difficult.append((entry.findtext("difficult") or "0").strip() == "1")
+    return Annotation((size[0], size[1]), names, boxes, difficult)
+
+
+def _open_objects(folder: Path, masks: bool) -> DetectionData:
+    if masks:
+        raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
+    return open_voc_detection(folder)
+
+
+def _is_voc(folder: Path) -> bool:
+    return bool(_voc_roots(folder))
+
+
+VOC_OBJECTS = DetectionFormat(
+    open=_open_objects, detect=_is_voc, layout="Annotations, ImageSets/Main and JPEGImages"
+)
+VOC_MAPS = SegmentationFormat(
+    open=open_voc_segmentation,
+    detect=_is_voc,
+    layout="SegmentationClass, ImageSets/Segmentation and JPEGImages",
+)

@@ -1,1 +1,1 @@
-"""Objects and their boxes: detectors on a backbone, and COCO's metrics."""
+"""Object detection and instance segmentation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recursivemix.data.annotated import DetectionData
-from recursivemix.data.annotated_batches import VaryObjects
+from recursivemix.data.annotated_batches import DetectionTransform
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.scenes import SIDE
 from recursivemix.data.open_annotated import open_detection
@@ -42,7 +42,7 @@ def create_learner(
 def create_loading(settings: ObjectSettings, data: DetectionData) -> AnnotatedLoading:
     """Load images with their objects; half of the training images are mirrored."""
     flip = data.flip if settings.flip is None else settings.flip
-    return AnnotatedLoading(settings, data, VaryObjects(flip))
+    return AnnotatedLoading(settings, data, DetectionTransform(flip, settings.color_jitter))
 
 
 DETECTION = Task(

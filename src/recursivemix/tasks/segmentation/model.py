@@ -1,9 +1,9 @@
-"""UPerNet and PSPNet on a backbone: segmentation_models.pytorch's decoders, and an auxiliary FCN head."""
+"""Segmentation networks: a backbone, a decoder, and an auxiliary FCN head for training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
@@ -11,26 +11,23 @@ from torch.nn.functional import cross_entropy, interpolate
 from recursivemix.data.annotated import IGNORE
 from recursivemix.tasks.backbone import new_backbone
 
-Head = Literal["upernet", "pspnet"]
+from .names import Head, load_head
 
 
 class Segmenter(nn.Module):
-    """A class at every pixel.
-
-    UPerNet (Xiao et al., arXiv 1807.10221) decodes all of the backbone's maps, PSPNet (Zhao et al.,
-    arXiv 1612.01105) its last one, here without dilation. An FCN head on the second-last map, of one
-    convolution, helps training alone.
+    """Predict a class for every pixel.
 
     Args:
         backbone: (B, 3, H, W) to a list of maps, the finest first.
-        channels, strides: of each map.
-        num_classes: K.
-        head: "upernet" or "pspnet".
+        channels, strides: channels and stride of each map.
+        num_classes: number of classes K.
+        head: a name in `recursivemix.tasks.segmentation.names.HEADS`.
         width: channels of the decoder.
-        dropout: probability that a channel before a classifier is dropped.
+        dropout: probability of dropping a channel before a classifier.
 
     Raises:
-        ValueError: too few maps; segmentation_models.pytorch is not installed; in training, a batch of one.
+        ValueError: unknown head, too few maps, segmentation_models.pytorch is not installed; in training, a
+            batch of one image.
     """
 
     def __init__(
@@ -45,61 +42,51 @@ class Segmenter(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if len(channels) != len(strides) or not channels:
+            raise ValueError(
+                f"a segmenter needs a stride for each map, got channels {list(channels)} and strides "
+                f"{list(strides)}"
+            )
         try:
-            from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
-            from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+            create_decoder = load_head(head)
         except ModuleNotFoundError as error:
             raise ValueError(
                 "segmentation needs segmentation-models-pytorch: pip install 'recursivemix[transfer]'"
             ) from error
-
-        least = 2 if head == "upernet" else 1
-        if len(channels) != len(strides) or len(channels) < least:
-            raise ValueError(
-                f"{head} needs {least} maps or more, with a stride for each; got channels {list(channels)} "
-                f"and strides {list(strides)}"
-            )
         self.backbone = backbone
-        self.head = head
-        self.decoder: Any
-        if head == "upernet":
-            # The decoder leaves out two maps of strides 1 and 2, which timm's networks don't have.
-            all_channels = [0, 0, *channels]
-            self.decoder = UPerNetDecoder(all_channels, len(channels) + 1, width)
-        else:
-            self.decoder = PSPDecoder([channels[-1]], out_channels=width, dropout=0.0)
+        self.decoder: nn.Module = create_decoder(channels, width)
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, num_classes, 1))
-        inner = channels[-2] if len(channels) > 1 else channels[-1]
-        narrow = max(8, width // 2)
+        # The auxiliary head: one convolution on the second-last map, or on the only one.
+        auxiliary_width = max(8, width // 2)
         self.auxiliary = nn.Sequential(
-            nn.Conv2d(inner, narrow, 3, padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
+            nn.Conv2d(channels[-2:][0], auxiliary_width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(auxiliary_width),
             nn.ReLU(inplace=True),
             nn.Dropout2d(dropout),
-            nn.Conv2d(narrow, num_classes, 1),
+            nn.Conv2d(auxiliary_width, num_classes, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits of every pixel.
+        """Return the logits of every pixel.
 
         Args:
-            images: (B, 3, H, W), normalised; B at least 2 in training.
+            images: (B, 3, H, W), normalized; B at least 2 in training.
 
         Returns:
-            (B, K, H, W); in training the pair of it and the auxiliary head's.
+            (B, K, H, W); in training a pair of it and the auxiliary head's.
         """
         if self.training and len(images) < 2:
             raise ValueError(
-                "batch norm can't tell a mean of one image after pooling to one pixel: train with batches "
-                "of at least 2"
+                "--batch-size must be at least 2: BatchNorm needs several values per channel, and the "
+                "decoder pools each image to a single pixel"
             )
         maps = self.backbone(images)
         size = images.shape[-2:]
-        decoded = self.decoder([images, images, *maps] if self.head == "upernet" else maps)
-        logits = _enlarged(self.classifier(decoded), size)
+        # The decoders expect maps of strides 1 and 2 first and ignore them; timm's networks have none.
+        logits = _upsampled(self.classifier(self.decoder([images, images, *maps])), size)
         if not self.training:
             return logits
-        return logits, _enlarged(self.auxiliary(maps[-2] if len(maps) > 1 else maps[-1]), size)
+        return logits, _upsampled(self.auxiliary(maps[-2:][0]), size)
 
 
 def create_network(settings: Mapping[str, Any]) -> Segmenter:
@@ -115,27 +102,27 @@ def create_network(settings: Mapping[str, Any]) -> Segmenter:
     )
 
 
-def _enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
+def _upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
     return interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def segmentation_loss(
     logits: Tensor, aux_logits: Tensor, label_maps: Tensor, aux_weight: float
 ) -> dict[str, Tensor]:
-    """Cross-entropy of both heads, a mean over the pixels that have a class; 0 where none has.
+    """Return the cross-entropy of both heads, averaged over labelled pixels; 0 if there are none.
 
     Args:
         logits, aux_logits: (B, K, H, W).
-        label_maps: (B, H, W) classes, `IGNORE` for none.
-        aux_weight: of the auxiliary head's loss.
+        label_maps: (B, H, W) classes, `IGNORE` for unlabelled pixels.
+        aux_weight: weight of the auxiliary head's loss.
 
     Returns:
-        ``decode`` and ``aux``, each a number.
+        Scalars ``decode`` and ``aux``.
     """
     targets = label_maps.long()
     count = (targets != IGNORE).sum().clamp(min=1)
-    losses = [
-        cross_entropy(own.float(), targets, ignore_index=IGNORE, reduction="sum") / count
-        for own in (logits, aux_logits)
-    ]
-    return {"decode": losses[0], "aux": aux_weight * losses[1]}
+    decode, aux = (
+        cross_entropy(each.float(), targets, ignore_index=IGNORE, reduction="sum") / count
+        for each in (logits, aux_logits)
+    )
+    return {"decode": decode, "aux": aux_weight * aux}

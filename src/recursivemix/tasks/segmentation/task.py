@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recursivemix.data.annotated import SegmentationData
-from recursivemix.data.annotated_batches import VaryMap
+from recursivemix.data.annotated_batches import SegmentationTransform
 from recursivemix.data.formats.scenes import SIDE
 from recursivemix.data.open_annotated import open_segmentation
 from recursivemix.tasks.settings import SegmentationSettings
@@ -47,7 +47,7 @@ def create_learner(
 def create_loading(settings: SegmentationSettings, data: SegmentationData) -> AnnotatedLoading:
     """Load images with their label maps; training images are scaled, cropped and mirrored at random."""
     flip = data.flip if settings.flip is None else settings.flip
-    transform = VaryMap(crop_size(settings), flip, settings.scales, settings.color_jitter)
+    transform = SegmentationTransform(crop_size(settings), flip, settings.scales, settings.color_jitter)
     return AnnotatedLoading(settings, data, transform)
 
 

@@ -1,0 +1,158 @@
+"""The table of commands, and the function that runs the one that was typed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from typing import Any, NamedTuple
+
+from recursivemix import __version__
+
+from .errors import Failed, Interrupted, UsageError, usage_errors
+
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "train": {
+        "fit": ("train", "Train a classifier, or resume a run"),
+        "transfer detection": ("train", "Train a backbone to find boxes: ATSS, GFL, FCOS, RetinaNet"),
+        "transfer instance": ("train", "Train a backbone to find boxes and masks: Mask R-CNN"),
+        "transfer segmentation": ("train", "Train a backbone to label every pixel: UPerNet, PSPNet"),
+        "recipes": ("files", "List the recipes of published results, or print one"),
+    },
+    "compare": {
+        "compare": ("compare", "Train several methods with several seeds; ends in one page"),
+        "transfer compare": ("compare", "Train and transfer backbones of several methods; one page"),
+        "report": ("compare", "Rebuild the page or the table of a comparison"),
+    },
+    "use a checkpoint": {
+        "evaluate": ("measure", "Measure accuracy, calibration, robustness, localization"),
+        "predict": ("files", "Predict images: labels, boxes and masks, or label maps"),
+        "explain": ("pictures", "Draw where networks look"),
+        "export": ("files", "Write a backbone for timm, torchvision, Hugging Face or ONNX"),
+    },
+    "look at data and mixing": {
+        "doctor": ("files", "Check a folder of images for problems"),
+        "preview": ("pictures", "Draw the first mixed batches"),
+        "statistics": ("pictures", "Measure what a mixer does to many batches"),
+        "studio": ("pictures", "Serve a page to step through the mixing by hand"),
+    },
+}
+"""Commands by group: the module of this folder that holds the function, and one line of help."""
+UNLISTED = {
+    "test": ("measure", "evaluate without --probes, under its old name"),
+    "transfer predict": ("files", "predict for a folder, under its old name"),
+}
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()} | UNLISTED
+EXAMPLES = """examples:
+  recursivemix fit
+      train a ResNet-20 on scikit-learn's handwritten digits with RecursiveMix
+  recursivemix fit --data DIR --model resnet18 --epochs 60
+      train on a folder of images: DIR/train/CLASS and DIR/val/CLASS
+  recursivemix compare --data DIR --mixers none,cutmix,recursivemix --seeds 3 --epochs 30
+  recursivemix evaluate --checkpoint RUN/checkpoints/last.ckpt --data DIR --probes all
+
+recursivemix COMMAND --help shows the options and examples of a command."""
+
+
+class Call(NamedTuple):
+    """A command with its arguments."""
+
+    function: Callable[..., None]
+    arguments: dict[str, Any]
+
+    def run(self) -> None:
+        """Run the command."""
+        parameters = signature(self.function).parameters
+        named = dict(self.arguments)
+        positional = [named.pop(n) for n, p in parameters.items() if p.kind is p.POSITIONAL_ONLY]
+        self.function(*positional, **named)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    prog = "recursivemix"
+    try:
+        if words[:1] == ["--version"]:
+            print(f"{prog} {__version__}")
+        elif asks_for_commands(words):
+            print(overview(words[:1]))
+            return 0 if words else 2
+        else:
+            name, options = split(words)
+            prog = f"{prog} {name}"
+            parse(name, options).run()
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+    except Failed as error:
+        print(f"{prog}: failed: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has enough: recursivemix recipes | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "recursivemix"):
+            raise
+        print(f"{prog}: error: {package} is missing: pip install 'recursivemix[train]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+def asks_for_commands(words: Sequence[str]) -> bool:
+    """Return whether the words are no command but the start of some, alone or with ``--help``."""
+    start = " ".join(word for word in words if word not in ("-h", "--help"))
+    return start not in COMMANDS and (start == "" or any(name.startswith(f"{start} ") for name in COMMANDS))
+
+
+def overview(start: Sequence[str] = ()) -> str:
+    """Return the help of all commands, or of those that begin with a word, such as ``transfer``."""
+    prefix = f"{start[0]} " if start and not start[0].startswith("-") else ""
+    lines = [f"usage: recursivemix {prefix}COMMAND [options]", "", "Mixed-sample training with a memory."]
+    for title, commands in GROUPS.items():
+        shown = {name: line for name, (_, line) in commands.items() if name.startswith(prefix)}
+        if shown:
+            lines += ["", f"{title}:", *(f"  {name:<22} {line}" for name, line in shown.items())]
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the command and its options.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in COMMANDS:
+            return name, words[count:]
+    near = get_close_matches(name, COMMANDS, 1) or get_close_matches(" ".join(words[:2]), COMMANDS, 1)
+    hint = f"did you mean {near[0]}?" if near else "recursivemix --help lists the commands"
+    raise UsageError(f"unknown command {name!r}; {hint}")
+
+
+def parse(name: str, options: Sequence[str]) -> Call:
+    """Return a command with its arguments; nothing is run.
+
+    Raises:
+        UsageError: settings that are out of range or exclude each other.
+        SystemExit: after ``--help`` (code 0) or a wrong option (code 2).
+    """
+    from .parser import parse_options
+
+    module = import_module(f"{__package__}.{COMMANDS[name][0]}")
+    function = getattr(module, name.replace(" ", "_"))
+    with usage_errors():
+        options = getattr(module, "expand", lambda name, options: options)(name, options)
+        return Call(function, parse_options(name, function, options, getattr(module, "COMMON", ())))

@@ -1,0 +1,41 @@
+"""Errors that end a command with one line on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UsageError(ValueError):
+    """A mistake that the user can fix: exit code 2. The message is one line."""
+
+
+class Failed(Exception):
+    """A command that failed after it began to work: exit code 1. The message is one line."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or a signal to stop: exit code 130. The message is one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one line.
+
+    An error raised in a worker of a data loader arrives with its traceback; its last line holds the message.
+    """
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        last = text.splitlines()[-1]
+        return last.partition(f"{type(error).__name__}: ")[2] or last
+    return " ".join(text.split())
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Raise UsageError instead of ValueError, OSError and the given errors."""
+    try:
+        yield
+    except (UsageError, BrokenPipeError):
+        raise
+    except (ValueError, OSError, *kinds) as error:
+        raise UsageError(one_line(error)) from error

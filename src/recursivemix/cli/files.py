@@ -1,0 +1,105 @@
+"""Commands that read or write files: recipes, exports, predictions, checks of a folder."""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from recursivemix.export.export import export_checkpoint
+from recursivemix.recipes import read_recipe, recipe_names
+from recursivemix.report.predict import Predicted, predict_files, predict_folder
+
+from .errors import Failed, usage_errors
+
+
+def recipes(name: str | None = None, /) -> None:
+    """List the recipes of published results, or print one.
+
+    Args:
+        name: Recipe to print.
+
+    Examples:
+        recursivemix recipes cifar100-resnet18
+        recursivemix fit --recipe cifar100-resnet18 --data DIR
+        recursivemix fit --recipe cifar100-resnet18 --data DIR --mixer none
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    with usage_errors():
+        if name is not None:
+            recipe = read_recipe(name)
+            print((resources.files("recursivemix.recipes") / f"{recipe.name}.yaml").read_text(), end="")
+            return
+        found = [read_recipe(name) for name in recipe_names()]
+    table = Table(show_lines=True)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("epochs")
+    table.add_column("expected")
+    for recipe in found:
+        table.add_row(recipe.name, str(recipe.settings["epochs"]), escape(recipe.header["expected"]))
+    Console().print(table)
+    print("recursivemix recipes NAME prints one with its command, such as")
+    print("recursivemix fit --recipe NAME --data DIR [--mixer none]")
+
+
+@wraps(export_checkpoint)
+def export(**options: Any) -> None:
+    """Print what became of the keys."""
+    with usage_errors():
+        report = export_checkpoint(**options)
+    report.print()
+
+
+@wraps(predict_files)
+def predict(**options: Any) -> None:
+    """Print the number of images and the unreadable files."""
+    with usage_errors():
+        predicted = predict_files(**options)
+    report_predicted(predicted, options["out"])
+
+
+@wraps(predict_folder)
+def transfer_predict(**options: Any) -> None:
+    """Print the number of images and the folder."""
+    print("recursivemix transfer predict is now a part of recursivemix predict", file=sys.stderr)
+    with usage_errors():
+        predicted = predict_folder(**options)
+    report_predicted(predicted, options["out"])
+
+
+def report_predicted(predicted: Predicted, out: Path | None) -> None:
+    """Print to standard error how many images were predicted, and which files could not be read.
+
+    Raises:
+        Failed: there are such files.
+    """
+    print(f"{predicted.images} images{f': {out}' if out else ''}", file=sys.stderr)
+    for image in predicted.unreadable:
+        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+    if predicted.unreadable:
+        total = predicted.images + len(predicted.unreadable)
+        raise Failed(f"{len(predicted.unreadable)} of {total} images have no prediction")
+
+
+def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> None:
+    """Check a folder of images: unreadable files, duplicates across splits, class counts, sizes, colour modes.
+
+    Args:
+        folder: Folder of images: train/CLASS and val/CLASS, or CLASS.
+        workers: Number of threads that read images.
+        out: File to write the diagnosis to, as JSON.
+    """
+    from recursivemix.data.diagnosis import print_diagnosis
+    from recursivemix.data.doctor import examine
+    from recursivemix.training.atomic_write import write_json
+
+    with usage_errors():
+        diagnosis = examine(folder, workers=workers)
+        print_diagnosis(diagnosis)
+        if out is not None:
+            write_json(out, diagnosis.as_dict())

@@ -1,0 +1,265 @@
+"""Commands that train: ``fit`` and the tasks of ``transfer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from recursivemix.recipes import read_recipe
+from recursivemix.tasks.settings import (
+    ClassificationSettings,
+    DetectionSettings,
+    InstanceSettings,
+    SegmentationSettings,
+)
+from recursivemix.training.settings import RunSettings
+
+from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
+from .parser import parse_options
+from .trainer import TrainerOptions, values_of
+
+if TYPE_CHECKING:
+    from recursivemix.training.prepare import PreparedRun
+    from recursivemix.training.record import Result
+
+COMMON = (
+    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
+    "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
+    "out", "recipe", "resume",
+)  # fmt: skip
+"""Options that --help shows; the others are under --help-all."""
+HARMLESS = (
+    "workers", "checkpoint_every", "loggers", "download", "trainer.logger", "trainer.callbacks",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler",
+)  # fmt: skip
+"""Settings that do not change what a run computes."""
+
+
+@dataclass(frozen=True)
+class SettingsSource:
+    """Settings of a recipe or of an earlier run.
+
+    Args:
+        recipe: Recipe whose settings to use, see recursivemix recipes; flags override them.
+        resume: Run folder or checkpoint to resume, with the settings of the run.
+        resume_changed: Resume although settings differ from those of the run.
+    """
+
+    recipe: str | None = None
+    resume: Path | None = None
+    resume_changed: bool = False
+
+
+def fit(source: SettingsSource, settings: ClassificationSettings, trainer: TrainerOptions) -> None:
+    """Train a network on mixed batches.
+
+    Examples:
+        recursivemix fit --data DIR --model resnet18 --epochs 60
+        recursivemix fit --data DIR --val-split 0.2 --mixer cutmix --mixer-options.prob 0.5
+        recursivemix fit --recipe cifar100-resnet18 --data DIR
+        recursivemix fit --resume RUN
+    """
+    from recursivemix.explain.gallery import MixedBatchGallery
+
+    train(fit, source, settings, trainer, MixedBatchGallery())
+
+
+def transfer_detection(
+    source: SettingsSource, settings: DetectionSettings, trainer: TrainerOptions
+) -> None:
+    """Train a detector on a trained backbone.
+
+    Examples:
+        recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
+        recursivemix transfer detection --detector retinanet --backbone resnet50 --download --data DIR
+    """
+    draw_predictions(train(transfer_detection, source, settings, trainer))
+
+
+def transfer_instance(source: SettingsSource, settings: InstanceSettings, trainer: TrainerOptions) -> None:
+    """Train Mask R-CNN on a trained backbone.
+
+    Examples:
+        recursivemix transfer instance --backbone RUN/checkpoints/last.ckpt --data DIR
+    """
+    draw_predictions(train(transfer_instance, source, settings, trainer))
+
+
+def transfer_segmentation(
+    source: SettingsSource, settings: SegmentationSettings, trainer: TrainerOptions
+) -> None:
+    """Train a semantic segmentation network on a trained backbone.
+
+    Examples:
+        recursivemix transfer segmentation --head upernet --backbone RUN/checkpoints/last.ckpt --data DIR
+    """
+    draw_predictions(train(transfer_segmentation, source, settings, trainer))
+
+
+def train(
+    command: Callable[..., None],
+    source: SettingsSource,
+    settings: RunSettings,
+    trainer: TrainerOptions,
+    *callbacks: Any,
+) -> PreparedRun | None:
+    """Train, print the result, and return the run; None on processes other than the first.
+
+    Raises:
+        UsageError, Failed, Interrupted: in one line.
+    """
+    from recursivemix.training.prepare import prepare
+
+    from .result_table import print_result
+
+    name = command.__name__.replace("_", " ")
+    settings = settings.with_absolute_paths()
+    resume = checkpoint_to_resume(name, command, source, settings, trainer)
+    with usage_errors():
+        run = prepare(settings, callbacks, trainer.plain, resume, source.resume_changed)
+    if run.trainer.is_global_zero:
+        for note in run.learner.notes:
+            print(note)
+    result = fit_run(run)
+    if result is None:
+        return None
+    print_result(run, result)
+    return run
+
+
+def fit_run(run: PreparedRun) -> Result | None:
+    """Fit; turn failures into one-line errors. Return None on processes other than the first."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from recursivemix.data.annotated import AnnotationError
+    from recursivemix.data.decode import UnreadableImageError
+    from recursivemix.models.checkpoint_file import CheckpointError
+    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
+    from recursivemix.training.fit import fit
+    from recursivemix.training.prepare import RunFolderError
+
+    first = run.trainer.is_global_zero
+    try:
+        result = fit(run)
+    except (StoppedError, NonFiniteLossError, CheckpointError) as error:
+        if not first:
+            return None  # raised on all processes; the exit code of the first one counts
+        if isinstance(error, StoppedError):
+            raise Interrupted(f"{error}; {resume_hint(run)}") from error
+        raise Failed(one_line(error)) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+        raise Interrupted(f"interrupted; {resume_hint(run)}") from error
+    except (UnreadableImageError, AnnotationError, MisconfigurationException, RunFolderError) as error:
+        raise UsageError(one_line(error)) from error
+    except OSError as error:
+        raise Failed(one_line(error)) from error
+    return result if first else None
+
+
+def resume_hint(run: PreparedRun) -> str:
+    """Return the command that resumes a run, if it has a checkpoint."""
+    if not any((run.folder / "checkpoints").glob("*.ckpt")):
+        return "nothing was kept"
+    return f"resume with: recursivemix {run.task.command} --resume {run.folder}"
+
+
+def draw_predictions(run: PreparedRun | None) -> None:
+    """Draw predictions of a trained detector or segmenter into its run folder."""
+    from recursivemix.report.predictions import write_predictions
+
+    if run is not None:
+        data: Any = run.data
+        learner: Any = run.learner
+        write_predictions(learner, data, run.folder / "predictions.png")
+
+
+def expand(command: str, options: Sequence[str]) -> list[str]:
+    """Return the options after those of ``--recipe`` or ``--resume``, so that flags override these.
+
+    Raises:
+        UsageError: no such recipe or run, or both are given.
+    """
+    resume, recipe = values_of(options, "--resume")[-1:], values_of(options, "--recipe")[-1:]
+    if resume and recipe:
+        raise UsageError("--resume uses the settings of its run: leave --recipe out")
+    if resume:
+        return ["--config", str(settings_file(Path(resume[0]))), *options]
+    if recipe:
+        found = read_recipe(recipe[0])
+        if found.task != command.removeprefix("transfer "):
+            raise UsageError(f"the recipe {found.name} is for another command: {found.header['command']}")
+        mixer = values_of(options, "--mixer")[-1:]
+        return ["--config", yaml.safe_dump(found.settings_with(*mixer)), *options]
+    return list(options)
+
+
+def checkpoint_to_resume(
+    name: str,
+    command: Callable[..., None],
+    source: SettingsSource,
+    settings: Any,
+    trainer: TrainerOptions,
+) -> Path | None:
+    """Return the checkpoint to resume from, if any.
+
+    Raises:
+        UsageError: there is none, or settings differ from those of its run.
+    """
+    if source.resume is None:
+        return None
+    before = parse_options(name, command, ["--config", str(settings_file(source.resume))])
+    was = flat(before["settings"], before["trainer"])
+    now = flat(settings, trainer)
+    changes = [
+        f"--{key.replace('_', '-')} is {now.get(key, 'unset')}, was {was.get(key, 'unset')}"
+        for key in sorted(was.keys() | now.keys())
+        if key not in HARMLESS and str(was.get(key)) != str(now.get(key))
+    ]
+    if changes and not source.resume_changed:
+        raise UsageError(
+            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add --resume-changed"
+        )
+    return checkpoint_of(source.resume)
+
+
+def checkpoint_of(resume: Path) -> Path:
+    """Return the last checkpoint of a run folder, or the checkpoint itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if resume.is_file():
+        return resume
+    last = resume / "checkpoints" / "last.ckpt"
+    if not resume.is_dir():
+        raise UsageError(f"--resume: there is no run {resume}")
+    if not last.is_file():
+        others = sorted((resume / "checkpoints").glob("*.ckpt"))
+        hint = (
+            f"name {others[0]}"
+            if others
+            else "it was stopped before the first one: remove it and start anew"
+        )
+        raise UsageError(f"--resume: the run {resume} has no checkpoint {last}; {hint}")
+    return last
+
+
+def settings_file(resume: Path) -> Path:
+    """Return the file of settings of the run to resume.
+
+    Raises:
+        UsageError: there is none.
+    """
+    file = checkpoint_of(resume).absolute().parent.parent / "config.yaml"
+    if not file.is_file():
+        raise UsageError(f"--resume: the settings of the run are not there: {file}")
+    return file
+
+
+def flat(settings: RunSettings, trainer: TrainerOptions) -> dict[str, Any]:
+    """Return all settings with the names of their options."""
+    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.plain.items()}

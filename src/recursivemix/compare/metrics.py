@@ -1,0 +1,56 @@
+"""The numbers that methods are compared by, and how to read them from the records of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recursivemix.evaluation.probes import compared_metrics
+from recursivemix.report.words import at
+from recursivemix.tasks import METRIC_NAMES
+
+Metrics = dict[str, dict[str, Any]]
+"""``metrics`` of ``comparison.json``: name, unit, whether higher is better, and whether it is drawn."""
+
+
+def metrics_of(record: dict[str, Any], pretrained: bool) -> Metrics:
+    """Return the metrics of a comparison.
+
+    Args:
+        record: of one of its runs.
+        pretrained: whether its runs start from backbones that were trained before.
+    """
+    metrics: Metrics = {}
+    if "metrics" in record:
+        for name in record["metrics"]:
+            metrics[name] = _metric(f"{METRIC_NAMES[name]}, last epoch", drawn=name == record["score"])
+    else:
+        metrics["acc1_last"] = _metric("Accuracy, last epoch", drawn=True)
+        metrics["acc1_best"] = _metric("Accuracy, best epoch")
+        for metric in compared_metrics():
+            about = _metric(metric.title, metric.unit, metric.higher_is_better, metric.drawn)
+            metrics[metric.name] = about | {"bounds": list(metric.bounds)}
+    if pretrained:
+        metrics["pretrain_acc1"] = _metric("Accuracy of the backbone before", drawn=True)
+    metrics["images_per_second"] = _metric("Training speed", "images/s")
+    return metrics
+
+
+def values_of(run: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
+    """Return the values of a run by metric, without those that were not measured.
+
+    Args:
+        run: in ``comparison.json``, without its ``values``.
+        record: the run's own record; a run of an older ``comparison.json`` holds the same keys itself.
+    """
+    values: dict[str, Any] = dict(record.get("metrics", {}))
+    values |= {name: record[name] for name in ("acc1_last", "acc1_best") if name in record}
+    values |= {metric.name: metric.read(run["evaluation"]) for metric in compared_metrics()}
+    values["pretrain_acc1"] = at(run, "backbone", "acc1_last")
+    values["images_per_second"] = run["cost"]["images_per_second"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _metric(
+    name: str, unit: str = "%", higher_is_better: bool = True, drawn: bool = False
+) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "higher_is_better": higher_is_better, "drawn": drawn}

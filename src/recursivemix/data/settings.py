@@ -1,0 +1,71 @@
+"""Where the images of a run come from. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .names import Source
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Data set.
+
+    Args:
+        data: Folder of images (default: small sample images that come with the installation).
+        download: Allow downloads of data sets and of pretrained weights.
+    """
+
+    data: Path | None = None
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class ImageSettings(SourceSettings):
+    """Data set of labelled images, and its splits.
+
+    Args:
+        data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
+            a folder with CIFAR's official files; with --dataset hf the name of a Hugging Face data set
+            (default: scikit-learn's handwritten digits).
+        dataset: Format of --data (default: auto, which detects it).
+        val_split: Share of each class to hold out, if there is no val or test split.
+        folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
+            --seed.
+        fold: Which of the --folds to evaluate on, counted from 0; the others are trained on.
+        image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
+            224).
+        train_images: Number of training images; a stratified random subset (default: all).
+        skip_bad: Read every image before training, and leave out and list those that cannot be read.
+    """
+
+    dataset: Source = "auto"
+    val_split: float | None = None
+    folds: int | None = None
+    fold: int = 0
+    image_size: int | None = None
+    train_images: int | None = None
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        if self.val_split is not None and not 0 < self.val_split < 1:
+            raise ValueError(
+                f"--val-split is a share of each class and must be in (0, 1), got {self.val_split}"
+            )
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"--folds must be at least 2, got {self.folds}")
+        if self.folds is None and self.fold:
+            raise ValueError(f"--fold {self.fold} needs the number of folds, such as --folds 5")
+        if self.folds is not None and not 0 <= self.fold < self.folds:
+            raise ValueError(
+                f"--fold must be in 0..{self.folds - 1} for --folds {self.folds}, got {self.fold}"
+            )
+        if self.folds is not None and self.val_split is not None:
+            raise ValueError("--folds and --val-split both choose the evaluation images: give one of them")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"--image-size must be at least 1, got {self.image_size}")

@@ -1,0 +1,165 @@
+"""Stratified splits of labelled images: a held-out share, folds, a random subset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from recursivemix.models import SMALL_IMAGE
+
+from .images import IMAGENET_MEAN, IMAGENET_STD, ImageData, LabelledImages
+from .settings import ImageSettings
+
+
+def held_out(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out a share of each class: at least one image, and never all.
+
+    Args:
+        labels: (N,) int64 class indices.
+        classes: names of the classes.
+        share: in (0, 1).
+        seed: of the choice.
+
+    Returns:
+        Indices of the kept and of the held-out images, ordered by class and then by index.
+
+    Raises:
+        ValueError: a class has one image only.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept, held = [], []
+    for label, members in _members(labels):
+        if len(members) == 1:
+            raise ValueError(
+                f"class {classes[label]!r} has one image, which cannot be both trained on and held out"
+            )
+        order = torch.randperm(len(members), generator=generator)
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        held.append(members[order[:count].sort().values])
+        kept.append(members[order[count:].sort().values])
+    return torch.cat(kept), torch.cat(held)
+
+
+def without_fold(
+    labels: Tensor, classes: Sequence[str], folds: int, fold: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Split into the images of all other folds and those of one fold.
+
+    Each class is shuffled and dealt out to the folds in turn; the next class goes on where the last one
+    stopped. Folds therefore differ by one image at most, in total and in each class.
+
+    Args:
+        labels: (N,) int64 class indices.
+        classes: names of the classes.
+        folds: number of folds.
+        fold: in 0..folds - 1.
+        seed: of the folds; all folds of one seed are a partition.
+
+    Returns:
+        Indices of the images to train on and to evaluate on, ascending.
+
+    Raises:
+        ValueError: a class has fewer images than there are folds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    fold_of = torch.empty(len(labels), dtype=torch.long)
+    first = 0
+    for label, members in _members(labels):
+        if len(members) < folds:
+            raise ValueError(
+                f"class {classes[label]!r} has {len(members)} images, fewer than --folds {folds}: choose "
+                f"at most {len(members)} folds"
+            )
+        order = torch.randperm(len(members), generator=generator)
+        fold_of[members[order]] = (first + torch.arange(len(members))) % folds
+        first += len(members)
+    return (fold_of != fold).nonzero()[:, 0], (fold_of == fold).nonzero()[:, 0]
+
+
+def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Choose ``count`` random images with about the class shares of all; return their indices, ascending.
+
+    Raises:
+        ValueError: ``count`` is above the number of images, or below the number of classes.
+    """
+    members = _members(labels)
+    if not len(members) <= count <= len(labels):
+        raise ValueError(
+            f"--train-images must be in {len(members)}..{len(labels)} (one image of each class, all "
+            f"images), got {count}"
+        )
+    # The position of each image in its shuffled class, in [0, 1): small positions hold all classes evenly.
+    position = torch.empty(len(labels), dtype=torch.float64)
+    for _, indices in members:
+        position[indices] = torch.randperm(len(indices), generator=generator).double() / len(indices)
+    # Equal positions, such as the first of each class, in random order.
+    shuffled = torch.randperm(len(labels), generator=generator)
+    return shuffled[position[shuffled].argsort(stable=True)[:count]].sort().values
+
+
+def _members(labels: Tensor) -> list[tuple[int, Tensor]]:
+    """Return each class that occurs, ascending, with the indices of its images."""
+    order = labels.argsort(stable=True)
+    values, counts = torch.unique(labels, return_counts=True)
+    return list(zip(values.tolist(), torch.split(order, counts.tolist()), strict=True))
+
+
+def image_data(
+    settings: ImageSettings,
+    seed: int,
+    classes: tuple[str, ...],
+    images: Mapping[str, LabelledImages],
+    skipped: Sequence[str] = (),
+) -> ImageData:
+    """Make the data set of natural images, with ImageNet's colour statistics.
+
+    Args:
+        settings: how to split, and the image size.
+        seed: of the held-out share or the folds.
+        classes: names of the classes.
+        images: "train" and an evaluation split; or "train" alone, of which ``settings`` hold some out.
+        skipped: images left out, with the reason.
+
+    Raises:
+        ValueError: there is no evaluation split and no option to make one, or both.
+    """
+    train = images["train"]
+    split = next((name for name in images if name != "train"), "held out")
+    if split != "held out":
+        evaluation = images[split]
+        for name, value in (("--val-split", settings.val_split), ("--folds", settings.folds)):
+            if value is not None:
+                raise ValueError(
+                    f"{settings.data} has a {split} split, so {name} has nothing to split: leave it out"
+                )
+    else:
+        if settings.folds is not None:
+            kept, held = without_fold(train.labels, classes, settings.folds, settings.fold, seed)
+        elif settings.val_split is not None:
+            kept, held = held_out(train.labels, classes, settings.val_split, seed)
+        else:
+            raise ValueError(
+                f"{settings.data} has no labelled val or test split: add one, or hold out a share with "
+                f"--val-split 0.2"
+            )
+        train, evaluation = train.select(kept), train.select(held)
+    return ImageData(
+        train=train,
+        evaluation=evaluation,
+        classes=classes,
+        image_size=settings.image_size or network_size(train),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        flip=True,
+        split=split,
+        skipped=tuple(skipped),
+    )
+
+
+def network_size(images: LabelledImages) -> int:
+    """Choose the side of the network's input from some images: their own up to `SMALL_IMAGE`, else 224."""
+    step = max(1, len(images) // 16)
+    largest = max(min(images.size(index)) for index in range(0, len(images), step))
+    return largest if largest <= SMALL_IMAGE else 224

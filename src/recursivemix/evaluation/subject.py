@@ -1,0 +1,113 @@
+"""A checkpoint under measurement: its network, its predictions and the images that probes modify."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from recursivemix.data.augment import augmentation_of, colour_scale, normalise
+from recursivemix.data.batches import EvaluationBatches
+from recursivemix.data.cache import stack
+from recursivemix.data.images import ImageData, StackedImages
+from recursivemix.data.order import evaluation_batches
+from recursivemix.models.feature_map import as_logits
+from recursivemix.training.devices import LightningPrecision, lightning_precision
+from recursivemix.training.settings import Device, Precision
+
+AUTOCAST: dict[LightningPrecision, torch.dtype | None] = {
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "32-true": None,
+}
+
+
+class Predictor:
+    """A trained network in eval mode, applied to uint8 images prepared as in training.
+
+    Args:
+        network: trained network, without its region head.
+        data: data set that gives image size, mean and standard deviation.
+        batch_size: images per forward pass.
+        device: cpu, gpu or auto.
+        precision: autocast precision.
+    """
+
+    def __init__(
+        self, network: nn.Module, data: ImageData, batch_size: int, device: Device, precision: Precision
+    ) -> None:
+        on_gpu = device != "cpu" and torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.network = network.float().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.augmentation = augmentation_of(data)
+        self.size = self.augmentation.size
+        self.batch_size = batch_size
+        self._dtype = AUTOCAST[lightning_precision(precision, device)]
+        self._colours = colour_scale(self.augmentation.mean, self.augmentation.std, self.device)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalize (N, 3, S, S) uint8 images on the network's device."""
+        return normalise(images.to(self.device), self._colours).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return (N, K) float32 logits on the CPU for (N, 3, S, S) uint8 images."""
+        with torch.inference_mode(), self._autocast():
+            parts = [
+                as_logits(self.network(self.prepare(part))) for part in torch.split(images, self.batch_size)
+            ]
+        return torch.cat(parts).float().cpu()
+
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Return the top-1 accuracy in percent."""
+        return percent((self.logits(images).argmax(1) == labels).double().mean())
+
+    def split_logits(self, data: ImageData, workers: int) -> tuple[Tensor, Tensor]:
+        """Return (N, K) logits and (N,) labels of the evaluation split, read batch by batch."""
+        batches = EvaluationBatches(
+            data.evaluation,
+            evaluation_batches(len(data.evaluation), self.batch_size),
+            self.augmentation,
+            device=self.device,
+            hold=False,
+            workers=workers,
+        )
+        logits, labels = [], []
+        with torch.inference_mode(), self._autocast():
+            for pixels, batch_labels, _ in batches:
+                logits.append(as_logits(self.network(pixels)).float().cpu())
+                labels.append(batch_labels.cpu())
+        return torch.cat(logits), torch.cat(labels)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a probe measures."""
+
+    predictor: Predictor
+    data: ImageData
+    logits: Tensor
+    """(N, K) float32: predictions on the evaluation split."""
+    labels: Tensor
+    """(N,) class indices of that split."""
+    subset_size: int
+    """Number of images that are corrupted, covered, shrunk or combined."""
+    seed: int
+
+    @cached_property
+    def subset(self) -> StackedImages:
+        """Images spread evenly over the evaluation split, in memory; read when a probe first needs them."""
+        count, total = self.subset_size, len(self.data.evaluation)
+        chosen = self.data.evaluation.select(torch.arange(count) * total // count)
+        return stack(chosen, self.predictor.size, 0, False, "test images")
+
+
+def percent(share: Tensor) -> float:
+    """Return a share as a plain number in percent."""
+    return 100 * float(share)

@@ -1,0 +1,203 @@
+"""Folders of images: what is found, and what is refused with which words."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from conftest import write_images
+from recursivemix.data.augment import (
+    augmentation_of,
+    colour_scale,
+    evaluation_transform,
+    normalise,
+    training_transform,
+)
+from recursivemix.data.decode import UnreadableImageError
+from recursivemix.data.formats.digits import digits
+from recursivemix.data.images import EncodedImages, ImageFiles, denormalise
+from recursivemix.data.open import open_data
+
+
+def image_folder(root, **options):
+    return open_data(root, "folder", **options)
+
+
+def paths_of(images):
+    return [Path(images.name(index)) for index in range(len(images))]
+
+
+def test_finds_splits_classes_and_size(image_root):
+    data = image_folder(image_root)
+    assert data.classes == ("blue", "green", "red")
+    assert (len(data.train), len(data.evaluation), data.image_size, data.split) == (36, 15, 16, "val")
+    assert (data.train[0].shape, data.train[0].dtype, data.train.size(0)) == (
+        (3, 16, 16),
+        torch.uint8,
+        (16, 16),
+    )
+    assert data.train.labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
+
+
+def test_test_split_stands_in_for_val(image_root):
+    (image_root / "val").rename(image_root / "test")
+    assert image_folder(image_root).split == "test"
+
+
+def test_one_folder_is_split_by_class_and_always_alike(image_root):
+    flat = image_root / "train"
+    data, again, other = (image_folder(flat, val_split=0.25, seed=s) for s in (1, 1, 2))
+    assert (len(data.train), len(data.evaluation), data.split) == (27, 9, "held out")
+    assert data.evaluation.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert paths_of(data.evaluation) == paths_of(again.evaluation)
+    assert paths_of(data.evaluation) != paths_of(other.evaluation)
+    assert not set(paths_of(data.train)) & set(paths_of(data.evaluation))
+
+
+def test_large_images_get_224_pixels(image_root):
+    write_images(image_root / "train" / "red", 4, size=(300, 200))
+    assert image_folder(image_root).image_size == 224
+    assert image_folder(image_root, image_size=48).image_size == 48
+
+
+@pytest.mark.parametrize("size", [16, 100])
+def test_transforms_give_the_size_for_any_image(image_root, size):
+    write_images(image_root / "train" / "red", 3, size=(37, 21))
+    Image.new("L", (9, 30)).save(image_root / "train" / "red" / "grey.png")
+    Image.new("RGBA", (30, 9)).save(image_root / "train" / "red" / "alpha.png")
+    data = image_folder(image_root, image_size=size)
+    for transform in (training_transform(augmentation_of(data)), evaluation_transform(size)):
+        for index in range(len(data.train)):
+            image = transform(data.train[index])
+            assert (image.shape, image.dtype) == ((3, size, size), torch.uint8)
+
+
+def test_denormalise_undoes_normalise(image_root):
+    data = image_folder(image_root)
+    raw = data.evaluation[0]
+    image = normalise(raw[None], colour_scale(data.mean, data.std, torch.device("cpu")))
+    torch.testing.assert_close(denormalise(image, data.mean, data.std)[0], raw / 255, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "there is no folder"),
+        (lambda root: shutil.rmtree(root / "val"), "no labelled val or test split.*--val-split"),
+        (lambda root: [p.unlink() for p in (root / "train" / "red").iterdir()], "red holds no image"),
+        (lambda root: shutil.rmtree(root / "val" / "red"), "only in train: red; only in val: none"),
+        (lambda root: (root / "val" / "red").rename(root / "val" / "rot"), "only in val: rot"),
+        (
+            lambda root: [shutil.rmtree(root / "train" / name) for name in ("red", "green")],
+            "at least two classes, got only 'blue'",
+        ),
+    ],
+)
+def test_an_unusable_folder_says_what_to_mend(image_root, spoil, message):
+    spoil(image_root)
+    with pytest.raises(ValueError, match=message):
+        image_folder(image_root)
+
+
+def test_wrong_shares_are_named(image_root):
+    with pytest.raises(ValueError, match="has a val split, so --val-split"):
+        image_folder(image_root, val_split=0.2)
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\), got 1"):
+        image_folder(image_root / "train", val_split=1)
+    write_images(image_root / "train" / "single", 1)
+    with pytest.raises(ValueError, match="'single' has one image"):
+        image_folder(image_root / "train", val_split=0.5)
+
+
+def test_an_unreadable_image_names_its_file(tmp_path):
+    for name, content in {"text.png": b"no image", "empty.jpg": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=name):
+            EncodedImages(ImageFiles([tmp_path / name]), torch.zeros(1))[0]
+    write_images(tmp_path, 1, size=(64, 64))
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((tmp_path / "0.png").read_bytes()[:3000])
+    with pytest.raises(UnreadableImageError, match=r"cut\.png"):
+        EncodedImages(ImageFiles([cut]), torch.zeros(1))[0]
+
+
+def test_an_unreadable_image_says_what_to_do(image_root):
+    path = image_root / "train" / "red" / "0.png"
+    path.write_bytes(b"no image")
+    data = image_folder(image_root, image_size=16)
+    bad = paths_of(data.train).index(path)
+    with pytest.raises(UnreadableImageError, match=r"0\.png: unknown image format; fix .* --skip-bad"):
+        data.train[bad]
+
+
+def test_a_folder_that_is_called_like_an_image_is_none(image_root):
+    (image_root / "train" / "red" / "more.png").mkdir()
+    write_images(image_root / "train" / "red" / "more.png", 2)
+    assert len(image_folder(image_root).train) == 38
+
+
+# -- bad files left out -----------------------------------------------------------------------------
+
+
+def spoil(*paths):
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def test_bad_files_are_left_out_of_both_splits(image_root):
+    bad = [image_root / "train" / "blue" / "0.png", image_root / "val" / "red" / "4.png"]
+    whole = image_folder(image_root)
+    spoil(*bad)
+    data = image_folder(image_root, skip_bad=True)
+    assert (len(data.train), len(data.evaluation), data.image_size) == (35, 14, 16)
+    for part, before, path in zip(
+        (data.train, data.evaluation), (whole.train, whole.evaluation), bad, strict=True
+    ):
+        assert paths_of(part) == [file for file in paths_of(before) if file != path]
+    assert [text.partition(": ")[0] for text in data.skipped] == [str(path) for path in bad]
+    assert all(text.partition(": ")[2] for text in data.skipped)
+
+
+def test_bad_files_are_left_out_before_a_share_is_held_out(image_root):
+    flat = image_root / "train"
+    spoil(flat / "green" / "3.png")
+    data = image_folder(flat, val_split=0.25, skip_bad=True)
+    assert (len(data.train), len(data.evaluation), len(data.skipped)) == (26, 9, 1)
+    assert flat / "green" / "3.png" not in paths_of(data.train) + paths_of(data.evaluation)
+
+
+def test_good_files_are_all_kept(image_root):
+    data, plain = image_folder(image_root, skip_bad=True), image_folder(image_root)
+    for part, expected in ((data.train, plain.train), (data.evaluation, plain.evaluation)):
+        assert paths_of(part) == paths_of(expected)
+    assert data.skipped == plain.skipped == ()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_of_bad_files_alone_is_refused(image_root, split):
+    spoil(*(image_root / split / "green").iterdir())
+    with pytest.raises(
+        ValueError, match=rf"leaves no image of the class 'green'.*first is .*{split}/green/0\.png: "
+    ):
+        image_folder(image_root, skip_bad=True)
+
+
+def test_digits_are_split_once_and_for_all():
+    first, second = digits(), digits()
+    assert (len(first.train), len(first.evaluation), len(first.classes)) == (1437, 360, 10)
+    assert torch.equal(first.evaluation.images, second.evaluation.images)
+    counts = torch.bincount(first.evaluation.labels)
+    assert counts.min() >= 34
+    assert counts.max() <= 38
+    assert (first.train.images.shape, first.train.images.dtype) == ((1437, 3, 32, 32), torch.uint8)
+    assert not first.flip
+
+
+def test_sixteen_bits_of_grey_are_scaled(tmp_path):
+    ramp = torch.arange(0, 65536, 64, dtype=torch.int32).view(32, 32)
+    Image.fromarray(ramp.numpy().astype("uint16")).save(tmp_path / "ramp.png")
+    image = EncodedImages(ImageFiles([tmp_path / "ramp.png"]), torch.zeros(1))[0]
+    assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
+    torch.testing.assert_close(image[0].int(), ramp // 257)

@@ -1,0 +1,116 @@
+"""Pascal VOC's layout: boxes from XML, label maps from palettes; and what is wrong, with its file."""
+
+import pytest
+import torch
+from PIL import Image
+
+from recursivemix.data.annotated import IGNORE, AnnotationError
+from recursivemix.data.formats.voc import open_voc_detection, open_voc_segmentation
+from recursivemix.data.open_annotated import open_detection, open_segmentation
+
+XML = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>{}</annotation>"""
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
+
+
+def write(root, xml=None):
+    """Two training images and one to measure on, in VOCdevkit/VOC2012."""
+    own = root / "VOCdevkit" / "VOC2012"
+    for folder in (
+        "Annotations",
+        "JPEGImages",
+        "SegmentationClass",
+        "ImageSets/Main",
+        "ImageSets/Segmentation",
+    ):
+        (own / folder).mkdir(parents=True)
+    objects = {
+        "one": OBJECT.format("dog", 0, 1, 1, 40, 30) + OBJECT.format("cat", 1, 5, 6, 10, 12),
+        "two": "",
+        "three": OBJECT.format("cat", 0, 2, 3, 4, 5),
+    }
+    for i, (name, found) in enumerate(objects.items()):
+        (own / "Annotations" / f"{name}.xml").write_text(
+            xml if xml and name == "one" else XML.format(found)
+        )
+        Image.new("RGB", (40, 30), (i, 0, 0)).save(own / "JPEGImages" / f"{name}.jpg")
+        label_map = Image.new("P", (40, 30), i)
+        label_map.putpalette([v for v in range(256) for _ in range(3)])
+        label_map.putpixel((3, 2), IGNORE)
+        label_map.save(own / "SegmentationClass" / f"{name}.png")
+    for kind in ("Main", "Segmentation"):
+        (own / "ImageSets" / kind / "train.txt").write_text("one\ntwo\n")
+        (own / "ImageSets" / kind / "val.txt").write_text("three\n")
+    return own
+
+
+def test_boxes(tmp_path):
+    own = write(tmp_path)
+    for folder in (own, tmp_path, tmp_path / "VOCdevkit"):
+        data = open_voc_detection(folder)
+        assert data.classes == ("cat", "dog")
+        image, objects = data.train[0]
+        assert image.shape == (3, 30, 40)
+        # Counted from 1 with the last pixel; from 0 without it.
+        assert objects.boxes.tolist() == [[0, 0, 40, 30], [4, 5, 10, 12]]
+        assert objects.labels.tolist() == [1, 0]
+        assert objects.crowd.tolist() == [False, True]
+        assert objects.area.tolist() == [1200, 42]
+        assert data.train.objects(1).boxes.shape == (0, 4)
+        assert (len(data.evaluation), data.split) == (1, "val")
+    assert open_detection(tmp_path).classes == data.classes
+    with pytest.raises(ValueError, match="which has no masks"):
+        open_detection(tmp_path, masks=True)
+
+
+def test_label_maps(tmp_path):
+    own = write(tmp_path)
+    data = open_voc_segmentation(own)
+    assert data.classes == ("background", "1")
+    _, label_map = data.train[1]
+    assert label_map.dtype == torch.uint8
+    assert label_map[2, 3] == IGNORE
+    assert set(label_map.flatten().tolist()) == {1, IGNORE}
+    with pytest.raises(AnnotationError, match=r"three.png has a pixel of class 2, but there are 2"):
+        _ = data.evaluation[0]
+    (own / "classes.txt").write_text("ground\ncat\ndog\n")
+    data = open_segmentation(tmp_path)
+    assert data.classes == ("ground", "cat", "dog")
+    assert set(data.evaluation[0][1].flatten().tolist()) == {2, IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("xml", "words"),
+    [
+        ("<annotation", "is not an annotation"),
+        ("<annotation></annotation>", "has no size"),
+        (XML.format("<object><name>dog</name></object>"), "object 1 has no bndbox"),
+        (XML.format(OBJECT.format("", 0, 1, 1, 5, 5)), "object 1 has no name"),
+        (XML.format(OBJECT.format("dog", 0, 9, 1, 5, 5)), "xmax < xmin or ymax < ymin"),
+    ],
+)
+def test_what_is_wrong(xml, words, tmp_path):
+    with pytest.raises(AnnotationError, match=words) as error:
+        open_voc_detection(write(tmp_path, xml))
+    assert "one.xml" in str(error.value)
+
+
+def test_a_class_that_training_lacks(tmp_path):
+    own = write(tmp_path)
+    (own / "Annotations" / "three.xml").write_text(XML.format(OBJECT.format("owl", 0, 1, 1, 9, 9)))
+    with pytest.raises(AnnotationError, match=r"three.xml: object 1 is of the class 'owl'"):
+        open_voc_detection(own)
+
+
+def test_what_is_not_there(tmp_path):
+    own = write(tmp_path)
+    (own / "SegmentationClass" / "two.png").unlink()
+    with pytest.raises(AnnotationError, match=r"two.png is listed in .*, but does not exist"):
+        open_voc_segmentation(own)
+    (own / "ImageSets" / "Main" / "val.txt").unlink()
+    with pytest.raises(ValueError, match=r"has no val.txt or test.txt"):
+        open_voc_detection(own)
+    with pytest.raises(ValueError, match="got none"):
+        open_voc_detection(own / "Annotations")

@@ -1,0 +1,142 @@
+"""Stratified splits: held-out shares, folds, and subsets; always the same for a seed."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from recursivemix.data.images import EncodedImages
+from recursivemix.data.open import open_data
+from recursivemix.data.order import generator_of
+from recursivemix.data.settings import ImageSettings
+from recursivemix.data.splits import held_out, stratified_subset, without_fold
+
+LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)[torch.randperm(100, generator=generator_of("labels"))]
+CLASSES = ("a", "b", "c")
+
+
+def counts(indices, labels=LABELS):
+    return [int((labels[indices] == label).sum()) for label in range(3)]
+
+
+# -- a held-out share -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+def test_a_share_leaves_images_on_both_sides(share):
+    kept, held = held_out(torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"), share, seed=0)
+    for part in (kept, held):
+        assert {index % 2 for index in part.tolist()} == {0, 1}
+    assert sorted(kept.tolist() + held.tolist()) == list(range(6))
+
+
+def test_a_share_is_of_every_class():
+    kept, held = held_out(LABELS, CLASSES, 0.2, seed=1)
+    assert (counts(kept), counts(held)) == ([48, 24, 8], [12, 6, 2])
+
+
+# -- folds ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7, 10])
+def test_folds_are_a_stratified_partition(folds):
+    """Every image is evaluated once; folds and their classes differ in size by one image at most."""
+    splits = [without_fold(LABELS, CLASSES, folds, fold, seed=5) for fold in range(folds)]
+    evaluated = Counter(index for _, held in splits for index in held.tolist())
+    assert evaluated == Counter(range(100))
+    for kept, held in splits:
+        assert sorted(kept.tolist() + held.tolist()) == list(range(100))
+        assert len(held) in (100 // folds, -(-100 // folds))
+        for count, total in zip(counts(held), (60, 30, 10), strict=True):
+            assert count in (total // folds, -(-total // folds))
+
+
+def test_folds_depend_on_the_seed_alone():
+    torch.manual_seed(9)
+    first = without_fold(LABELS, CLASSES, 5, 2, seed=5)[1]
+    torch.manual_seed(10)
+    assert torch.equal(first, without_fold(LABELS, CLASSES, 5, 2, seed=5)[1])
+    assert not torch.equal(first, without_fold(LABELS, CLASSES, 5, 2, seed=6)[1])
+
+
+def test_a_class_smaller_than_the_folds_is_refused():
+    with pytest.raises(ValueError, match=r"class 'c' has 10 images, fewer than --folds 11: .* at most 10"):
+        without_fold(LABELS, CLASSES, 11, 0, seed=0)
+
+
+def test_folds_of_a_folder(image_root):
+    flat = image_root / "train"
+    folds = [open_data(flat, folds=3, fold=fold, seed=4) for fold in range(3)]
+    names = [{data.evaluation.name(i) for i in range(len(data.evaluation))} for data in folds]
+    assert [len(part) for part in names] == [12, 12, 12]
+    assert len(set.union(*names)) == 36
+    for data, held in zip(folds, names, strict=True):
+        assert data.split == "held out"
+        assert not held & {data.train.name(i) for i in range(len(data.train))}
+    with pytest.raises(ValueError, match="has a val split, so --folds has nothing to split"):
+        open_data(image_root, folds=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "--folds must be at least 2, got 1"),
+        ({"fold": 2}, "--fold 2 needs the number of folds"),
+        ({"folds": 3, "fold": 3}, r"--fold must be in 0\.\.2 for --folds 3, got 3"),
+        ({"folds": 3, "val_split": 0.1}, "--folds and --val-split both"),
+        ({"val_split": 1.0}, r"--val-split .* must be in \(0, 1\), got 1"),
+        ({"image_size": 0}, "--image-size must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        ImageSettings(**options)
+
+
+# -- a part of the training images ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "shares"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10])])
+def test_every_class_has_its_share(count, shares):
+    chosen = stratified_subset(LABELS, count, generator_of(0))
+    assert counts(chosen) == shares
+    assert chosen.tolist() == sorted(set(chosen.tolist()))  # each image once, in the order of the data set
+
+
+@pytest.mark.parametrize("count", range(3, 40))
+def test_shares_are_within_one_image(count):
+    labels = LABELS[stratified_subset(LABELS, count, generator_of(count))]
+    for label, size in enumerate((60, 30, 10)):
+        assert abs(int((labels == label).sum()) - count * size / 100) <= 1.5
+        assert (labels == label).any()
+
+
+def test_the_seed_chooses():
+    first, again, other = (stratified_subset(LABELS, 20, generator_of(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("count", [0, 2, 101])
+def test_too_few_or_too_many_are_named(count):
+    with pytest.raises(ValueError, match=rf"--train-images must be in 3\.\.100 .*, got {count}"):
+        stratified_subset(LABELS, count, generator_of(0))
+
+
+def test_a_folder_stays_on_the_disk_and_its_evaluation_whole(image_root):
+    images = open_data(image_root, train_images=9, seed=3)
+    assert isinstance(images.train, EncodedImages)
+    assert len(images.train) == 9
+    assert len(images.evaluation) == 15
+    for i in range(9):
+        assert f"/{images.classes[images.train.labels[i]]}/" in images.train.name(i)
+        assert images.train[i].shape == (3, 16, 16)
+
+
+def test_digits_keep_label_and_name():
+    whole, part = (open_data(train_images=count).train for count in (None, 50))
+    indices = stratified_subset(whole.labels, 50, generator_of(0, "train images"))
+    for i, index in enumerate(indices.tolist()):
+        assert torch.equal(part[i], whole[index])
+        assert part.labels[i] == whole.labels[index]
+        assert part.name(i) == f"digits, train, image {index}"

@@ -1,0 +1,137 @@
+"""The evaluation of a checkpoint: what is measured, selected, recorded and shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recursivemix.evaluation.accuracy import read_predictions
+from recursivemix.evaluation.corruption import SEVERITIES
+from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
+from recursivemix.evaluation.multiple import four_in_one
+from recursivemix.evaluation.probes import PROBES, compared_metrics, select_probes
+from recursivemix.report.statistics import estimate
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture(scope="module")
+def evaluation(checkpoint):
+    return evaluate_checkpoint(checkpoint, images=40, precision="32", probes="all")
+
+
+def figures(evaluation: dict) -> dict:
+    """An evaluation without its times and the choice of probes."""
+    return {k: v for k, v in evaluation.items() if k not in ("seconds", "probe_seconds", "probes")}
+
+
+def test_an_evaluation_has_every_figure(trained, evaluation):
+    assert evaluation["images"] == 360
+    assert evaluation["subset"] == evaluation["corruption_images"] == 40
+    assert evaluation["accuracy"]["top1"] == pytest.approx(trained.last, abs=1e-4)
+    assert evaluation["nll"] == pytest.approx(trained.rows[-1]["val_loss"], abs=1e-5)
+    assert evaluation["scale"]["top1"][0] == evaluation["occlusion"]["top1"][0]  # both unmodified
+    assert set(evaluation["corruptions"]) == set(SEVERITIES)
+    assert sum(evaluation["reliability"]["count"]) == 360
+    assert evaluation["localisation"]["maps"] == 160
+    assert evaluation["probes"] == list(evaluation["probe_seconds"]) == [probe.name for probe in PROBES]
+    assert sum(evaluation["probe_seconds"].values()) <= evaluation["seconds"] + 0.1
+    assert json.loads(json.dumps(evaluation)) == evaluation  # plain values
+
+
+def test_an_evaluation_repeats_and_depends_on_the_seed(checkpoint, evaluation):
+    again = evaluate_checkpoint(checkpoint, images=40, precision="32", probes="all")
+    assert figures(again) == figures(evaluation)
+    other = evaluate_checkpoint(checkpoint, images=40, precision="32", seed=1, probes="multiple")
+    assert other["multiple"] != evaluation["multiple"]
+
+
+def test_the_predictions_agree_with_the_figures(evaluation):
+    kept = read_predictions(evaluation)
+    assert kept is not None
+    assert 100 * kept.correct.double().mean() == pytest.approx(evaluation["accuracy"]["top1"])
+    assert -kept.probability.log().mean() == pytest.approx(evaluation["nll"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("probes", "ran"),
+    [
+        ("scale", ["accuracy", "scale"]),
+        ("localization, calibration", ["accuracy", "calibration", "localization"]),
+    ],
+)
+def test_selected_probes_give_the_figures_of_all(checkpoint, evaluation, probes, ran):
+    some = evaluate_checkpoint(checkpoint, images=40, precision="32", probes=probes)
+    assert some["probes"] == ran
+    assert figures(some).items() <= figures(evaluation).items()
+    assert set(evaluation_rows(some)) < set(evaluation_rows(evaluation))
+
+
+def test_the_default_probes_read_no_subset(checkpoint, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("read the subset")
+
+    monkeypatch.setattr("recursivemix.evaluation.subject.stack", fail)
+    default = evaluate_checkpoint(checkpoint, precision="32")
+    assert default["probes"] == ["accuracy", "calibration"]
+
+
+def test_unusable_settings_are_named(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="--images must be at least 1, got 0"):
+        evaluate_checkpoint(checkpoint, images=0)
+    with pytest.raises(ValueError, match="--batch-size must be at least 1, got -1"):
+        evaluate_checkpoint(checkpoint, batch_size=-1)
+    with pytest.raises(ValueError, match="nowhere"):
+        evaluate_checkpoint(tmp_path / "nowhere.ckpt")
+    with pytest.raises(ValueError, match=r"--probes must be all or some of accuracy,.*, got fog,haze"):
+        evaluate_checkpoint(checkpoint, probes="fog,accuracy,haze")
+
+
+def test_accuracy_always_runs_and_first():
+    assert [probe.name for probe in select_probes("scale,corruption")] == [
+        "accuracy",
+        "corruption",
+        "scale",
+    ]
+    assert select_probes("all") == list(PROBES)
+
+
+def test_every_committed_evaluation_is_read_by_the_probes():
+    """The figures that the probes read are those the comparison was made of."""
+    comparison = json.loads((RESULTS / "compare" / "digits" / "comparison.json").read_text())
+    for method in comparison["methods"]:
+        for metric in compared_metrics():
+            values = [metric.read(run["evaluation"]) for run in method["runs"]]
+            if metric.name in method["estimates"]:
+                assert estimate(values).mean == method["estimates"][metric.name]["mean"]
+            else:
+                assert values == [None] * len(values)
+        record = method["runs"][0]["evaluation"]
+        titles = [title for title, _ in evaluation_rows(record)]
+        assert titles[0] == "Accuracy"
+        assert len(titles) >= len(compared_metrics())
+        for probe in PROBES:
+            for curve in probe.curves:
+                assert len(curve.read(record)) > 1
+                assert curve.read({}) == []
+
+
+def test_names_of_probes_metrics_and_curves_are_unique():
+    metrics = [metric for probe in PROBES for metric in probe.metrics]
+    for names in (
+        [probe.name for probe in PROBES],
+        [metric.name for metric in metrics],
+        [metric.title for metric in metrics],
+        [curve.title for probe in PROBES for curve in probe.curves],
+    ):
+        assert len(set(names)) == len(names)
+
+
+def test_fewer_pictures_are_the_first_of_more():
+    """Maps are made of the first of the pictures whose classes are searched for."""
+    labels = torch.arange(6).repeat_interleave(5)
+    images = torch.randint(256, (30, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    many, few = (four_in_one(images, labels, n, torch.Generator().manual_seed(3)) for n in (12, 5))
+    assert torch.equal(many.images[:5], few.images)
+    assert torch.equal(many.labels[:5], few.labels)
