@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 from lightning import Callback
-from test_cli import FAST
 from test_resume import Signalled, config, gone_on
 
+from conftest import FAST
 from recursivemix.cli import main
 from recursivemix.models.checkpoint_file import CheckpointError, write_checkpoint
 from recursivemix.training.checkpoints import CheckpointIO, NonFiniteLossError

@@ -18,13 +18,12 @@ from recursivemix.tasks.settings import (
 )
 from recursivemix.training.settings import RunSettings
 
-from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
+from .errors import UsageError, usage_errors
 from .parser import parse_options
 from .trainer import TrainerOptions, values_of
 
 if TYPE_CHECKING:
     from recursivemix.training.prepare import PreparedRun
-    from recursivemix.training.record import Result
 
 COMMON = (
     "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
@@ -77,7 +76,7 @@ def transfer_detection(
         recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
         recursivemix transfer detection --detector retinanet --backbone resnet50 --download --data DIR
     """
-    draw_predictions(train(transfer_detection, source, settings, trainer))
+    transfer(transfer_detection, source, settings, trainer)
 
 
 def transfer_instance(source: SettingsSource, settings: InstanceSettings, trainer: TrainerOptions) -> None:
@@ -86,7 +85,7 @@ def transfer_instance(source: SettingsSource, settings: InstanceSettings, traine
     Examples:
         recursivemix transfer instance --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    draw_predictions(train(transfer_instance, source, settings, trainer))
+    transfer(transfer_instance, source, settings, trainer)
 
 
 def transfer_segmentation(
@@ -97,7 +96,18 @@ def transfer_segmentation(
     Examples:
         recursivemix transfer segmentation --head upernet --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    draw_predictions(train(transfer_segmentation, source, settings, trainer))
+    transfer(transfer_segmentation, source, settings, trainer)
+
+
+def transfer(
+    command: Callable[..., None], source: SettingsSource, settings: Any, trainer: TrainerOptions
+) -> None:
+    """Train a detector or segmenter, and draw predictions into the run folder."""
+    from recursivemix.report.predictions import write_predictions
+
+    run: Any = train(command, source, settings, trainer)
+    if run is not None:
+        write_predictions(run.learner, run.data, run.folder / "predictions.png")
 
 
 def train(
@@ -114,67 +124,14 @@ def train(
     """
     from recursivemix.training.prepare import prepare
 
-    from .result_table import print_result
+    from .running import fit_and_print
 
-    name = command.__name__.replace("_", " ")
     settings = settings.with_absolute_paths()
+    name = command.__name__.replace("_", " ")
     resume = checkpoint_to_resume(name, command, source, settings, trainer)
     with usage_errors():
         run = prepare(settings, callbacks, trainer.plain, resume, source.resume_changed)
-    if run.trainer.is_global_zero:
-        for note in run.learner.notes:
-            print(note)
-    result = fit_run(run)
-    if result is None:
-        return None
-    print_result(run, result)
-    return run
-
-
-def fit_run(run: PreparedRun) -> Result | None:
-    """Fit; turn failures into one-line errors. Return None on processes other than the first."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.models.checkpoint_file import CheckpointError
-    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-    from recursivemix.training.fit import fit
-    from recursivemix.training.prepare import RunFolderError
-
-    first = run.trainer.is_global_zero
-    try:
-        result = fit(run)
-    except (StoppedError, NonFiniteLossError, CheckpointError) as error:
-        if not first:
-            return None  # raised on all processes; the exit code of the first one counts
-        if isinstance(error, StoppedError):
-            raise Interrupted(f"{error}; {resume_hint(run)}") from error
-        raise Failed(one_line(error)) from error
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
-        raise Interrupted(f"interrupted; {resume_hint(run)}") from error
-    except (UnreadableImageError, AnnotationError, MisconfigurationException, RunFolderError) as error:
-        raise UsageError(one_line(error)) from error
-    except OSError as error:
-        raise Failed(one_line(error)) from error
-    return result if first else None
-
-
-def resume_hint(run: PreparedRun) -> str:
-    """Return the command that resumes a run, if it has a checkpoint."""
-    if not any((run.folder / "checkpoints").glob("*.ckpt")):
-        return "nothing was kept"
-    return f"resume with: recursivemix {run.task.command} --resume {run.folder}"
-
-
-def draw_predictions(run: PreparedRun | None) -> None:
-    """Draw predictions of a trained detector or segmenter into its run folder."""
-    from recursivemix.report.predictions import write_predictions
-
-    if run is not None:
-        data: Any = run.data
-        learner: Any = run.learner
-        write_predictions(learner, data, run.folder / "predictions.png")
+    return run if fit_and_print(run) else None
 
 
 def expand(command: str, options: Sequence[str]) -> list[str]:
@@ -221,7 +178,8 @@ def checkpoint_to_resume(
     ]
     if changes and not source.resume_changed:
         raise UsageError(
-            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add --resume-changed"
+            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add "
+            f"--resume-changed"
         )
     return checkpoint_of(source.resume)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from recursivemix.data.open import open_images
 from recursivemix.mixing import create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.data.open import open_images
 
 from .settings import CompareSettings
 

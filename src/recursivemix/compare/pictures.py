@@ -13,12 +13,12 @@ from torch import Tensor
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
+from recursivemix.data.open import open_images
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.mixing import create_mixer
 from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
-from recursivemix.data.open import open_images
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.atomic_write import atomic_write, write_json
 
