@@ -241,7 +241,9 @@ def shown(capsys, *words):
 
 
 def test_help_is_short_and_the_rest_is_in_groups(capsys):
-    short, full, trainer = (shown(capsys, "fit", f"--{name}") for name in ("help", "help-all", "help-trainer"))
+    short, full, trainer = (
+        shown(capsys, "fit", f"--{name}") for name in ("help", "help-all", "help-trainer")
+    )
     for option in ("--data", "--val-split", "--batch-size", "--config", "--print-config", "--help-all"):
         assert option in short
     assert "--batch_size" not in short + full
