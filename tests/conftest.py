@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+FAST = ["--epochs", "2", "--batch-size", "12", "--workers", "0", "--device", "cpu", "--lr", "0.05"]
+"""Options of a run of a few seconds on `image_root`."""
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
