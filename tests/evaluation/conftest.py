@@ -2,14 +2,17 @@
 
 import pytest
 
-from recursivemix.tasks.classification_fit import FitConfig, prepare
-from recursivemix.training.run import fit
+from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The result of a short run, with the score and loss that Lightning measured at its end."""
-    settings = FitConfig(epochs=1, precision="32", out=tmp_path_factory.mktemp("evaluated") / "run")
+    settings = ClassificationSettings(
+        epochs=1, precision="32", out=tmp_path_factory.mktemp("evaluated") / "run"
+    )
     return fit(prepare(settings, [], {"limit_train_batches": 2, "enable_progress_bar": False}))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,20 +15,16 @@ from recursivemix.tasks.settings import (
     DetectionSettings,
     InstanceSettings,
     SegmentationSettings,
-    TransferSettings,
 )
 from recursivemix.training.settings import RunSettings
 
-from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
+from .errors import UsageError, usage_errors
 from .parser import parse_options
 from .trainer import TrainerOptions, values_of
 
 if TYPE_CHECKING:
-    from recursivemix.training.run import PreparedRun, Result
+    from recursivemix.training.prepare import PreparedRun
 
-    AnyRun = PreparedRun[Any, Any, Any, Any]
-
-SettingsT = TypeVar("SettingsT", bound=RunSettings)
 COMMON = (
     "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
     "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
@@ -68,28 +63,8 @@ def fit(source: SettingsSource, settings: ClassificationSettings, trainer: Train
         recursivemix fit --resume RUN
     """
     from recursivemix.explain.gallery import MixedBatchGallery
-    from recursivemix.report.records import write_json, write_text
-    from recursivemix.tasks.classification_fit import prepare
 
-    from .records import fit_record, print_result
-
-    settings = with_absolute_paths(settings)
-    resume = checkpoint_to_resume("fit", fit, source, settings, trainer)
-    gallery = MixedBatchGallery()
-    with usage_errors():
-        run = prepare(settings, [gallery], trainer.values, resume, source.resume_changed)
-    if not run.trainer.is_global_zero:
-        follow(run)
-        return
-    where, config = begin(run, settings, trainer)
-    if run.data.skipped:
-        write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
-        print(f"left out {len(run.data.skipped)} unreadable files, see {run.folder / 'skipped.txt'}")
-    if resume is None:
-        gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
-    result = train(run, "fit")
-    write_json(run.folder / "record.json", fit_record(run, result, where, config))
-    print_result(run, result)
+    train(fit, source, settings, trainer, MixedBatchGallery())
 
 
 def transfer_detection(
@@ -101,7 +76,7 @@ def transfer_detection(
         recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
         recursivemix transfer detection --detector retinanet --backbone resnet50 --download --data DIR
     """
-    transfer("detection", transfer_detection, source, settings, trainer)
+    transfer(transfer_detection, source, settings, trainer)
 
 
 def transfer_instance(source: SettingsSource, settings: InstanceSettings, trainer: TrainerOptions) -> None:
@@ -110,7 +85,7 @@ def transfer_instance(source: SettingsSource, settings: InstanceSettings, traine
     Examples:
         recursivemix transfer instance --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    transfer("instance", transfer_instance, source, settings, trainer)
+    transfer(transfer_instance, source, settings, trainer)
 
 
 def transfer_segmentation(
@@ -121,37 +96,42 @@ def transfer_segmentation(
     Examples:
         recursivemix transfer segmentation --head upernet --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    transfer("segmentation", transfer_segmentation, source, settings, trainer)
+    transfer(transfer_segmentation, source, settings, trainer)
 
 
 def transfer(
-    task: str,
+    command: Callable[..., None], source: SettingsSource, settings: Any, trainer: TrainerOptions
+) -> None:
+    """Train a detector or segmenter, and draw predictions into the run folder."""
+    from recursivemix.report.predictions import write_predictions
+
+    run: Any = train(command, source, settings, trainer)
+    if run is not None:
+        write_predictions(run.learner, run.data, run.folder / "predictions.png")
+
+
+def train(
     command: Callable[..., None],
     source: SettingsSource,
-    settings: TransferSettings,
+    settings: RunSettings,
     trainer: TrainerOptions,
-) -> None:
-    """Train on boxes, masks or label maps."""
-    from recursivemix.report.predictions import write_predictions
-    from recursivemix.report.records import write_json
-    from recursivemix.tasks.transfer_fit import prepare
+    *callbacks: Any,
+) -> PreparedRun | None:
+    """Train, print the result, and return the run; None on processes other than the first.
 
-    from .records import print_transfer, transfer_record
+    Raises:
+        UsageError, Failed, Interrupted: in one line.
+    """
+    from recursivemix.training.prepare import prepare
 
-    settings = with_absolute_paths(settings)
-    resume = checkpoint_to_resume(f"transfer {task}", command, source, settings, trainer)
+    from .running import fit_and_print
+
+    settings = settings.with_absolute_paths()
+    name = command.__name__.replace("_", " ")
+    resume = checkpoint_to_resume(name, command, source, settings, trainer)
     with usage_errors():
-        run, loaded = prepare(settings, [], trainer.values, resume, source.resume_changed)
-    if not run.trainer.is_global_zero:
-        follow(run)
-        return
-    print(f"backbone: {loaded}")
-    where, config = begin(run, settings, trainer)
-    result = train(run, f"transfer {task}")
-    record = transfer_record(run, result, where, task, config)
-    write_json(run.folder / "record.json", record | {"backbone": loaded.origin})
-    write_predictions(run.module, run.data, run.folder / "predictions.png")
-    print_transfer(run, result, task)
+        run = prepare(settings, callbacks, trainer.plain, resume, source.resume_changed)
+    return run if fit_and_print(run) else None
 
 
 def expand(command: str, options: Sequence[str]) -> list[str]:
@@ -172,17 +152,6 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
         mixer = values_of(options, "--mixer")[-1:]
         return ["--config", yaml.safe_dump(found.settings_with(*mixer)), *options]
     return list(options)
-
-
-def with_absolute_paths(settings: SettingsT) -> SettingsT:
-    """Return settings with absolute paths, so that the run can be resumed from another folder."""
-    paths = {name: getattr(settings, name, None) for name in ("data", "backbone")}
-    absolute = {
-        name: type(path)(Path(path).absolute())
-        for name, path in paths.items()
-        if path and Path(path).exists()
-    }
-    return replace(settings, **absolute)
 
 
 def checkpoint_to_resume(
@@ -209,7 +178,8 @@ def checkpoint_to_resume(
     ]
     if changes and not source.resume_changed:
         raise UsageError(
-            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add --resume-changed"
+            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add "
+            f"--resume-changed"
         )
     return checkpoint_of(source.resume)
 
@@ -248,77 +218,6 @@ def settings_file(resume: Path) -> Path:
     return file
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """Return settings as plain values, for YAML and JSON."""
-    values = asdict(settings)
-    return {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-    }
-
-
-def flat(settings: Any, trainer: TrainerOptions) -> dict[str, Any]:
+def flat(settings: RunSettings, trainer: TrainerOptions) -> dict[str, Any]:
     """Return all settings with the names of their options."""
-    return plain(settings) | {f"trainer.{name}": value for name, value in trainer.plain.items()}
-
-
-def begin(run: AnyRun, settings: Any, trainer: TrainerOptions) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Create the run's folder with its settings; return the environment and the settings for the record."""
-    from recursivemix.report.records import environment, write_text
-
-    where = environment(gpu=run.config.device != "cpu")
-    config = plain(settings) | ({"trainer": trainer.plain} if trainer.plain else {})
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
-    return where, config
-
-
-def follow(run: AnyRun) -> None:
-    """Train on a process that is not the first; the first one reports."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.models.checkpoint_file import CheckpointError
-    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-    from recursivemix.training.run import fit
-
-    try:
-        fit(run)
-    except (StoppedError, NonFiniteLossError, CheckpointError):
-        return  # all processes stop; the exit code of the first one counts
-    except (UnreadableImageError, AnnotationError, MisconfigurationException) as error:
-        raise UsageError(one_line(error)) from error
-
-
-def train(run: AnyRun, command: str) -> Result:
-    """Train; turn failures into one-line errors; delete the run folder if it holds no checkpoint."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.models.checkpoint_file import CheckpointError
-    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-    from recursivemix.training.run import fit
-
-    try:
-        return fit(run)
-    except BaseException as error:
-        started = any((run.folder / "checkpoints").glob("*.ckpt"))
-        if not started and run.resume is None:
-            shutil.rmtree(run.folder, ignore_errors=True)
-        hint = (
-            f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
-        )
-        if isinstance(error, StoppedError):
-            raise Interrupted(f"{error}; {hint}") from error
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
-            raise Interrupted(f"interrupted; {hint}") from error
-        if isinstance(error, (UnreadableImageError, AnnotationError, MisconfigurationException)):
-            raise UsageError(one_line(error)) from error
-        if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
-            raise Failed(one_line(error)) from error
-        raise
+    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.plain.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recursivemix.report.records import write_json
+from recursivemix.training.atomic_write import write_json
 from recursivemix.training.commands import Start, beside, check_code, run_all
 
 from .grid import Job, Run

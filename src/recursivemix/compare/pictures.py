@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ from torch import Tensor
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
+from recursivemix.data.open import open_images
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.mixing import create_mixer
 from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
-from recursivemix.report.records import write_json
-from recursivemix.tasks.classification_fit import open_run_data
 from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.whole import written_whole
+from recursivemix.training.atomic_write import atomic_write, write_json
 
 from .execute import LAST, is_finished
 from .grid import Run, labelled_runs
@@ -46,7 +46,7 @@ def make_pictures(settings: CompareSettings, out: Path) -> None:
     else:
         run_settings = settings.run(settings.labels[0], settings.first_seed)
         assert isinstance(run_settings, ClassificationSettings)
-        data = open_run_data(run_settings)
+        data = open_images(run_settings, run_settings.seed)
         checkpoints = {label: out / run.folder / LAST for label, run in first.items()}
         _classification_pictures(data, checkpoints, pictures)
 
@@ -54,7 +54,7 @@ def make_pictures(settings: CompareSettings, out: Path) -> None:
 def _copy_as_jpeg(source: Path, target: Path) -> None:
     """Photographs as PNG would make the page five times as large."""
     if source.is_file():
-        with Image.open(source) as image, written_whole(target) as part:
+        with Image.open(source) as image, atomic_write(target) as part:
             image.convert("RGB").save(part, "JPEG", quality=88)
 
 
@@ -80,7 +80,7 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
         captions[label] = {
             "captions": [", ".join(f"{name}: {weight:.2f}" for name, weight in row) for row in shares]
         }
-        network = trained.network.eval()
+        network = trained.network
         with torch.no_grad():
             top = network(images).softmax(1).max(1)
         maps = activation_maps(network, images, test[1])
@@ -107,7 +107,7 @@ def _mixed(trained: TrainedModel, images: Tensor, labels: Tensor) -> tuple[Tenso
 
     Of `TRIES` draws, return the one whose mean ``lam`` is nearest to `TYPICAL`: some draws mix nothing.
     """
-    settings, network = trained.settings, trained.network.train()
+    settings, network = trained.settings, deepcopy(trained.network).train()
     options = {"seed": settings["seed"]} | (settings["mixer_options"] or {})
     mixer = create_mixer(settings["mixer"], len(trained.classes), network, **options)
     order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...

@@ -71,7 +71,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             if file.read(4) != b"PK\x03\x04":
                 raise ValueError("not a ZIP archive")
             file.seek(0)
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, about what is refused below
+                content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # the unpickler raises whatever a malformed file leads to

@@ -20,9 +20,9 @@ from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.trained import TrainedModel, load, load_task
-from recursivemix.training.run import check_device
+from recursivemix.training.atomic_write import atomic_write, write_text
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
-from recursivemix.training.whole import written_whole
 
 from .cells import write_picture
 from .prediction_table import (
@@ -35,7 +35,6 @@ from .prediction_table import (
     columns_of,
 )
 from .predictions import confident, drawn
-from .records import write_text
 
 MOST_CLASSES = 254
 """In a label map of bytes, where 0 and 255 are no class."""
@@ -90,8 +89,13 @@ def predict_files(
     models = [load(path) for path in checkpoint]
     kind = format or (out.suffix.lstrip(".") if out is not None else "csv")
     _check(models, kind, out, features, maps, pictures)
-    if workers < 0:
-        raise ValueError(f"--workers must be at least 0, got {workers}")
+    for option, value, least in (
+        ("top-k", top_k, 1),
+        ("batch-size", batch_size, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"--{option} must be at least {least}, got {value}")
     files, root = find_images(images)
     names = output_names(files, root)
     for model in models:
@@ -102,8 +106,15 @@ def predict_files(
     unreadable: list[UnreadableImage] = []
     with open_table(models, kind, out, top_k, features) as table:
         console = Console(stderr=True)
-        shown = track(results, "predicting", len(files), console=console, transient=True)
-        for file, name, result in zip(files, names, shown, strict=True):
+        progress = track(
+            results,
+            "predicting",
+            len(files),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        for file, name, result in zip(files, names, progress, strict=True):
             named = replace(result, name=str(file if root is None else file.relative_to(root)))
             if isinstance(named, UnreadableImage):
                 unreadable.append(named)
@@ -232,7 +243,7 @@ def open_table(
     """
     columns = columns_of(models[0], top_k)
     try:
-        with nullcontext() if out is None else written_whole(out) as part:
+        with nullcontext() if out is None else atomic_write(out) as part:
             if kind == "parquet":
                 assert part is not None
                 yield ParquetTable(part, columns, features)

@@ -1,0 +1,83 @@
+"""Fit a prepared run from the command line, and turn failures into one-line errors."""
+
+from __future__ import annotations
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.table import Table
+
+from recursivemix.data.annotated import AnnotationError
+from recursivemix.data.decode import UnreadableImageError
+from recursivemix.models.checkpoint_file import CheckpointError
+from recursivemix.tasks import METRIC_NAMES
+from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import PreparedRun, RunFolderError
+from recursivemix.training.record import Result, finite
+
+from .errors import Failed, Interrupted, UsageError, one_line
+
+USER_ERRORS = (UnreadableImageError, AnnotationError, MisconfigurationException, RunFolderError)
+"""Errors of a run that the user can fix."""
+
+
+def fit_and_print(run: PreparedRun) -> bool:
+    """Train and print the result; return whether this is the process that writes files.
+
+    Raises:
+        UsageError, Failed, Interrupted: in one line.
+    """
+    first = run.trainer.is_global_zero
+    if first:
+        for note in run.learner.notes:
+            print(note)
+        skipped = getattr(run.data, "skipped", ())
+        if skipped:
+            print(f"left out {len(skipped)} unreadable files, see {run.folder / 'skipped.txt'}")
+    try:
+        result = fit(run)
+    except (StoppedError, NonFiniteLossError, CheckpointError) as error:
+        if not first:
+            return False  # all processes stop; the exit code of the first one counts
+        if isinstance(error, StoppedError):
+            raise Interrupted(f"{error}; {resume_hint(run)}") from error
+        raise Failed(one_line(error)) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+        raise Interrupted(f"interrupted; {resume_hint(run)}") from error
+    except USER_ERRORS as error:
+        raise UsageError(one_line(error)) from error
+    except OSError as error:
+        raise Failed(one_line(error)) from error
+    if first:
+        print_result(run, result)
+    return first
+
+
+def resume_hint(run: PreparedRun) -> str:
+    """Return the command that resumes a run, if it has a checkpoint."""
+    if not any((run.folder / "checkpoints").glob("*.ckpt")):
+        return "nothing was kept"
+    return f"resume with: recursivemix {run.task.command} --resume {run.folder}"
+
+
+def print_result(run: PreparedRun, result: Result) -> None:
+    """Print the metrics of the last epoch, the best score, and the cost of a run."""
+    learner, last = run.learner, result.rows[-1]
+    table = Table(title=f"{learner.hparams['model']}, {run.settings.mixer}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # show paths in full
+    name = METRIC_NAMES[result.score]
+    images = f"{result.evaluated} images ({run.data.split})"
+    table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
+    table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
+    for metric in learner.evaluated:
+        value = finite(last.get(metric))
+        if metric != result.score:
+            table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}")
+    table.add_row("time", f"{result.seconds:.1f} s")
+    table.add_row("training speed", f"{result.images_per_second:,.1f} images/s")
+    feature_map = learner.record().get("feature_map")
+    if feature_map is not None:
+        table.add_row("feature map of the region head", feature_map)
+    table.add_row("run folder", str(result.folder))
+    Console().print(table)
