@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recursivemix.report.records import environment, write_json
-from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.create import create_detector
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 
 NAMES = ("atss", "gfl", "retinanet")
 PEER = "retinanet"

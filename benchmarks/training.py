@@ -47,7 +47,8 @@ from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import create_model
-from recursivemix.report.records import environment, write_json
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
 from trainer_speed import trainer_speed
 

@@ -54,13 +54,13 @@ def cifar10_table() -> str:
     ]
     for mixer in sorted(groups, key=MIXER_ORDER.index):
         runs = sorted(groups[mixer], key=lambda run: int(run["seed"]))
-        last = [run["acc1_last"] for run in runs]
+        last = [run.get("score_last", run.get("acc1_last")) for run in runs]
         options = ", ".join(f"`{k}={v}`" for k, v in runs[0]["config"]["mixer_options"].items())
         nll = mean(run["epochs"][-1]["val_loss"] for run in runs)
         lines.append(
             f"| {mixer} | {options} | {mean(last):.2f} ± {stdev(last):.2f} | "
             f"{' / '.join(f'{value:.2f}' for value in last)} | "
-            f"{mean(run['acc1_best'] for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
+            f"{mean(run.get('score_best', run.get('acc1_best')) for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
         )
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
 
@@ -262,6 +262,49 @@ def step_table() -> str:
     return "\n".join([*lines, "", source(record, "results/step.json")])
 
 
+def coverage_table() -> str:
+    """Return how often intervals hold the truth in simulated comparisons."""
+    if not (RESULTS / "coverage.json").exists():
+        return "Not measured yet: benchmarks/coverage.py."
+    record = read(RESULTS / "coverage.json")
+    rows = record["differences"]
+
+    def span(values: list[float]) -> str:
+        low, high = 100 * min(values), 100 * max(values)
+        return f"{low:.1f} to {high:.1f} %"
+
+    kinds = list(dict.fromkeys(row["interval"] for row in rows))
+    lines = [
+        f"**Intervals of 95 %**: the share that holds the true difference of two methods, in {record['n']:,} "
+        "simulated comparisons per setting with known truth. Lowest to highest share over numbers of test "
+        "images and spreads over seeds and images.",
+        "",
+        f"| seeds | {' | '.join(kinds)} |",
+        "| --- " * (1 + len(kinds)) + "|",
+    ]
+    for seeds in sorted({row["seeds"] for row in rows}):
+        own = [row for row in rows if row["seeds"] == seeds]
+        if seeds == 1:
+            here = span([row["coverage_of_this_seed"] for row in own])
+            other = span([row["coverage"] for row in own])
+            lines.append(
+                f"| 1 | {here} of this seed's networks; {other} of other seeds |" + " |" * (len(kinds) - 1)
+            )
+            continue
+        cells = [span([row["coverage"] for row in own if row["interval"] == kind]) for kind in kinds]
+        lines.append(f"| {seeds} | {' | '.join(cells)} |")
+    levels = record["levels"]
+    lines += ["", "A measure that cannot be negative, gamma distributed over seeds:", ""]
+    lines += ["| seeds | standard deviation / mean | t | t on the log scale | t reaches below zero |"]
+    lines += ["| --- " * 5 + "|"]
+    for plain, log in zip(levels[::2], levels[1::2], strict=True):
+        lines.append(
+            f"| {plain['seeds']} | {plain['variation']} | {100 * plain['coverage']:.1f} % | "
+            f"{100 * log['coverage']:.1f} % | {100 * plain['below_zero']:.1f} % |"
+        )
+    return "\n".join([*lines, "", source(record, "results/coverage.json")])
+
+
 COMPARISONS = {
     "equal": "equal settings: bfloat16, channels_last, images in memory",
     "defaults": "defaults of each",
@@ -353,6 +396,7 @@ TABLES = {
     "step": step_table,
     "training": training_table,
     "gpu": gpu_table,
+    "coverage": coverage_table,
 }
 
 

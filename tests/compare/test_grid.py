@@ -9,8 +9,8 @@ import torch
 from recursivemix.compare.grid import check_grid, jobs_of, labelled_runs
 from recursivemix.compare.pace import Pace, epochs_in_budget, total_seconds
 from recursivemix.compare.settings import BackboneSettings, CompareSettings, budget_seconds
-from recursivemix.tasks.classification_fit import prepare
 from recursivemix.tasks.settings import ClassificationSettings, DetectionSettings
+from recursivemix.training.prepare import prepare
 
 TWO = CompareSettings(
     mixers="none,recursivemix",

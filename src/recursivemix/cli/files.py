@@ -62,7 +62,7 @@ def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> Non
     """
     from recursivemix.data.diagnosis import print_diagnosis
     from recursivemix.data.doctor import examine
-    from recursivemix.report.records import write_json
+    from recursivemix.training.atomic_write import write_json
 
     with usage_errors():
         diagnosis = examine(folder, workers=workers)

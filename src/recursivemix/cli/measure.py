@@ -17,7 +17,8 @@ def evaluate(**options: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from recursivemix.report.records import environment, write_json
+    from recursivemix.training.atomic_write import write_json
+    from recursivemix.training.environment import environment
 
     out = options.pop("out", None)
     with usage_errors():

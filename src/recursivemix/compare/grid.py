@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from recursivemix.data.open import open_images
 from recursivemix.mixing import create_mixer
 from recursivemix.models.create import create_model
-from recursivemix.tasks.classification_fit import open_run_data
 
 from .settings import CompareSettings
 
@@ -94,7 +94,7 @@ def check_grid(settings: CompareSettings) -> None:
     runs: dict[str, Any] = {label: settings.run(label, settings.first_seed) for label in settings.labels}
     if settings.is_dense:
         return
-    data = open_run_data(runs[settings.labels[0]])
+    data = open_images(runs[settings.labels[0]], runs[settings.labels[0]].seed)
     for label, method in runs.items():
         network = create_model(method.model, len(data.classes), data.image_size)
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from recursivemix.evaluation.probes import compared_metrics
 from recursivemix.report.words import at
-from recursivemix.tasks.transfer_settings import METRIC_NAMES
+from recursivemix.tasks import METRIC_NAMES
 
 Metrics = dict[str, dict[str, Any]]
 """``metrics`` of ``comparison.json``: name, unit, whether higher is better, and whether it is drawn."""

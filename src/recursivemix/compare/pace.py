@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from recursivemix.tasks import classification_fit, transfer_fit
-from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
 
 from .settings import CompareSettings, budget_seconds, task_settings
@@ -156,7 +155,7 @@ def _measure(settings: RunSettings, label: str) -> _Measured:
             "limit_val_batches": STEPS,
             "enable_progress_bar": False,
         }
-        run: Any = prepare_run(settings, Path(folder, "run"), clock, options)
+        run = prepare(replace(settings, out=Path(folder, "run")), [clock], options)
         fit(run)
     step, batch = _median_gap(clock.training[WARM_UP:]), _median_gap(clock.evaluation)
     elapsed = time.perf_counter() - start
@@ -169,14 +168,6 @@ def _measure(settings: RunSettings, label: str) -> _Measured:
         batch,
         settings.batch_size,
     )
-
-
-def prepare_run(settings: RunSettings, out: Path, clock: Clock, options: dict[str, Any]) -> Any:
-    """Prepare a run of any task in a folder."""
-    settings = replace(settings, out=out)
-    if isinstance(settings, ClassificationSettings):
-        return classification_fit.prepare(settings, [clock], options)
-    return transfer_fit.prepare(settings, [clock], options)[0]  # type: ignore[arg-type]
 
 
 def _median_gap(times: list[float]) -> float:

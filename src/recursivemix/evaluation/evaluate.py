@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recursivemix.data.names import Source
-from recursivemix.training.run import check_device
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device, Precision
 
 from .checkpoint import open_measured

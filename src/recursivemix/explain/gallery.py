@@ -66,7 +66,7 @@ def pasted_box(batch: MixedBatch, index: int) -> tuple[int, int, int, int] | Non
 
 
 class MixedBatchGallery(Callback):
-    """Draws the first mixed batches of a run, once `prepare` has said where and of what.
+    """Draw the first mixed batches of a new run into ``mixed_batches.png`` in its folder.
 
     Args:
         steps: how many batches.
@@ -75,30 +75,26 @@ class MixedBatchGallery(Callback):
     def __init__(self, steps: int = 4) -> None:
         self.steps = steps
         self._batches: list[MixedBatch] = []
-        self._path: Path | None = None
-
-    def prepare(
-        self, path: Path, classes: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
-        """Set the picture's path, and what `draw_gallery` needs."""
-        self._path, self._classes, self._mean, self._std = path, classes, mean, std
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._path is not None and trainer.is_global_zero:
+        if trainer.global_step == 0 and trainer.is_global_zero:
             pl_module.watch = self._batches.append  # type: ignore[assignment]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if len(self._batches) >= self.steps:
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._batches:  # an epoch shorter than the picture
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
-    def _finish(self, pl_module: LightningModule) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.watch = None  # type: ignore[assignment]
-        assert self._path is not None  # said in `prepare`, or nothing would have been watched
-        write_cells(gallery(self._batches, self._classes, self._mean, self._std), self._path, "light")
+        hparams = pl_module.hparams
+        picture = gallery(
+            self._batches, hparams["classes"], hparams["data"]["mean"], hparams["data"]["std"]
+        )
+        write_cells(picture, Path(trainer.default_root_dir, "mixed_batches.png"), "light")
         self._batches.clear()

@@ -49,7 +49,7 @@ from recursivemix.report.cells import (
 )
 from recursivemix.report.overlays import draw_target
 from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
+from recursivemix.training.atomic_write import write_text
 
 from .sources import Composition, SourceTracker
 

@@ -21,8 +21,8 @@ from recursivemix.mixing import RecursiveMix
 from recursivemix.report.cells import GROUND, INK, Theme, check_out
 from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table, render
 from recursivemix.report.plots import Series, lines
-from recursivemix.report.records import environment, write_json, write_text
-from recursivemix.training.whole import written_whole
+from recursivemix.training.atomic_write import atomic_write, write_json, write_text
+from recursivemix.training.environment import environment
 
 from .preview import network_for
 from .sources import SourceTracker
@@ -355,7 +355,7 @@ def statistics(
         if out.suffix.lower() == ".json":
             write_json(out, record)
         elif out.suffix.lower() == ".png":
-            with written_whole(out) as part:
+            with atomic_write(out) as part:
                 part.write_bytes(draw_statistics(found, record, theme))
         else:
             write_text(out, render(statistics_page(found, record)))

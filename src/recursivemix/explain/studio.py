@@ -34,7 +34,7 @@ from recursivemix.evaluation.activation import activation_maps
 from recursivemix.mixing import MIXERS
 from recursivemix.report.cells import Cell, Cells, as_bytes, as_grid
 from recursivemix.report.page import render_grid, templates
-from recursivemix.training.run import check_device
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
 
 from .activation import Looked, distinct_names, map_cell, read_looked
