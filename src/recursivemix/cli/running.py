@@ -14,10 +14,17 @@ from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import PreparedRun, RunFolderError
 from recursivemix.training.record import Result, finite
+from recursivemix.training.resume import ResumeError
 
 from .errors import Failed, Interrupted, UsageError, one_line
 
-USER_ERRORS = (UnreadableImageError, AnnotationError, MisconfigurationException, RunFolderError)
+USER_ERRORS = (
+    UnreadableImageError,
+    AnnotationError,
+    MisconfigurationException,
+    ResumeError,
+    RunFolderError,
+)
 """Errors of a run that the user can fix."""
 
 
