@@ -54,13 +54,13 @@ def cifar10_table() -> str:
     ]
     for mixer in sorted(groups, key=MIXER_ORDER.index):
         runs = sorted(groups[mixer], key=lambda run: int(run["seed"]))
-        last = [run["acc1_last"] for run in runs]
+        last = [run.get("score_last", run.get("acc1_last")) for run in runs]
         options = ", ".join(f"`{k}={v}`" for k, v in runs[0]["config"]["mixer_options"].items())
         nll = mean(run["epochs"][-1]["val_loss"] for run in runs)
         lines.append(
             f"| {mixer} | {options} | {mean(last):.2f} ± {stdev(last):.2f} | "
             f"{' / '.join(f'{value:.2f}' for value in last)} | "
-            f"{mean(run['acc1_best'] for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
+            f"{mean(run.get('score_best', run.get('acc1_best')) for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
         )
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
 

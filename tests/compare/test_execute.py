@@ -14,7 +14,7 @@ import yaml
 from recursivemix.compare import execute
 from recursivemix.compare.execute import check_unchanged, is_finished, run_job, run_locally
 from recursivemix.compare.grid import Job, Run
-from recursivemix.training.commands import GridStoppedError, RunError
+from recursivemix.compare.processes import GridStoppedError, RunError
 
 PRETENDER = """
 import json, os, pathlib, sys, time

@@ -208,11 +208,13 @@ def parse_options(
     if TrainerOptions in parameters.values() and names_trainer(words):
         add_trainer(parser)
     values = parser.parse_args(parser.completed(words))
+    trainer = trainer_options(parser, values)
+    values.pop("trainer", None)  # `prepare` creates its objects
     chosen = parser.instantiate(values)
     arguments: dict[str, Any] = {}
     for parameter, kind in parameters.items():
         if kind is TrainerOptions:
-            arguments[parameter] = trainer_options(parser, values, chosen)
+            arguments[parameter] = trainer
         elif is_dataclass(kind):
             made: Any = kind
             arguments[parameter] = made(**{item.name: chosen[item.name] for item in fields(kind)})

@@ -130,7 +130,7 @@ def train(
     name = command.__name__.replace("_", " ")
     resume = checkpoint_to_resume(name, command, source, settings, trainer)
     with usage_errors():
-        run = prepare(settings, callbacks, trainer.plain, resume, source.resume_changed)
+        run = prepare(settings, callbacks, trainer.values, resume, source.resume_changed)
     return run if fit_and_print(run) else None
 
 
@@ -220,4 +220,4 @@ def settings_file(resume: Path) -> Path:
 
 def flat(settings: RunSettings, trainer: TrainerOptions) -> dict[str, Any]:
     """Return all settings with the names of their options."""
-    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.plain.items()}
+    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.values.items()}

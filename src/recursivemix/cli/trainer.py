@@ -18,9 +18,7 @@ class TrainerOptions:
     """Arguments of Lightning's Trainer that differ from its defaults."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    """Ready to use: callbacks, loggers and strategies are objects."""
-    plain: dict[str, Any] = field(default_factory=dict)
-    """As a YAML file holds them."""
+    """As a YAML file holds them: callbacks, loggers and strategies by their ``class_path``."""
 
 
 def add_trainer(parser: ArgumentParser) -> None:
@@ -55,22 +53,20 @@ def values_of(words: Sequence[str], option: str) -> list[str]:
     return values
 
 
-def trainer_options(parser: ArgumentParser, values: Namespace, chosen: Namespace) -> TrainerOptions:
+def trainer_options(parser: ArgumentParser, values: Namespace) -> TrainerOptions:
     """Return the options that differ from Lightning's defaults.
 
     Args:
         parser: with the options of the Trainer, or without.
         values: what was parsed.
-        chosen: the same, with objects instead of class paths.
     """
-    if "trainer" not in chosen:
+    if "trainer" not in values:
         return TrainerOptions()
     from lightning import Trainer
 
     defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
-    objects = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
     plain = yaml.safe_load(parser.dump(values, skip_unset=False))["trainer"]
-    return TrainerOptions(objects, {name: plain[name] for name in objects})
+    return TrainerOptions({name: value for name, value in plain.items() if value != defaults[name]})
 
 
 class HelpTrainer(argparse.Action):

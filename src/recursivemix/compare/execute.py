@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from recursivemix.training.atomic_write import write_json
-from recursivemix.training.commands import Start, beside, check_code, run_all
 
 from .grid import Job, Run
+from .processes import Start, beside, check_code, run_all
 
 CLI = (sys.executable, "-m", "recursivemix.cli")
 RECORD, EVALUATION = "record.json", "evaluation.json"
