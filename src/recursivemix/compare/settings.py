@@ -275,8 +275,10 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
 def _parser(task: Task) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
+    from recursivemix.training.options import add_settings
+
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TASKS[task], as_group=False)
+    add_settings(parser, TASKS[task])
     return parser
 
 
