@@ -21,13 +21,13 @@ from .learner import Learner
 TABLES = {
     "epoch": int,
     "global_step": int,
-    "next_step": int,
     "pytorch-lightning_version": str,
     "loops": dict,
     "callbacks": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
     "ranks": list,
+    "RunLoaders": dict,
 }
 """Entries of a checkpoint that resuming needs besides the network, with their types."""
 CALLBACKS = ("EpochLog", "Checkpoints")
@@ -102,15 +102,22 @@ def check_tables(checkpoint: dict[str, Any], path: Path) -> None:
         if other:
             found = f"is {type(value).__name__}, expected {kind.__name__}"
             found = found if name in checkpoint else "is missing"
-        elif kind is int and value < 0:
+        elif kind is int and not is_count(value):
             found = f"must be at least 0, got {value}"
-        elif name == "ranks" and not all(isinstance(rank, dict) for rank in value):
+        elif kind is list and not (value and all(isinstance(state, dict) for state in value)):
             found = "must be a list of tables"
+        elif name == "RunLoaders" and not is_count(value.get("next_step")):
+            found = f"must hold the next_step, got {value.get('next_step')!r}"
         elif name == "callbacks" and not all(isinstance(value.get(key), dict) for key in CALLBACKS):
             found = f"must hold the states of {' and '.join(CALLBACKS)}"
         else:
             continue
         raise ResumeError(f"the run cannot be resumed from {path}: its {name} {found}")
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is an integer of at least 0."""
+    return type(value) is int and value >= 0
 
 
 @contextmanager
