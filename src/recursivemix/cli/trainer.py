@@ -41,7 +41,7 @@ def names_trainer(words: Sequence[str]) -> bool:
 def values_of(words: Sequence[str], option: str) -> list[str]:
     """Return the values of ``--option VALUE`` and ``--option=VALUE``, in order."""
     values = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name == option:
             values.append(value if equals else following)
