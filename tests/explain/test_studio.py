@@ -17,13 +17,13 @@ from PIL import Image
 from recursivemix.cli import main
 from recursivemix.data.formats.digits import digits
 from recursivemix.explain import studio as module
-from recursivemix.explain.activation import read_looked
+from recursivemix.explain.activation import load_named
+from recursivemix.explain.server import make_server
 from recursivemix.explain.studio import (
     KEPT,
     MOST_BYTES,
     Settings,
     Studio,
-    make_app,
     settings_from,
     sliders_of,
 )
@@ -43,14 +43,11 @@ def picture(size=(40, 30), colour=(200, 30, 30), kind="PNG"):
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
     """A server on a free port, with a checkpoint."""
-    import uvicorn
-
     path = write_checkpoint(
         tmp_path_factory.mktemp("studio") / "net.ckpt", size=32, classes=[str(k) for k in range(10)]
     )
-    app = make_app(Studio(digits(), looked=read_looked(path, "net")))
+    server = make_server(Studio(digits(), trained=load_named([path], "cpu")[0]))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
@@ -166,10 +163,10 @@ def test_no_file_is_read(port, path):
 def test_only_the_last_images_are_kept():
     studio = Studio(digits())
     names = [studio.keep(picture(colour=(k, 0, 0))) for k in range(KEPT + 2)]
-    assert list(studio.dropped) == names[2:]
+    assert list(studio.uploads) == names[2:]
     with pytest.raises(ValueError, match="no longer kept"):
         studio.show(Settings(image=names[0]))
-    assert all(kept.shape == (3, 32, 32) for kept in studio.dropped.values())
+    assert all(kept.shape == (3, 32, 32) for kept in studio.uploads.values())
 
 
 def test_sliders_are_arguments_of_the_mixer():
@@ -198,7 +195,7 @@ def test_it_listens_on_loopback_alone(monkeypatch, capsys):
     assert "http://127.0.0.1:" in capsys.readouterr().out
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["studio", "--dataset", "digits", "--port", str(taken.getsockname()[1])]) == 2
-    assert "name another with --port" in capsys.readouterr().err
+    assert "cannot be used" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["studio", "--host", "0.0.0.0"])
 
@@ -275,7 +272,7 @@ def test_a_person_clicks_through(port, scheme, tmp_path):
         page.locator("#mixed", has_text="your image").wait_for()
         drawn()
         page.set_input_files("#file", str(broken))
-        page.locator("#message", has_text="no image").wait_for()
+        page.locator("#message", has_text="must be an image").wait_for()
         page.click("#remove")
         drawn()
         assert "your image" not in page.inner_text("#mixed")
