@@ -50,7 +50,7 @@ def main() -> None:
         torch.manual_seed(0)
         loaded = load_backbone("random", arguments.model)
         detectors[name] = create_detector(
-            name,  # type: ignore[arg-type]
+            name,
             loaded,
             arguments.classes,
             image_size=size,

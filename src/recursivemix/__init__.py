@@ -35,6 +35,7 @@ __all__ = [
     "TransMix",
     "__version__",
     "create_mixer",
+    "load",
     "region_pool",
 ]
 
@@ -53,9 +54,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
         GridMix,
         ManifoldMix,
         MeanTeacher,
-        MixUp,
         MixedBatch,
         Mixer,
+        MixUp,
         NoMix,
         RecursiveMix,
         ResizeMix,
@@ -66,8 +67,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
         create_mixer,
     )
     from recursivemix.models.region import RegionModel, region_pool
+    from recursivemix.models.trained import load
 else:
-    _SUBMODULES = {"RegionModel": "models.region", "region_pool": "models.region"}
+    _SUBMODULES = {"RegionModel": "models.region", "load": "models.trained", "region_pool": "models.region"}
     """Where a name comes from, if not from ``mixing``."""
 
     def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs are begun, taken up, passed over, stopped; with commands that only pretend."""
+"""Runs are started, resumed, skipped and stopped; with commands that only pretend."""
 
 import json
 import os
@@ -6,25 +6,25 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recursivemix.compare import execute
-from recursivemix.compare.execute import check_same, is_finished, run_job, run_locally
-from recursivemix.compare.grid import Job
+from recursivemix.compare.execute import check_unchanged, is_finished, run_job, run_locally
+from recursivemix.compare.grid import Job, Run
 from recursivemix.training.commands import GridStoppedError, RunError
 
 PRETENDER = """
 import json, os, pathlib, sys, time
 words = sys.argv[1:]
 folder = pathlib.Path(words[words.index("--out") + 1]) if "--out" in words else None
-if words[0] == "fit" and "--resume" in words:
+if "--resume" in words:
     folder = pathlib.Path(words[words.index("--resume") + 1])
 mode = os.environ.get("PRETEND", "")
 print("words", json.dumps(words), "threads", os.environ.get("OMP_NUM_THREADS"))
-if words[0] == "fit":
+if words[0] in ("fit", "transfer"):
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / "last.ckpt").write_text("x")
     if mode == "slow":
@@ -43,11 +43,12 @@ def pretend(tmp_path, monkeypatch):
     script = tmp_path / "pretender.py"
     script.write_text(PRETENDER)
     monkeypatch.setattr(execute, "CLI", (sys.executable, str(script)))
-    return tmp_path / "runs"
+    return tmp_path
 
 
-def job(label: str = "none", seed: int = 0, **settings) -> Job:
-    return Job(label, seed, {"mixer": label, "seed": seed, **settings}, 50)
+def job(label: str = "none", seed: int = 0, images: int | None = 50, **settings) -> Job:
+    settings = {"mixer": label, "seed": seed, **settings}
+    return Job((Run(f"runs/{label}-seed{seed}", ("fit",), settings, seed, label, None, images),))
 
 
 def commands(log: Path) -> list[list[str]]:
@@ -60,8 +61,8 @@ def test_a_run_is_fitted_evaluated_and_then_left_alone(pretend):
     for _ in range(2):
         assert run_locally([job(data="D")], pretend, 1, lambda *args: ended.append(args)) == {}
     assert [(j.name, problem) for j, problem in ended] == [("none-seed0", None)] * 2
-    assert is_finished(pretend / "none-seed0")
-    fit, evaluate = commands(pretend / "none-seed0.log")  # once
+    assert is_finished(job().runs[0], pretend)
+    fit, evaluate = commands(pretend / "runs" / "none-seed0.log")  # once
     assert fit[0] == "fit"
     assert "mixer: none" in fit[fit.index("--config") + 1]
     assert evaluate[:1] == ["evaluate"]
@@ -71,14 +72,14 @@ def test_a_run_is_fitted_evaluated_and_then_left_alone(pretend):
 
 
 def test_an_interrupted_run_is_resumed_and_an_unborn_one_begins_anew(pretend):
-    (pretend / "none-seed0" / "checkpoints").mkdir(parents=True)
-    (pretend / "none-seed0" / "checkpoints" / "last.ckpt").write_text("x")
-    (pretend / "none-seed1" / "checkpoints").mkdir(parents=True)
-    (pretend / "none-seed1" / "config.yaml").write_text("left over")
+    (pretend / "runs" / "none-seed0" / "checkpoints").mkdir(parents=True)
+    (pretend / "runs" / "none-seed0" / "checkpoints" / "last.ckpt").write_text("x")
+    (pretend / "runs" / "none-seed1" / "checkpoints").mkdir(parents=True)
+    (pretend / "runs" / "none-seed1" / "config.yaml").write_text("left over")
     run_locally([job(), job(seed=1)], pretend, 1, lambda *args: None)
-    assert commands(pretend / "none-seed0.log")[0][:2] == ["fit", "--resume"]
-    assert commands(pretend / "none-seed1.log")[0][:2] == ["fit", "--config"]
-    assert not (pretend / "none-seed1" / "config.yaml").exists()
+    assert commands(pretend / "runs" / "none-seed0.log")[0][:2] == ["fit", "--resume"]
+    assert commands(pretend / "runs" / "none-seed1.log")[0][:2] == ["fit", "--config"]
+    assert not (pretend / "runs" / "none-seed1" / "config.yaml").exists()
 
 
 def test_one_that_fails_takes_no_other_with_it(pretend, monkeypatch):
@@ -87,14 +88,14 @@ def test_one_that_fails_takes_no_other_with_it(pretend, monkeypatch):
     assert list(problems) == ["cutmix-seed0"]
     assert "out of luck" in problems["cutmix-seed0"]
     assert "cutmix-seed0.log" in problems["cutmix-seed0"]
-    assert is_finished(pretend / "none-seed0")
+    assert is_finished(job().runs[0], pretend)
 
 
 def test_jobs_share_the_cores(pretend, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     run_locally([job(seed=s) for s in range(4)], pretend, 4, lambda *args: None)
     for seed in range(4):
-        assert " threads 2" in (pretend / f"none-seed{seed}.log").read_text()
+        assert " threads 2" in (pretend / "runs" / f"none-seed{seed}.log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -103,7 +104,7 @@ def test_a_stop_ends_the_runs_and_begins_no_more(pretend, monkeypatch, number):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 
     def stop():
-        while not (pretend / "none-seed0" / "checkpoints" / "last.ckpt").exists():
+        while not (pretend / "runs" / "none-seed0" / "checkpoints" / "last.ckpt").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
@@ -115,31 +116,83 @@ def test_a_stop_ends_the_runs_and_begins_no_more(pretend, monkeypatch, number):
     finally:
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 40  # the pretended run would go on for a minute
-    assert not (pretend / "none-seed1.log").exists()
+    assert not (pretend / "runs" / "none-seed1.log").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_folder_of_other_settings_is_refused(pretend):
     run_locally([job(lr=0.1)], pretend, 1, lambda *args: None)
-    (pretend / "none-seed0" / "evaluation.json").unlink()
-    check_same(job(lr=0.1), pretend / "none-seed0")
+    (pretend / "runs" / "none-seed0" / "evaluation.json").unlink()
+    check_unchanged(job(lr=0.1).runs[0], pretend)
     with pytest.raises(ValueError, match=r"lr was 0\.1, is 0\.2"):
-        check_same(job(lr=0.2), pretend / "none-seed0")
+        check_unchanged(job(lr=0.2).runs[0], pretend)
 
 
 def test_an_evaluation_on_other_images_is_refused(pretend):
     run_locally([job()], pretend, 1, lambda *args: None)
-    folder = pretend / "none-seed0"
-    check_same(replace(job(), images=90), folder)
-    check_same(replace(job(), images=200), folder)  # there are no more
+    check_unchanged(job(images=90).runs[0], pretend)
+    check_unchanged(job(images=200).runs[0], pretend)  # there are no more
     with pytest.raises(ValueError, match="was evaluated on 90 images, --images is 50"):
-        check_same(job(), folder)
+        check_unchanged(job().runs[0], pretend)
+
+
+def backbone_job(epochs: int = 2) -> Job:
+    before = Run("backbones/none-seed0", ("fit",), {"mixer": "none", "seed": 0}, 0)
+    after = Run(
+        "runs/dense-seed0",
+        ("transfer", "detection"),
+        {"epochs": epochs, "seed": 0},
+        0,
+        "dense",
+        before.folder,
+    )
+    return Job((before, after))
+
+
+def test_a_backbone_is_trained_once_and_then_transferred(pretend):
+    for _ in range(2):
+        assert run_locally([backbone_job()], pretend, 1, lambda *args: None) == {}
+    (fit,) = commands(pretend / "backbones" / "none-seed0.log")
+    assert fit[0] == "fit"
+    assert "backbone" not in fit[fit.index("--config") + 1]
+    (transfer,) = commands(pretend / "runs" / "dense-seed0.log")
+    assert transfer[:2] == ["transfer", "detection"]
+    settings = yaml.safe_load(transfer[transfer.index("--config") + 1])
+    last = (pretend / "backbones" / "none-seed0" / "checkpoints" / "last.ckpt").absolute()
+    assert settings == {"epochs": 2, "seed": 0, "backbone": str(last)}
+    assert not (pretend / "runs" / "dense-seed0" / "evaluation.json").exists()
+
+
+def test_a_stopped_transfer_is_resumed_and_its_backbone_left_alone(pretend):
+    run_locally([backbone_job()], pretend, 1, lambda *args: None)
+    run = pretend / "runs" / "dense-seed0"
+    (run / "record.json").unlink()
+    run_locally([backbone_job()], pretend, 1, lambda *args: None)
+    assert commands(pretend / "runs" / "dense-seed0.log")[1] == [
+        "transfer",
+        "detection",
+        "--resume",
+        str(run),
+    ]
+    assert len(commands(pretend / "backbones" / "none-seed0.log")) == 1
+
+
+def test_changed_settings_of_a_transfer_are_refused_and_a_moved_folder_is_not(pretend):
+    run_locally([backbone_job()], pretend, 1, lambda *args: None)
+    file = pretend / "runs" / "dense-seed0.json"
+    # Earlier versions kept the path of the backbone.
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"backbone": "/moved/last.ckpt"}))
+    check_unchanged(backbone_job().runs[1], pretend)
+    with pytest.raises(
+        ValueError, match=r"dense-seed0 was made with other settings \(epochs was 2, is 9\)"
+    ):
+        check_unchanged(backbone_job(epochs=9).runs[1], pretend)
 
 
 def test_a_label_with_a_dot_keeps_its_files_apart(pretend):
     for label in ("omega-0.1", "omega-0.5"):
         run_locally([job(label)], pretend, 1, lambda *args: None)
-    names = {path.name for path in pretend.iterdir()}
+    names = {path.name for path in (pretend / "runs").iterdir()}
     assert {"omega-0.1-seed0.log", "omega-0.5-seed0.log", "omega-0.1-seed0.json"} <= names
 
 
@@ -149,4 +202,4 @@ def test_a_command_without_output_still_has_a_message(pretend):
         return 3
 
     with pytest.raises(RunError, match="exit code 3: no output"):
-        run_job(job(), pretend / "none-seed0", None, silent)
+        run_job(job(), pretend, None, silent)

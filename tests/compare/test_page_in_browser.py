@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_up import write_comparison, write_transfer
+from made_up import write_backbones, write_comparison
 
-from recursivemix.compare.compare import PAGE, rebuild
-from recursivemix.compare.transfer_compare import rebuild as rebuild_transfer
+from recursivemix.compare.compare import PAGE, report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("RECURSIVEMIX_REQUIRE_BROWSER") == "1"
@@ -54,9 +53,9 @@ def browser():
 def addresses(tmp_path_factory):
     """Of each kind of page."""
     compared = write_comparison(tmp_path_factory.mktemp("compared"))
-    transferred = write_transfer(tmp_path_factory.mktemp("transferred"))
-    rebuild(compared)
-    rebuild_transfer(transferred)
+    transferred = write_backbones(tmp_path_factory.mktemp("transferred"))
+    report(compared)
+    report(transferred)
     folders = {"comparison": compared, "transfer": transferred}
     return {kind: (folder / PAGE).absolute().as_uri() for kind, folder in folders.items()}
 

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recursivemix.compare import on_ray
 from recursivemix.compare.execute import LAST, is_finished
-from recursivemix.compare.grid import CompareConfig, jobs_of
+from recursivemix.compare.grid import Job, jobs_of
 from recursivemix.compare.on_ray import place, run_on_ray
+from recursivemix.compare.settings import CompareSettings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 # Of Ray and its own use of the system.
@@ -29,8 +31,8 @@ def cluster():
     ray.shutdown()
 
 
-def grid(root: Path, epochs: int = 1, seeds: int = 1) -> CompareConfig:
-    return CompareConfig(
+def grid(root: Path, epochs: int = 1, seeds: int = 1) -> CompareSettings:
+    return CompareSettings(
         data=root,
         mixers="none",
         seeds=seeds,
@@ -43,24 +45,25 @@ def grid(root: Path, epochs: int = 1, seeds: int = 1) -> CompareConfig:
 def test_runs_arrive_in_the_same_folder(cluster, image_root, tmp_path):
     ended = []
     jobs = jobs_of(grid(image_root, seeds=2))
-    assert run_on_ray(jobs, tmp_path / "runs", None, 2, lambda *args: ended.append(args)) == {}
+    assert run_on_ray(jobs, tmp_path, None, 2, lambda *args: ended.append(args)) == {}
     assert {(job.name, problem) for job, problem in ended} == {("none-seed0", None), ("none-seed1", None)}
     for job in jobs:
-        assert is_finished(tmp_path / "runs" / job.name)
+        assert is_finished(job.runs[0], tmp_path)
         assert (tmp_path / "runs" / job.name / LAST).is_file()
-    assert not (tmp_path / "runs" / ".shared").exists()
+    assert not (tmp_path / ".shared").exists()
     assert ray.is_initialized()  # a cluster that was up stays up
 
 
 def test_a_machine_that_does_not_share_the_folder_sends_its_files(cluster, image_root, tmp_path):
     (job,) = jobs_of(grid(image_root))
-    runs = tmp_path / "runs"
-    files = ray.get(ray.remote(on_ray.run_somewhere).remote(job, str(runs), "a token it can't find", 1))
-    assert not runs.exists()
-    place(files, runs / job.name)
-    assert is_finished(runs / job.name)
-    assert (runs / job.name / LAST).is_file()
-    assert json.loads((runs / job.name / "record.json").read_text())["seed"] == 0
+    out = tmp_path / "out"
+    files = ray.get(ray.remote(on_ray.run_somewhere).remote(job, str(out), "another token", 1))
+    assert not out.exists()
+    place(files, out)
+    folder = out / job.runs[0].folder
+    assert is_finished(job.runs[0], out)
+    assert (folder / LAST).is_file()
+    assert json.loads((folder / "record.json").read_text())["seed"] == 0
 
 
 def test_a_lost_worker_is_replaced_and_its_run_goes_on(cluster, image_root, tmp_path):
@@ -85,7 +88,7 @@ def test_a_lost_worker_is_replaced_and_its_run_goes_on(cluster, image_root, tmp_
 
     thread = threading.Thread(target=kill_the_worker, daemon=True)
     thread.start()
-    assert run_on_ray(jobs, runs, None, 1, lambda *args: None) == {}
+    assert run_on_ray(jobs, tmp_path, None, 1, lambda *args: None) == {}
     thread.join()
     assert killed
     record = json.loads((runs / jobs[0].name / "record.json").read_text())
@@ -96,8 +99,9 @@ def test_a_lost_worker_is_replaced_and_its_run_goes_on(cluster, image_root, tmp_
 
 def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path, image_root):
     (job,) = jobs_of(grid(image_root))
-    broken = type(job)(job.label, job.seed, job.settings | {"data": str(tmp_path / "nowhere")}, 6)
-    problems = run_on_ray([broken], tmp_path / "runs", None, 1, lambda *args: None)
+    (run,) = job.runs
+    broken = Job((replace(run, settings=run.settings | {"data": str(tmp_path / "nowhere")}),))
+    problems = run_on_ray([broken], tmp_path, None, 1, lambda *args: None)
     assert "there is no folder" in problems[job.name]
 
 
@@ -109,4 +113,4 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ValueError, match=r"--address 127\.0\.0\.1:1: no Ray cluster answers"):
-        run_on_ray([], tmp_path / "runs", "127.0.0.1:1", 1, lambda *args: None)
+        run_on_ray([], tmp_path, "127.0.0.1:1", 1, lambda *args: None)

@@ -104,3 +104,14 @@ def test_names_and_settings_import_no_torch():
     package = names.__file__.rpartition("/data/")[0]
     done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_no_module_of_the_data_imports_timm():
+    code = (
+        "import sys, pkgutil, importlib, recursivemix.data as data\n"
+        "for module in pkgutil.walk_packages(data.__path__, 'recursivemix.data.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(*({'timm', 'lightning', 'datasets', 'sklearn', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

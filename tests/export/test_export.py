@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from recursivemix.export import onnx_file
 from recursivemix.export.export import TARGETS, export_checkpoint
+from recursivemix.export.reference import logits_of, read_reference
 from recursivemix.export.torchvision_file import TORCHVISION, rename_by_order
-from recursivemix.export.trained import logits_of, read_trained
+from recursivemix.models.checkpoint_file import write_checkpoint
 from recursivemix.models.region import RegionModel
 from recursivemix.models.weight_keys import ShapeMismatch, compare_keys
 from recursivemix.tasks.classification import MixedClassifier
@@ -67,7 +68,7 @@ def save_checkpoint(
         "loops": {},
     }
     module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
+    write_checkpoint(checkpoint, path)
     return module.eval()
 
 
@@ -201,7 +202,7 @@ def test_other_families_for_torchvision(model, checkpoints, tmp_path):
 
 def test_a_network_that_torchvision_lacks(checkpoints, tmp_path):
     path, _ = checkpoints("vit_tiny_patch16_224", 96)
-    with pytest.raises(ValueError, match=r"to be vit_tiny.*takes resnet18, .*Use --to timm, hf or onnx"):
+    with pytest.raises(ValueError, match=r"to be vit_tiny.*exports resnet18, .*Use --to timm, hf or onnx"):
         export_checkpoint(path, "torchvision", tmp_path / "out", allow_mismatch=True)
 
 
@@ -280,9 +281,9 @@ def test_attention_with_a_bias_goes_to_onnx(checkpoints, tmp_path):
         img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=3, use_rel_pos_bias=True
     ).eval()
     awake(beit)
-    trained = read_trained(checkpoints("resnet20", 32)[0])
-    trained = replace(trained, backbone=beit, logits=logits_of(beit, trained.images))
-    report = onnx_file.write_onnx(trained, tmp_path / "a.onnx", tmp_path / "a.onnx", False)
+    reference = read_reference(checkpoints("resnet20", 32)[0])
+    reference = replace(reference, network=beit, logits=logits_of(beit, reference.images))
+    report = onnx_file.write_onnx(reference, tmp_path / "a.onnx", tmp_path / "a.onnx", False)
     check_logits(report, beit, images_of(32))
     assert all(module.fused_attn for module in beit.modules() if hasattr(module, "fused_attn"))
 
@@ -312,24 +313,24 @@ class AsksAPixel(MeanColour):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (NeedsPairs, "torch exports resnet20 to ONNX for a batch of 2 alone"),
-        (AsksAPixel, "torch can't export resnet20 to ONNX for a batch of any size: "),
+        (NeedsPairs, "torch exports resnet20 to ONNX for batches of 2 only"),
+        (AsksAPixel, "torch cannot export resnet20 to ONNX for any batch size: "),
         (MeanColour, "differ by .* from torch's with a batch of 1"),  # its logits are another network's
     ],
 )
 def test_what_onnx_cannot_hold_is_refused(network, message, checkpoints, tmp_path):
-    trained = replace(read_trained(checkpoints("resnet20", 32)[0]), backbone=network().eval())
+    reference = replace(read_reference(checkpoints("resnet20", 32)[0]), network=network().eval())
     with pytest.raises(ValueError, match=message) as refusal:
-        onnx_file.write_onnx(trained, tmp_path / "a.onnx", tmp_path / "a.onnx", False)
+        onnx_file.write_onnx(reference, tmp_path / "a.onnx", tmp_path / "a.onnx", False)
     assert "\n" not in str(refusal.value)
 
 
 def test_an_onnx_file_that_does_not_run_is_refused(checkpoints, tmp_path):
     path, _ = checkpoints("resnet20", 32)
-    trained = read_trained(path)
+    reference = read_reference(path)
     file = export_checkpoint(path, "onnx", tmp_path / "a").path
     with pytest.raises(ValueError, match="does not run with a batch of 1") as refusal:
-        onnx_file.check_run(replace(trained, images=trained.images[..., 1:]), file, onnxruntime)
+        onnx_file.check_run(replace(reference, images=reference.images[..., 1:]), file, onnxruntime)
     assert "\n" not in str(refusal.value)
 
 
@@ -344,7 +345,7 @@ def test_a_defect_while_reading_back_leaves_nothing(checkpoints, tmp_path, monke
     """A reader that mistakes the file is noticed, and the file is gone."""
     path, _ = checkpoints("resnet18", 96)
     monkeypatch.setattr(timm, "create_model", lambda *a, checkpoint_path=None, **k: make(*a, **k))
-    with pytest.raises(ValueError, match="timm read other values"):
+    with pytest.raises(ValueError, match="timm loaded other values"):
         export_checkpoint(path, "timm", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -373,7 +374,7 @@ def test_checkpoints_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="there is no checkpoint"):
         export_checkpoint(tmp_path / "none.ckpt", "timm", tmp_path / "out")
     (tmp_path / "noise.ckpt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
         export_checkpoint(tmp_path / "noise.ckpt", "timm", tmp_path / "out")
     with pytest.raises(ValueError, match="--to must be one of timm, torchvision, hf, onnx, got 'tflite'"):
         export_checkpoint(tmp_path / "noise.ckpt", "tflite", tmp_path / "out")
@@ -382,7 +383,7 @@ def test_checkpoints_that_are_none(tmp_path):
 def test_a_diverged_checkpoint_is_refused(checkpoints, tmp_path):
     stored = torch.load(checkpoints("resnet20", 32)[0], weights_only=True)
     stored["state_dict"]["network.backbone.fc.bias"].fill_(float("nan"))
-    torch.save(stored, tmp_path / "nan.ckpt")
+    write_checkpoint(stored, tmp_path / "nan.ckpt")
     with pytest.raises(ValueError, match="not finite"):
         export_checkpoint(tmp_path / "nan.ckpt", "onnx", tmp_path / "out")
 

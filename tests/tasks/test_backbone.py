@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from recursivemix.cli import main
+from recursivemix.models.trained import load
 from recursivemix.tasks.backbone import Backbone, load_backbone, new_backbone, prepare_norms
-from recursivemix.tasks.measure import load_checkpoint
 
 MODELS = {
     "resnet18": (4, 8, 16, 32),
@@ -66,12 +66,11 @@ def test_maps_are_the_networks_own():
 def test_a_checkpoint_of_fit(run):
     loaded = load_backbone(str(run / "checkpoints" / "last.ckpt"))
     assert (loaded.model, loaded.matched, loaded.image_size) == ("resnet20", loaded.total, 32)
-    module = load_checkpoint(run / "checkpoints" / "last.ckpt")
-    trained = module.network.backbone
+    trained = load(run / "checkpoints" / "last.ckpt")
     own = loaded.backbone.network.state_dict()
-    for key, value in trained.state_dict().items():
+    for key, value in trained.network.state_dict().items():
         assert key.startswith("fc.") or torch.equal(value, own[key])
-    assert loaded.mean == pytest.approx(module.hparams["data"]["mean"])
+    assert loaded.mean == pytest.approx(trained.preprocessing.mean)
     assert f"{loaded.total} of its {loaded.total} keys match" in str(loaded)
 
 

@@ -68,6 +68,8 @@ def by_pycocotools(truth, results, kind):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    if kind == "segm":  # with a box, pycocotools would take the box's area for the mask's
+        results = [{key: value for key, value in one.items() if key != "bbox"} for one in results]
     with contextlib.redirect_stdout(io.StringIO()):
         annotated = COCO()
         annotated.dataset = truth

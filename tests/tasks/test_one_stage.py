@@ -1,14 +1,19 @@
-"""The dense detectors: torchvision's call, one graph for every batch, and boxes that mean what they say."""
+"""The detectors: torchvision's call, one graph for every batch, losses by their formulas, decoded boxes."""
+
+import math
 
 import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.detection.atss import ATSS
 from recursivemix.tasks.detection.create import create_detector
-from recursivemix.tasks.detection.one_stage import ATSS, BINS, GFL, Matched
+from recursivemix.tasks.detection.gfl import BINS, GFL
+from recursivemix.tasks.detection.names import DETECTORS
+from recursivemix.tasks.detection.one_stage import Locations, match
 
-NAMES = ["atss", "gfl", "fcos", "retinanet", "maskrcnn"]
+NAMES = list(DETECTORS)
 
 
 def make(name, classes=3, model="resnet18", **others):
@@ -120,24 +125,106 @@ def test_a_head_that_says_the_truth_finds_it(kind):
         "boxes": torch.tensor([[10.0, 12.0, 60.0, 50.0], [50.0, 40.0, 90.0, 92.0]]),
         "labels": torch.tensor([2, 0]),
     }
-    matched = Matched([anchors], levels, [target])
-    assert len(matched) > 1
+    locations = Locations(anchors, strides, levels)
+    matches = match(locations, [target])
+    assert len(matches.image) > 1
     outputs = {
         "classes": torch.full((1, 180, 3), -12.0),
         "boxes": torch.zeros(1, 180, detector.box_outputs),
         "centerness": torch.full((1, 180, 1), 12.0),
     }
-    outputs["classes"][0, matched.location, matched.labels] = 12.0
-    at = matched.location
-    outputs["boxes"][0, at] = code_of(detector, anchors[at], matched.boxes, strides[at])
-    losses = detector.losses(outputs, strides, matched)
+    outputs["classes"][0, matches.location, matches.labels] = 12.0
+    at = matches.location
+    outputs["boxes"][0, at] = code_of(detector, anchors[at], matches.boxes, strides[at])
+    losses = detector.losses(outputs, matches)
     assert losses["boxes"] < 1e-4
     assert losses["classes"] < 1e-3
     scores = detector.scores(outputs)
-    found = detector.detect(scores[0], outputs["boxes"][0], anchors, strides, levels, (96, 96))
+    found = detector.detect(scores[0], outputs["boxes"][0], locations, (96, 96))
     order = found["labels"].argsort(descending=True)
     assert found["labels"][order].tolist() == [2, 0]
     torch.testing.assert_close(found["boxes"][order], target["boxes"], atol=1e-2, rtol=0)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def slow_giou(a, b):
+    """One minus the generalized IoU, arXiv 1902.09630, algorithm 1."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return 1 - shared / union + (hull - union) / hull, shared / union
+
+
+def slow_losses(kind, outputs, matches, boxes):
+    """The losses of ATSS or GFL, location by location: equations of the papers, no tensors."""
+    logits = outputs["classes"].tolist()
+    positive = list(zip(matches.image.tolist(), matches.location.tolist(), strict=True))
+    targets = [[[0.0] * len(row) for row in image] for image in logits]
+    box_sum = other_sum = weight_sum = 0.0
+    for p, (image, location) in enumerate(positive):
+        box, label = matches.boxes[p].tolist(), int(matches.labels[p])
+        giou, overlap = slow_giou(boxes[p].tolist(), box)
+        x, y = matches.points[p].tolist()
+        if kind is ATSS:
+            sides = (x - box[0], box[2] - x), (y - box[1], box[3] - y)
+            weight = math.sqrt(min(sides[0]) / max(sides[0]) * min(sides[1]) / max(sides[1]))
+            central = sigmoid(float(outputs["centerness"][image, location, 0]))
+            other_sum -= weight * math.log(central) + (1 - weight) * math.log(1 - central)
+            targets[image][location][label] = 1.0
+        else:
+            weight = max(sigmoid(value) for value in logits[image][location])
+            targets[image][location][label] = overlap
+            stride = float(matches.strides[p])
+            code = outputs["boxes"][image, location].view(4, BINS + 1).log_softmax(1).tolist()
+            for side, edge in enumerate(box):
+                distance = ((x, y)[side % 2] - edge) / stride * (1 if side < 2 else -1)
+                distance = min(max(distance, 0), BINS - 0.1)
+                left = int(distance)
+                share = distance - left
+                bins = -((1 - share) * code[side][left] + share * code[side][left + 1])
+                other_sum += weight * bins / 4
+        box_sum += weight * giou
+        weight_sum += weight
+    class_sum = 0.0
+    for image, rows in enumerate(logits):
+        for location, row in enumerate(rows):
+            for k, logit in enumerate(row):
+                p, target = sigmoid(logit), targets[image][location][k]
+                entropy = -target * math.log(p) - (1 - target) * math.log(1 - p)
+                alpha = (0.25 if target else 0.75) if kind is ATSS else 1.0
+                class_sum += alpha * abs(target - p) ** 2 * entropy
+    losses = {"classes": class_sum / len(positive), "boxes": 2 * box_sum / weight_sum}
+    if kind is ATSS:
+        return losses | {"centerness": other_sum / len(positive)}
+    return losses | {"distances": 0.25 * other_sum / weight_sum}
+
+
+@pytest.mark.parametrize("kind", [ATSS, GFL])
+@torch.no_grad()
+def test_losses_by_their_formulas(kind):
+    detector = make("atss" if kind is ATSS else "gfl")
+    images, targets = pictures()
+    batch, resized = detector.transform(images, [dict(target) for target in targets])
+    features = list(detector.backbone(batch.tensors).values())
+    matches = match(detector.locations(batch, features), resized)
+    generator = torch.Generator().manual_seed(5)
+    outputs = {
+        name: value + torch.randn(value.shape, generator=generator)
+        for name, value in detector.head(features).items()
+    }
+    code = outputs["boxes"][matches.image, matches.location]
+    boxes = detector.decode(code, matches.anchors, matches.strides)
+    losses = {name: float(value) for name, value in detector.losses(outputs, matches).items()}
+    assert losses == pytest.approx(slow_losses(kind, outputs, matches, boxes), rel=1e-4)
+
+
+def test_unknown_detectors_are_refused():
+    with pytest.raises(ValueError, match=r"--detector must be one of atss, gfl, .*; got 'yolo'"):
+        make("yolo")
 
 
 def test_small_networks_get_five_levels_too():

@@ -52,7 +52,7 @@ def test_overlap_as_by_sets(seed):
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert math.isnan(found["iou"][classes - 1])  # neither there nor predicted
     metric.reset()
-    assert metric.confusion.sum() == 0
+    assert metric.confmat.sum() == 0
 
 
 # -- the network -----------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_a_batch_of_one_is_refused():
 
 def test_too_few_maps():
     body = load_backbone("random", "resnet10t").backbone
-    with pytest.raises(ValueError, match="2 maps or more"):
+    with pytest.raises(ValueError, match="at least 2 feature maps"):
         Segmenter(body, [64], [4], 3)
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 from lightning import Callback
-from test_cli import FAST
+from conftest import FAST
 from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main
-from recursivemix.models.checkpoint_file import CheckpointError
+from recursivemix.models.checkpoint_file import CheckpointError, write_checkpoint
 from recursivemix.tasks.classification_fit import prepare
 from recursivemix.training.checkpoints import AtomicCheckpoints, NonFiniteLossError
 from recursivemix.training.run import fit
@@ -233,10 +233,10 @@ def test_checkpoints_that_no_run_can_go_on_from(stopped, image_root, tmp_path, c
     assert last.read_bytes() == whole[: len(whole) // 2]
     last.write_bytes(b"")
     assert "is damaged" in refused("--resume", str(stopped))
-    torch.save({"weights": torch.zeros(2)}, last)
-    assert "is no checkpoint of recursivemix fit" in refused("--resume", str(stopped))
+    write_checkpoint({"weights": torch.zeros(2)}, last)
+    assert "is not a checkpoint of a recursivemix run" in refused("--resume", str(stopped))
     content["hyper_parameters"]["model"] = "resnet32"
-    torch.save(content, last)
+    write_checkpoint(content, last)
     assert "its model is resnet32, here it is resnet20" in refused("--resume", str(stopped))
     last.unlink()
     assert "has no checkpoint" in refused("--resume", str(stopped))

@@ -153,7 +153,7 @@ def plain_loop(run, epochs, window, average=None):
             part = batches[start : start + window]
             images = sum(len(labels) for _, labels, _ in part)
             optimizer.zero_grad()
-            for pixels, labels in part:
+            for pixels, labels, _ in part:
                 (nn.functional.cross_entropy(network(pixels), labels, reduction="sum") / images).backward()
             rate = (step + 1) / warmup if step < warmup else 0.5 * (
                 1 + math.cos(math.pi * (step - warmup) / (total - warmup))

@@ -20,7 +20,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "transfer detection": ("train", "Train a backbone to find boxes: ATSS, GFL, FCOS, RetinaNet"),
         "transfer instance": ("train", "Train a backbone to find boxes and masks: Mask R-CNN"),
         "transfer segmentation": ("train", "Train a backbone to label every pixel: UPerNet, PSPNet"),
-        "recipes": ("files", "List the recipes of published results, or print one"),
+        "recipes": ("recipes", "List the recipes of published results, or print one"),
     },
     "compare": {
         "compare": ("compare", "Train several methods with several seeds; ends in one page"),
@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "use a checkpoint": {
         "evaluate": ("measure", "Measure accuracy, calibration, robustness, localization"),
-        "transfer predict": ("files", "Write pictures and results of a folder of images"),
+        "predict": ("files", "Predict images: labels, boxes and masks, or label maps"),
         "explain": ("pictures", "Draw where networks look"),
         "export": ("files", "Write a backbone for timm, torchvision, Hugging Face or ONNX"),
     },
@@ -41,7 +41,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 """Commands by group: the module of this folder that holds the function, and one line of help."""
-UNLISTED = {"test": ("measure", "evaluate without --probes, under its old name")}
+UNLISTED = {
+    "test": ("measure", "evaluate without --probes, under its old name"),
+    "transfer predict": ("files", "predict for a folder, under its old name"),
+}
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()} | UNLISTED
 EXAMPLES = """examples:
   recursivemix fit

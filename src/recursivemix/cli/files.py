@@ -1,49 +1,16 @@
-"""Commands that read or write files: recipes, exports, predictions, checks of a folder."""
+"""Commands that read or write files: exports, predictions, checks of a folder."""
 
 from __future__ import annotations
 
+import sys
 from functools import wraps
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from recursivemix.export.export import export_checkpoint
-from recursivemix.recipes import read_recipe, recipe_names
-from recursivemix.tasks.transfer_predict import predict
+from recursivemix.report.predict import Predicted, predict_files, predict_folder
 
-from .errors import usage_errors
-
-
-def recipes(name: str | None = None, /) -> None:
-    """List the recipes of published results, or print one.
-
-    Args:
-        name: Recipe to print.
-
-    Examples:
-        recursivemix recipes cifar100-resnet18
-        recursivemix fit --recipe cifar100-resnet18 --data DIR
-        recursivemix fit --recipe cifar100-resnet18 --data DIR --mixer none
-    """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    with usage_errors():
-        if name is not None:
-            recipe = read_recipe(name)
-            print((resources.files("recursivemix.recipes") / f"{recipe.name}.yaml").read_text(), end="")
-            return
-        found = [read_recipe(name) for name in recipe_names()]
-    table = Table(show_lines=True)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("epochs")
-    table.add_column("expected")
-    for recipe in found:
-        table.add_row(recipe.name, str(recipe.settings["epochs"]), escape(recipe.header["expected"]))
-    Console().print(table)
-    print("recursivemix recipes NAME prints one with its command, such as")
-    print("recursivemix fit --recipe NAME --data DIR [--mixer none]")
+from .errors import Failed, usage_errors
 
 
 @wraps(export_checkpoint)
@@ -54,12 +21,35 @@ def export(**options: Any) -> None:
     report.print()
 
 
-@wraps(predict)
+@wraps(predict_files)
+def predict(**options: Any) -> None:
+    """Print the number of images and the unreadable files."""
+    with usage_errors():
+        predicted = predict_files(**options)
+    report_predicted(predicted, options["out"])
+
+
+@wraps(predict_folder)
 def transfer_predict(**options: Any) -> None:
     """Print the number of images and the folder."""
+    print("recursivemix transfer predict is now a part of recursivemix predict", file=sys.stderr)
     with usage_errors():
-        count, out = predict(**options)
-    print(f"{count} images: {out}")
+        predicted = predict_folder(**options)
+    report_predicted(predicted, options["out"])
+
+
+def report_predicted(predicted: Predicted, out: Path | None) -> None:
+    """Print to standard error how many images were predicted, and which files could not be read.
+
+    Raises:
+        Failed: there are such files.
+    """
+    print(f"{predicted.images} images{f': {out}' if out else ''}", file=sys.stderr)
+    for image in predicted.unreadable:
+        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+    if predicted.unreadable:
+        total = predicted.images + len(predicted.unreadable)
+        raise Failed(f"{len(predicted.unreadable)} of {total} images have no prediction")
 
 
 def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> None:

@@ -25,16 +25,18 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
     if not pairs:
         return f"Nothing can be compared yet {place}: {reference} and the others share no finished seed."
     best = max(pairs, key=lambda pair: float(pair["mean"]))
+    highest = (
+        f"the highest other {name} is {best['method']}'s, {best['mean']:+.2f} points from {reference}'s"
+    )
     if best["low"] is None:
         return (
-            f"{counted(best['n'], 'seed')} cannot show a difference {place}: {best['method']} differs "
-            f"most from {reference}, by {best['mean']:+.2f} points of {name}; run at least "
-            f"--seeds {LEAST_SEEDS}."
+            f"{counted(best['n'], 'seed')} cannot show a difference of methods {place}: {highest}; run at "
+            f"least --seeds {LEAST_SEEDS}."
         )
     if best["uncertainty"] == "images":
         return (
-            f"One seed cannot show a difference of methods {place}: {best['method']} differs most from "
-            f"{reference}, by {best['mean']:+.2f} points of {name} ({interval(best)}); run more --seeds."
+            f"One seed cannot show a difference of methods {place}: {highest} ({interval(best)}); run at "
+            f"least --seeds {LEAST_SEEDS}."
         )
     better = [pair for pair in pairs if settled(pair) and pair["mean"] > 0]
     worse = [pair["method"] for pair in pairs if settled(pair) and pair["mean"] < 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
 from recursivemix.evaluation.activation import activation_maps
+from recursivemix.mixing import create_mixer
+from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.records import write_json
 from recursivemix.tasks.classification_fit import open_run_data
-from recursivemix.tasks.measure import load_checkpoint
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.whole import written_whole
 
@@ -72,18 +74,17 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
     for label, checkpoint in checkpoints.items():
         if not checkpoint.is_file():
             continue
-        module = load_checkpoint(checkpoint)
-        mixed, targets = _mixed(module, train_images, train[1])
+        trained = load_task(checkpoint, "classification")
+        mixed, targets = _mixed(trained, train_images, train[1])
         _write_strip(pictures / f"gallery-{label}.png", as_bytes(denormalise(mixed, *colours)))
         shares = [heaviest(row, data.classes) for row in targets]
         captions[label] = {
             "captions": [", ".join(f"{name}: {weight:.2f}" for name, weight in row) for row in shares]
         }
-        module.network.eval()
-        backbone = getattr(module.network, "backbone", module.network)
+        network = trained.network
         with torch.no_grad():
-            top = backbone(images).softmax(1).max(1)
-        maps = activation_maps(backbone, images, test[1])
+            top = network(images).softmax(1).max(1)
+        maps = activation_maps(network, images, test[1])
         heated = [draw_heat(*pair) for pair in zip(shown, maps, strict=True)]
         _write_strip(pictures / f"cams-{label}.png", torch.stack(heated))
         predictions[label] = [
@@ -102,12 +103,14 @@ def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor
     return held.images, held.labels
 
 
-def _mixed(module: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _mixed(trained: TrainedModel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return `SHOWN` mixed images and their targets, after `EARLIER` steps with other images.
 
     Of `TRIES` draws, return the one whose mean ``lam`` is nearest to `TYPICAL`: some draws mix nothing.
     """
-    mixer, network = module.mixer, module.network.train()
+    settings, network = trained.settings, deepcopy(trained.network).train()
+    options = {"seed": settings["seed"]} | (settings["mixer_options"] or {})
+    mixer = create_mixer(settings["mixer"], len(trained.classes), network, **options)
     order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...
     with torch.no_grad():
         for step, rows in enumerate(order[:-1]):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
+from recursivemix.data.augment import evaluation_transform
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
 from recursivemix.evaluation.activation import METHODS, Method, activation_maps, deciding_map
+from recursivemix.evaluation.predict import network_inputs
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
@@ -34,12 +35,9 @@ class NamedModel:
 
     def inputs(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (N, 3, S, S) of (3, H, W) uint8 pictures: resized uint8, and normalized."""
-        preprocessing = self.trained.preprocessing
-        transform = evaluation_transform(preprocessing.size)
+        transform = evaluation_transform(self.trained.preprocessing.size)
         resized = torch.stack([transform(picture) for picture in pictures])
-        device = self.trained.device
-        colours = colour_scale(preprocessing.mean, preprocessing.std, device)
-        return resized, normalise(resized.to(device), colours)
+        return resized, network_inputs(self.trained, resized)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Return (N, K) on the CPU."""

@@ -1,1 +1,1 @@
-"""What a trained backbone becomes elsewhere: timm, torchvision, Hugging Face and ONNX; no region head."""
+"""Export of trained classifiers to timm, torchvision, Hugging Face transformers and ONNX."""

@@ -1,4 +1,4 @@
-"""A checkpoint's backbone in the form that another library loads, checked by loading it."""
+"""Write the network of a checkpoint in the form that another library loads, and check it by loading it."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import Literal
 
 from .hf_folder import write_hf
 from .onnx_file import write_onnx
+from .reference import Reference, read_reference
 from .report import ExportReport
 from .timm_file import write_timm
 from .torchvision_file import write_torchvision
-from .trained import Trained, read_trained
 
 Target = Literal["timm", "torchvision", "hf", "onnx"]
-Writer = Callable[[Trained, Path, Path, bool], ExportReport]
+Writer = Callable[[Reference, Path, Path, bool], ExportReport]
 
-# What writes a target, and how its file ends; Hugging Face's is a folder.
 TARGETS: dict[str, tuple[Writer, str]] = {
     "timm": (write_timm, ".safetensors"),
     "torchvision": (write_torchvision, ".safetensors"),
     "hf": (write_hf, ""),
     "onnx": (write_onnx, ".onnx"),
 }
+"""The function that writes each target, and the ending of its file; hf writes a folder."""
 
 
 def export_checkpoint(
     checkpoint: Path, to: Target, out: Path, allow_mismatch: bool = False
 ) -> ExportReport:
-    """Write a checkpoint's backbone, without its region head, for another library.
+    """Export the network of a checkpoint, without its region head, for another library.
 
-    What was written is loaded again with that library's own call and must give the same logits.
+    The result is loaded again with that library's own call and must give the same logits.
 
     Args:
-        checkpoint: File written by recursivemix fit.
+        checkpoint: Checkpoint of a classification run.
         to: timm, torchvision, hf (Hugging Face transformers) or onnx.
-        out: File to write, whose ending is added if it lacks it; for hf a folder. Must be new.
-        allow_mismatch: Where the library's network is another (up to 64 pixels it gets another stem here),
-            write the weights that it can take, to fine-tune from.
+        out: File to write, or folder for hf; must be new. A missing ending is added.
+        allow_mismatch: If the library's network differs (for images up to 64 pixels it has another stem),
+            write the weights that it can load, as a start for fine-tuning.
 
     Raises:
-        ValueError: anything that the person who asked can mend; nothing is left behind then.
+        ValueError: the checkpoint, the library's network or the output cannot be used; nothing is written.
     """
     if to not in TARGETS:
         raise ValueError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
@@ -52,17 +52,17 @@ def export_checkpoint(
         out = out.with_name(out.name + suffix)
     if out.exists():
         raise ValueError(f"{out} already exists: name a new one with --out")
-    trained = read_trained(checkpoint)
+    reference = read_reference(checkpoint)
     with staged(out) as path:
-        return write(trained, path, out, allow_mismatch)
+        return write(reference, path, out, allow_mismatch)
 
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A path beside ``out`` of the same name, which becomes ``out`` if all goes well and is gone if not.
+    """Yield a path in a temporary folder beside ``out``, and move it to ``out`` if no error occurs.
 
     Raises:
-        ValueError: the place can't be written to.
+        ValueError: the place cannot be written to.
     """
     folders = [folder for folder in out.absolute().parents if not folder.exists()]  # the nearest first
     stage: Path | None = None

@@ -1,4 +1,4 @@
-"""An ONNX file: any network, (B, 3, H, W) normalised images to (B, K) logits, for a batch of any size."""
+"""An ONNX file of any network: (B, 3, H, W) normalized images to (B, K) logits, for any batch size."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ import torch
 from torch import Tensor, nn
 
 from .packages import package
+from .reference import TOLERANCE, Reference
 from .report import ExportReport
-from .trained import TOLERANCE, Trained
 
 BATCHES = (1, 3)
-"""Sizes that every file is run with; it is traced with 2."""
+"""Batch sizes that every file is tested with; it is traced with 2."""
 LARGEST = 2**31 - 2**24
-"""Bytes of weights: an ONNX file is one protobuf message of less than 2 GiB, with the graph in it."""
+"""Bytes of weights: an ONNX file is one protobuf message of less than 2 GiB, including the graph."""
 
 
-def write_onnx(trained: Trained, path: Path, out: Path, allow_mismatch: bool) -> ExportReport:
+def write_onnx(reference: Reference, path: Path, out: Path, allow_mismatch: bool) -> ExportReport:
     """Write an ONNX file and run it with onnxruntime; arguments as in `write_timm`.
 
     Raises:
-        ValueError: the network can't be exported for a batch of any size, or the file computes otherwise.
+        ValueError: the network cannot be exported for any batch size, or the file gives other logits.
     """
-    for name in ("onnx", "onnxscript"):  # torch's exporter works with them
+    for name in ("onnx", "onnxscript"):  # torch's exporter needs them
         package(name, "onnx")
     onnxruntime = package("onnxruntime", "onnx")
-    size = sum(value.nbytes for value in trained.backbone.state_dict().values())
+    size = sum(value.nbytes for value in reference.network.state_dict().values())
     if size > LARGEST:
         raise ValueError(
-            f"{trained.model} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds less "
+            f"{reference.model} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds less "
             f"than 2 GiB: use --to timm or hf"
         )
-    program = trace(trained)
-    program.model.metadata_props.update(trained.metadata())
+    program = trace(reference)
+    program.model.metadata_props.update(reference.metadata())
     program.save(path, external_data=False)
-    difference = check_run(trained, path, onnxruntime)
-    side = trained.image_size
+    difference = check_run(reference, path, onnxruntime)
+    side = reference.image_size
     call = (
         f"import onnxruntime\n"
         f"session = onnxruntime.InferenceSession({str(out)!r})\n"
         f'(logits,) = session.run(["logits"], {{"images": images}})'
         f"  # float32 (B, 3, {side}, {side}), normalised"
     )
-    return ExportReport("onnx", trained.model, out, None, difference, trained.scale, call)
+    return ExportReport("onnx", reference.model, out, None, difference, reference.scale, call)
 
 
-def trace(trained: Trained) -> Any:
-    """The network as torch's ``ONNXProgram``, with a free batch size.
+def trace(reference: Reference) -> Any:
+    """Return torch's ``ONNXProgram`` of the network, for any batch size.
 
     Raises:
-        ValueError: torch can't export it so.
+        ValueError: torch cannot export it.
     """
-    with warnings.catch_warnings(), plain_attention(trained.backbone):
-        # Levit keeps its attention biases in a cache while it runs; the traced pass fills it.
+    with warnings.catch_warnings(), plain_attention(reference.network):
+        # Levit caches its attention biases; the traced pass fills the cache.
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         try:
             program: Any = torch.onnx.export(
-                trained.backbone,
-                (trained.images[:2],),
+                reference.network,
+                (reference.images[:2],),
                 dynamo=True,
                 verbose=False,
                 input_names=["images"],
@@ -72,21 +72,21 @@ def trace(trained: Trained) -> Any:
         except torch.onnx.errors.OnnxExporterError as error:
             cause = next(line for line in str(error.__cause__ or error).splitlines() if line.strip())
             raise ValueError(
-                f"torch can't export {trained.model} to ONNX for a batch of any size: {cause.strip()}. "
-                f"Use --to timm, torchvision or hf, if the network is theirs"
+                f"torch cannot export {reference.model} to ONNX for any batch size: {cause.strip()}. "
+                f"Use --to timm, torchvision or hf, if they have this network"
             ) from error
     batch = program.model.graph.inputs[0].shape[0]
-    if isinstance(batch, int):  # a free one has a name
+    if isinstance(batch, int):  # a variable one has a name
         raise ValueError(
-            f"torch exports {trained.model} to ONNX for a batch of {batch} alone, since the network "
-            f"computes with the size it is traced with. Use --to timm, torchvision or hf, if it is theirs"
+            f"torch exports {reference.model} to ONNX for batches of {batch} only, since the network "
+            f"computes with the batch size. Use --to timm, torchvision or hf, if they have this network"
         )
     return program
 
 
 @contextmanager
 def plain_attention(backbone: nn.Module) -> Iterator[None]:
-    """timm's attention as products and a softmax: torch can't export the fused one of BEiT and MaxViT."""
+    """Turn off timm's fused attention: torch cannot export that of BEiT and MaxViT."""
     fused: list[Any] = [module for module in backbone.modules() if getattr(module, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
@@ -97,31 +97,31 @@ def plain_attention(backbone: nn.Module) -> Iterator[None]:
             module.fused_attn = True
 
 
-def check_run(trained: Trained, path: Path, onnxruntime: Any) -> float:
-    """Run the file with batches of other sizes than the traced one's; the largest difference of a logit.
+def check_run(reference: Reference, path: Path, onnxruntime: Any) -> float:
+    """Run the file with other batch sizes than it was traced with; return the largest logit difference.
 
     Raises:
-        ValueError: a batch that doesn't run, or other logits than torch's.
+        ValueError: a batch fails, or its logits differ from torch's.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = torch.get_num_threads()
     worst = 0.0
     for batch in BATCHES:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            (logits,) = session.run(["logits"], {"images": trained.images[:batch].numpy()})
-        except Exception as error:  # onnxruntime's own errors have no other common base
+            (logits,) = session.run(["logits"], {"images": reference.images[:batch].numpy()})
+        except Exception as error:  # onnxruntime's errors have no other common base
             raise ValueError(
-                f"the ONNX file of {trained.model} does not run with a batch of {batch}, though it was "
+                f"the ONNX file of {reference.model} does not run with a batch of {batch}, although it was "
                 f"exported for any: {' '.join(str(error).split())}. Use --to timm, torchvision or hf"
             ) from error
-        difference = trained.difference(Tensor(logits))
-        if logits.shape != (batch, len(trained.classes)) or not trained.agrees(difference):
+        difference = reference.difference(Tensor(logits))
+        if logits.shape != (batch, len(reference.classes)) or not reference.agrees(difference):
             raise ValueError(
-                f"the ONNX file of {trained.model} gives {logits.shape} logits that differ by "
+                f"the ONNX file of {reference.model} gives {logits.shape} logits that differ by "
                 f"{difference:.2g} from torch's with a batch of {batch}, more than {TOLERANCE:g} of the "
-                f"largest, {trained.scale:.2g}. Use --to timm, torchvision or hf"
+                f"largest, {reference.scale:.2g}. Use --to timm, torchvision or hf"
             )
         worst = max(worst, difference)
     return worst

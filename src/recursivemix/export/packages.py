@@ -1,4 +1,4 @@
-"""Packages that only an export needs, imported when one is made."""
+"""Import packages that only some exports need."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ EXTRA = "pip install 'recursivemix[export]'"
 
 
 def package(name: str, target: str) -> ModuleType:
-    """Import a package, or say which extra holds it.
+    """Import a package, or say which extra installs it.
 
     Args:
-        name: what to import, such as ``safetensors.torch``.
-        target: what ``--to`` asks for, for the message.
+        name: module to import, such as ``safetensors.torch``.
+        target: value of ``--to``, for the message.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: the package is not installed.
     """
     try:
         return import_module(name)

@@ -1,4 +1,4 @@
-"""A safetensors file with torchvision's keys, for the families of timm that torchvision builds alike."""
+"""A safetensors file with torchvision's keys, for the networks of timm that torchvision has as well."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from torchvision.models import get_model
 
 from .packages import package
+from .reference import Reference
 from .report import ExportReport
 from .timm_file import require_library_network
-from .trained import Trained
 from .twin import Twin, check_read_back, make_twin, require_same, save_weights
 
-# The names that timm and torchvision share. Others look alike and are not: their MobileNetV3 and larger
-# EfficientNets differ in the epsilon of batch norms, their Swin, Inception and MaxViT in layers.
+# Names that timm and torchvision share for equal networks. Their MobileNetV3 and larger EfficientNets
+# differ in the epsilon of batch norms, their Swin, Inception and MaxViT in layers.
 SAME_NAME = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
@@ -26,56 +26,57 @@ SAME_NAME = (
     *("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
 )
 TORCHVISION: dict[str, str] = {name: name for name in SAME_NAME} | {"mobilenetv2_100": "mobilenet_v2"}
-"""timm's name to torchvision's, where both are one network; every export checks it again by its logits."""
+"""timm's name to torchvision's name of an equal network; each export compares their logits again."""
 
 
-def write_torchvision(trained: Trained, path: Path, out: Path, allow_mismatch: bool) -> ExportReport:
-    """Write a file for torchvision and read it back with torchvision; arguments as in `write_timm`.
+def write_torchvision(reference: Reference, path: Path, out: Path, allow_mismatch: bool) -> ExportReport:
+    """Write a file for torchvision and load it with torchvision; arguments as in `write_timm`.
 
     Raises:
-        ValueError: torchvision has no such network; see also `require_same`.
+        ValueError: torchvision has no equal network; see also `require_same`.
     """
     safetensors = package("safetensors.torch", "torchvision")
-    twin = torchvision_twin(trained)
-    require_same(twin, trained, allow_mismatch)
-    metadata = trained.metadata() | {"architecture": twin.name, "model_args": json.dumps({})}
+    twin = torchvision_twin(reference)
+    require_same(twin, reference, allow_mismatch)
+    metadata = reference.metadata() | {"architecture": twin.name, "model_args": json.dumps({})}
     save_weights(path, twin.loadable, metadata, "torchvision")
-    loaded = get_model(twin.name, num_classes=len(trained.classes))
+    classes = len(reference.classes)
+    loaded = get_model(twin.name, num_classes=classes)
     loaded.load_state_dict(safetensors.load_file(path), strict=twin.keys.same)
-    difference = check_read_back(twin, trained, loaded)
+    difference = check_read_back(twin, reference, loaded)
     call = (
         f"import safetensors.torch, torchvision\n"
-        f"model = torchvision.models.get_model({twin.name!r}, num_classes={len(trained.classes)}).eval()\n"
+        f"model = torchvision.models.get_model({twin.name!r}, num_classes={classes}).eval()\n"
         f"model.load_state_dict(safetensors.torch.load_file({str(out)!r})"
         + (")" if twin.keys.same else ", strict=False)")
     )
-    return ExportReport("torchvision", trained.model, out, twin.keys, difference, trained.scale, call)
+    return ExportReport("torchvision", reference.model, out, twin.keys, difference, reference.scale, call)
 
 
-def torchvision_twin(trained: Trained) -> Twin:
-    """torchvision's network of this kind.
+def torchvision_twin(reference: Reference) -> Twin:
+    """Create torchvision's network that equals a network of timm.
 
     Raises:
-        ValueError: it has none that is known to be the same.
+        ValueError: none of its networks is known to be equal.
     """
-    require_library_network(trained)
-    name = TORCHVISION.get(trained.model.partition(".")[0])  # after the dot: where timm's weights are from
+    require_library_network(reference)
+    name = TORCHVISION.get(reference.model.partition(".")[0])  # after the dot: the source of timm's weights
     if name is None:
         raise ValueError(
-            f"torchvision has no network that is known to be {trained.model}; --to torchvision takes "
+            f"torchvision has no network that is known to be {reference.model}; --to torchvision exports "
             f"{', '.join(TORCHVISION)}. Use --to timm, hf or onnx"
         )
-    network = get_model(name, num_classes=len(trained.classes))
-    weights = rename_by_order(trained.weights(), network.state_dict())
-    return make_twin(trained, "torchvision", name, network, weights)
+    network = get_model(name, num_classes=len(reference.classes))
+    weights = rename_by_order(reference.weights(), network.state_dict())
+    return make_twin(reference, "torchvision", name, network, weights)
 
 
 def rename_by_order(weights: dict[str, Tensor], there: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under another library's keys: the n-th is the n-th there, reshaped if its size allows.
+    """Return weights under another library's keys, matched by their order and reshaped where sizes agree.
 
-    Both libraries register the layers of the networks in `TORCHVISION` in one order; VGG's first linear
-    layer is a convolution in timm. Whether it was right is for the logits to say. Weights whose keys are
-    the library's already, and those of another count, are returned as they are.
+    Both libraries register the layers of the networks in `TORCHVISION` in the same order; the first linear
+    layer of VGG is a convolution in timm. The logits tell whether the match is right. Weights that have the
+    library's keys already, or differ in number, are returned unchanged.
     """
     if set(weights) == set(there) or len(weights) != len(there):
         return weights

@@ -1,4 +1,4 @@
-"""A library's own network beside a trained one: whether it is the same by keys, shapes and logits."""
+"""Compare a library's own network with the trained one: keys, shapes and logits."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.weight_keys import Keys, compare_keys
 
 from .packages import package
-from .trained import TOLERANCE, Trained, logits_of
+from .reference import TOLERANCE, Reference, logits_of
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A library's network, holding every weight of the trained one that it can take."""
+    """A library's network, with every trained weight that it can load."""
 
     library: str
     name: str
-    """What the library calls the network."""
+    """The library's name of the network."""
     arguments: dict[str, Any]
-    """What the network was made with, beside its name and number of classes."""
+    """Arguments of the library's call besides name and number of classes."""
     network: nn.Module
     weights: dict[str, Tensor]
-    """The trained network's, under the library's keys."""
+    """The trained weights under the library's keys."""
     keys: Keys
     difference: float | None
-    """Largest absolute difference of a logit; None if a key doesn't match, or the network can't run."""
+    """Largest absolute difference of a logit; None if a key does not match or the network cannot run."""
     failure: str
-    """Why it can't run on images of this size; empty if it can."""
+    """Why it cannot run on images of this size; empty if it can."""
     same: bool
-    """Equal keys, shapes and logits."""
+    """Whether keys, shapes and logits are equal."""
 
     @property
     def loadable(self) -> dict[str, Tensor]:
-        """The weights whose keys and shapes are the library's: all of them, if it is the same network."""
+        """The weights whose keys and shapes match the library's."""
         return {key: self.weights[key] for key in self.keys.matched}
 
 
 def make_twin(
-    trained: Trained,
+    reference: Reference,
     library: str,
     name: str,
     network: nn.Module,
     weights: dict[str, Tensor],
     arguments: dict[str, Any] | None = None,
 ) -> Twin:
-    """Give a library's fresh network the trained weights, and compare.
+    """Load the trained weights into a library's network, and compare.
 
     Args:
-        trained: the network to compare with.
-        library: its name, for messages.
-        name: what the library calls the network.
-        network: freshly made; its weights are replaced.
-        weights: the trained ones, under the library's keys as far as they can be.
-        arguments: what the network was made with, beside its name and number of classes.
+        reference: the trained classifier.
+        library: name of the library, for messages.
+        name: the library's name of the network.
+        network: the library's network; its weights are replaced.
+        weights: the trained weights, renamed to the library's keys where possible.
+        arguments: arguments that the network was created with, besides name and number of classes.
     """
     network.eval()
     keys = compare_keys(weights, network.state_dict())
@@ -66,70 +66,70 @@ def make_twin(
     difference, failure = None, ""
     if keys.same:
         try:
-            difference = trained.difference(logits_of(network, trained.images))
+            difference = reference.difference(logits_of(network, reference.images))
         except (RuntimeError, ValueError, AssertionError) as error:
             failure = " ".join(str(error).split()) or type(error).__name__
-    same = difference is not None and trained.agrees(difference)
+    same = difference is not None and reference.agrees(difference)
     return Twin(library, name, arguments or {}, network, weights, keys, difference, failure, same)
 
 
-def require_same(twin: Twin, trained: Trained, allow_mismatch: bool) -> None:
-    """Refuse a network that is not the library's own.
+def require_same(twin: Twin, reference: Reference, allow_mismatch: bool) -> None:
+    """Raise unless the library's network equals the trained one, or a mismatch is allowed.
 
     Raises:
-        ValueError: it is another, and no mismatch is allowed or nothing matches; the message says where
-            they differ and what can be done.
+        ValueError: they differ, and no mismatch is allowed or nothing matches; the message says where they
+            differ and what to do.
     """
     if twin.same or (allow_mismatch and twin.keys.matched):
         return
     if not twin.keys.same:
-        found = f"{twin.keys}"
+        difference = f"{twin.keys}"
     elif twin.difference is None:
-        found = f"every key matches, but it can't take these images: {twin.failure}"
+        difference = f"all keys match, but it cannot run on these images: {twin.failure}"
     else:
-        found = (
+        difference = (
             f"all {len(twin.keys.matched)} keys match, but its logits differ by {twin.difference:.2g} (the "
-            f"largest is {trained.scale:.2g}), so a stride, a pooling or the like is another"
+            f"largest is {reference.scale:.2g}), so a layer without weights differs, such as a stride"
         )
-    size, classes = trained.image_size, len(trained.classes)
+    size, classes = reference.image_size, len(reference.classes)
     stem = f"; up to {SMALL_IMAGE} pixels recursivemix keeps the resolution" if size <= SMALL_IMAGE else ""
-    transfer = "; --allow-mismatch true writes the keys that match, to fine-tune from"
+    transfer = "; --allow-mismatch writes the keys that match, as a start for fine-tuning"
     raise ValueError(
-        f"{twin.library}'s own {twin.name} is not the {trained.model} that was trained here on {size} x "
-        f"{size} pixels: {found}{stem}. Use --to onnx, or build it in Python with "
-        f"recursivemix.models.create.create_model({trained.model!r}, {classes}, {size})"
+        f"{twin.library}'s own {twin.name} is not the {reference.model} that was trained here on {size} x "
+        f"{size} pixels: {difference}{stem}. Use --to onnx, or create it in Python with "
+        f"recursivemix.models.create.create_model({reference.model!r}, {classes}, {size})"
         + (transfer if twin.keys.matched else "")
     )
 
 
-def check_read_back(twin: Twin, trained: Trained, loaded: nn.Module, prefix: str = "") -> float | None:
-    """Compare what a library loaded from the file with what was trained.
+def check_read_back(twin: Twin, reference: Reference, loaded: nn.Module, prefix: str = "") -> float | None:
+    """Compare the network that a library loaded from the file with the trained one.
 
     Args:
-        twin: what the file was written from.
-        trained: the trained network.
-        loaded: the library's network, with the file's weights.
-        prefix: what the library puts before its keys.
+        twin: the network that the file was written from.
+        reference: the trained classifier.
+        loaded: the library's network with the weights of the file.
+        prefix: prefix that the library adds to its keys.
 
     Returns:
         Largest absolute difference of a logit; None if not every key loads.
 
     Raises:
-        ValueError: the library reads something else than was written.
+        ValueError: the library loads other values than were written.
     """
     state = loaded.state_dict()
     for key, value in twin.loadable.items():
         if not state[prefix + key].equal(value):
             raise ValueError(
-                f"{twin.library} read other values of {key} than were written: a defect, report it"
+                f"{twin.library} loaded other values of {key} than were written: please report this bug"
             )
     if not twin.keys.same or twin.failure:
         return None
-    difference = trained.difference(logits_of(loaded, trained.images))
-    if twin.same and not trained.agrees(difference):
+    difference = reference.difference(logits_of(loaded, reference.images))
+    if twin.same and not reference.agrees(difference):
         raise ValueError(
-            f"read back by {twin.library}, the logits differ by {difference:.2g}, more than {TOLERANCE:g} "
-            f"of the largest, {trained.scale:.2g}: a defect, report it"
+            f"loaded by {twin.library}, the logits differ by {difference:.2g}, more than {TOLERANCE:g} of "
+            f"the largest, {reference.scale:.2g}: please report this bug"
         )
     return difference
 
@@ -137,11 +137,11 @@ def check_read_back(twin: Twin, trained: Trained, loaded: nn.Module, prefix: str
 def save_weights(
     path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str], target: str
 ) -> None:
-    """Write a safetensors file; ``metadata`` goes into its header, beside the format that readers want."""
+    """Write a safetensors file; its header holds ``metadata`` and the format that readers require."""
     save = package("safetensors.torch", target).save
     path.write_bytes(save(dict(weights), metadata={"format": "pt", **metadata}))
 
 
 def call_arguments(arguments: Mapping[str, Any]) -> str:
-    """Further keyword arguments in a call: ``, img_size=96``; empty if there are none."""
+    """Format further keyword arguments of a call: ``, img_size=96``; empty if there are none."""
     return "".join(f", {name}={value!r}" for name, value in arguments.items())

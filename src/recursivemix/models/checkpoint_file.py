@@ -68,13 +68,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                     f"{_others(path)}"
                 )
             file.seek(0)
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+            if file.read(4) != b"PK\x03\x04":
+                raise ValueError("not a ZIP archive")
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, about what is refused below
+                content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # the unpickler raises whatever a malformed file leads to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"the checkpoint {path} is damaged or not a checkpoint ({reason}){_others(path)}"
+            f"the checkpoint {path} is damaged or not a checkpoint ({_reason(error)}){_others(path)}"
         ) from error
     _check_tables(content, path)
     if digest is None:
@@ -116,6 +120,15 @@ def _digest(file: BinaryIO, end: int = 0) -> bytes:
         digest.update(block)
         left -= len(block)
     return digest.hexdigest().encode()
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says what is wrong, without torch's advice to read the file unsafely."""
+    lines = str(error).replace("WeightsUnpickler error:", "\n").splitlines()
+    advice = ("Weights only load failed", "Please file an issue", "Check the documentation")
+    return next(
+        (line for line in lines if line.strip() and not line.startswith(advice)), type(error).__name__
+    )
 
 
 def _others(path: Path) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .checkpoint_file import CheckpointError, read_checkpoint
 from .create import create_model
+from .prediction import Prediction
 from .preprocessing import Preprocessing, evaluation_resize
 from .weight_keys import compare_keys
 
@@ -55,18 +56,43 @@ class TrainedModel:
         self.network.to(device)
         return self
 
-    def predict(self, images: Any, **options: Any) -> Any:
-        """Predict labels and probabilities, detections, or label maps.
+    def predict(
+        self,
+        images: Any,
+        *,
+        top_k: int = 5,
+        tta: Literal["flip"] | None = None,
+        features: bool = False,
+        batch_size: int = 32,
+        workers: int = 0,
+    ) -> list[Prediction]:
+        """Predict classes and probabilities, boxes and scores, or label maps.
 
         Args:
-            images: an image or a sequence of them: file names, PIL images, (3, H, W) tensors that are uint8
-                or floating in [0, 1].
-            options: see `recursivemix.evaluation.predict.predict`.
+            images: an image or a sequence of them: file names, PIL images, (H, W, 3) uint8 arrays, or
+                (3, H, W) tensors that are uint8 or floating in [0, 1].
+            top_k: number of classes to return, the most probable first; for classification.
+            tta: "flip" averages with the prediction for the mirrored image.
+            features: return the network's embedding too.
+            batch_size: images per batch; label maps are predicted one by one.
+            workers: threads that read files; 0 reads in the calling thread.
 
         Returns:
-            One prediction for each image.
+            One prediction per image, in order.
+
+        Raises:
+            ValueError: a file that cannot be read, or an image of another form.
         """
-        return imported(PREDICT)([self], images, **options)
+        predict: Callable[..., list[Prediction]] = imported(PREDICT)
+        return predict(
+            [self],
+            images,
+            top_k=top_k,
+            tta=tta,
+            features=features,
+            batch_size=batch_size,
+            workers=workers,
+        )
 
 
 def load(checkpoint: str | PathLike[str]) -> TrainedModel:
@@ -91,6 +117,7 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
         preprocessing = _preprocessing(settings, task)
         if task == "classification":
             network = create_model(model, len(classes), preprocessing.size)
+            network.to(memory_format=torch.channels_last)
         else:
             network = imported(DENSE[task])(settings)
         _load_weights(network, content["state_dict"])
@@ -160,19 +187,17 @@ def _load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _preprocessing(settings: Mapping[str, Any], task: Task) -> Preprocessing:
-    if task == "classification":
-        size = _entry(settings, "image_size", int)
-        colors, resize = _entry(settings, "data", dict), evaluation_resize(size)
-    else:
-        sizes = settings.get("image_size")  # the last one of several is for evaluation
-        size = sizes[-1] if isinstance(sizes, list) and sizes else sizes
-        colors, resize = _entry(settings, "backbone", dict), size
+    size: Any = settings.get("image_size")
+    if task in ("detection", "instance") and isinstance(size, list) and size:
+        size = size[-1]  # training draws one of several, evaluation takes the last
     if type(size) is not int or not 0 < size <= LARGEST_SIZE:
         raise CheckpointError(f"its image_size must be 1 to {LARGEST_SIZE} pixels, got {size!r}")
-    mean, std = (_three(_entry(colors, name, list, float, int), name) for name in ("mean", "std"))
+    colors = _entry(settings, "data" if task == "classification" else "backbone", dict)
+    mean = _three(_entry(colors, "mean", list, float, int), "mean")
+    std = _three(_entry(colors, "std", list, float, int), "std")
     if min(std) <= 0:
         raise CheckpointError(f"its std must be > 0, got {std}")
-    return Preprocessing(size, mean, std, resize)
+    return Preprocessing(size, mean, std, evaluation_resize(size) if task == "classification" else size)
 
 
 def _three(values: Sequence[float], name: str) -> tuple[float, float, float]:
@@ -186,11 +211,11 @@ def _entry(table: Mapping[str, Any], name: str, kind: type, *items: type) -> Any
     """Return an entry of a table; raise CheckpointError unless it, and each of its items, has the type."""
     if name not in table:
         raise CheckpointError(f"its settings have no {name}")
-    value = table[name]
+    value: Any = table[name]
     if kind is list and isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind:
         raise CheckpointError(f"its {name} is {type(value).__name__}, expected {kind.__name__}")
-    if items and (not value or any(type(item) not in items for item in value)):
+    if items and (not value or any(type(item) not in items for item in table[name])):
         raise CheckpointError(f"its {name} must be a list of {items[0].__name__}")
     return value

@@ -136,6 +136,8 @@ def paired_difference(
     if images is None and n < LEAST_SEEDS:
         return Difference(mean, None, None, None, n, differences, None, None, None)
     spread = stdev(differences) if n > 1 else 0.0
+    if spread < 1e-12 * abs(mean):
+        spread = 0.0  # rounding of equal differences
     image_error, count = 0.0, None
     uncertainty: Uncertainty = "seeds"
     if images is not None:

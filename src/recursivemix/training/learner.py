@@ -59,10 +59,6 @@ class Learner(LightningModule):
     def begin_epoch(self) -> None:
         """Called as an epoch begins or goes on in its middle."""
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Keep the batch as it is: loaders put images and targets on the device, and indices on the CPU."""
-        return batch
-
     # -- training -------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:

@@ -25,6 +25,10 @@ class RunLoaders(LightningDataModule):
         self.first = 0
         """The step of its epoch that training begins with."""
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Keep the batch as it is: loaders put images and targets on the device, and indices on the CPU."""
+        return batch
+
     def fill_cache(self) -> None:
         """Read what is to be held in memory; before any step, so that a bad file is found first."""
 

@@ -23,10 +23,10 @@ def atss_assign(
 ) -> Tensor:
     """Return the object that each anchor is trained on.
 
-    The candidates of an object are the ``candidates`` anchors of each level whose centers are closest to the
-    object's center (all anchors, if a level has fewer). A candidate is positive if its IoU is at least the mean
-    plus the standard deviation of the candidates' IoUs, and its center lies in the object's box. An anchor that
-    is positive for several objects is assigned to the one with the largest IoU.
+    The candidates of an object are the ``candidates`` anchors of each level whose centers are closest to
+    the object's center (all anchors, if a level has fewer). A candidate is positive if its IoU is at least
+    the mean plus the standard deviation of the candidates' IoUs, and its center lies in the object's box.
+    An anchor that is positive for several objects is assigned to the one with the largest IoU.
 
     Args:
         anchors: (A, 4) ``(x1, y1, x2, y2)``, level by level.

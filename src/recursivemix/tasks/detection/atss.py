@@ -16,7 +16,7 @@ from .losses import centerness, mean_over_ranks
 from .one_stage import Matches, OneStageDetector, initialize
 
 CODE_SCALE = (0.1, 0.1, 0.2, 0.2)
-"""Scale of the box code: shifts in sides of the anchor, and logarithms of the sides' ratio to the anchor's."""
+"""Scale of the box code: shifts in sides of the anchor, and logarithms of the ratio of sides."""
 MAX_GROWTH = math.log(1000 / 16)
 """Largest logarithm of a side's ratio: no object is more than 62 times as large as its anchor."""
 
@@ -45,7 +45,7 @@ class ATSS(OneStageDetector):
         boxes = self.decode(outputs["boxes"][image, location], matches.anchors, matches.strides)
         central = centerness(matches.points, matches.boxes)
         logits = outputs["centerness"][image, location, 0]
-        count, weight = mean_over_ranks(matches.count, central.sum())
+        count, weight = mean_over_ranks(central.new_tensor(float(len(image))), central.sum())
         count = count.clamp(min=1)
         giou = (generalized_box_iou_loss(boxes, matches.boxes) * central).sum()
         return {

@@ -63,7 +63,10 @@ class ForegroundClasses(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Same as `OneStageDetector.forward`, plus ``masks``: (N, H, W) in targets, (D, H, W) bool in results."""
+        """Return losses or detections, see `OneStageDetector.forward`.
+
+        Targets have ``masks`` (N, H, W) too, detections (D, H, W) bool.
+        """
         shifted = None if targets is None else [t | {"labels": t["labels"] + 1} for t in targets]
         output: Any = self.detector(list(images), shifted)
         if self.training:

@@ -14,7 +14,7 @@ BINS = 16
 
 
 class GFL(OneStageDetector):
-    """Detector whose scores are trained to equal the box's IoU, and whose sides are distributions over bins.
+    """Detector whose scores learn the IoU of the box, and whose sides are distributions over bins.
 
     Args:
         loaded, num_classes, options: see `OneStageDetector`.
@@ -33,7 +33,7 @@ class GFL(OneStageDetector):
         sign = code.new_tensor([1.0, 1.0, -1.0, -1.0])
         distances = (matches.points.repeat(1, 2) - matches.boxes) * sign / matches.strides[:, None]
         bins = distribution_focal_loss(code.view(-1, 4, BINS + 1), distances.clamp(0, BINS - 0.1))
-        count, weight = mean_over_ranks(matches.count, confidence.sum())
+        count, weight = mean_over_ranks(code.new_tensor(float(len(image))), confidence.sum())
         weight = weight.clamp(min=1e-6)
         giou = (generalized_box_iou_loss(boxes, matches.boxes) * confidence).sum()
         return {

@@ -1,4 +1,8 @@
-"""COCO's average precision, counted by faster-coco-eval."""
+"""COCO's average precision, computed by faster-coco-eval.
+
+torchmetrics' MeanAveragePrecision uses the same package, but it stops with an error if processes hold different
+numbers of images, and takes longer (benchmarks/average_precision.py).
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,14 @@ NAMES = ("ap", "ap50", "ap75", "aps", "apm", "apl")
 
 
 def coco_metrics(
-    truth: dict[str, Any],
-    results: Sequence[dict[str, Any]],
-    kind: Literal["bbox", "segm"] = "bbox",
-    max_detections: int = 100,
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"] = "bbox"
 ) -> dict[str, Any]:
-    """COCO's AP of a list of detections.
+    """Return COCO's AP of detections.
 
     Args:
-        truth: as in COCO's files: ``images``, ``annotations``, ``categories``.
-        results: as `detections_as_results` gives them.
-        kind: overlap of boxes, or of masks.
-        max_detections: of an image that count, the best first.
+        truth: content of a COCO file: ``images``, ``annotations``, ``categories``.
+        results: see `detections_as_results`; at most 100 per image count.
+        kind: compare boxes or masks.
 
     Returns:
         The `NAMES` in percent, NaN where there are no such objects, and ``per_class``: AP by category name.
@@ -44,39 +44,27 @@ def coco_metrics(
             "COCO's metrics need faster-coco-eval: pip install 'recursivemix[transfer]'"
         ) from error
 
-    categories = {one["id"]: one["name"] for one in truth["categories"]}
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+    # A mask's area counts, not its box's, which faster-coco-eval takes where there is one.
+    skipped = {"bbox"} if kind == "segm" else set()
+    detections = [{key: one[key] for key in one.keys() - skipped} for one in results]
     with contextlib.redirect_stdout(io.StringIO()):
         annotated = COCO(truth)
-        # Where nothing is found, one detection of no score stands for it: an empty list has no fields.
-        nothing = {"image_id": -1, "category_id": -1, "bbox": [0.0, 0.0, 0.0, 0.0], "score": 0.0}
-        if results:
-            detected = annotated.loadRes([dict(one) for one in results])
-        else:
-            detected = COCO({**truth, "annotations": [nothing | {"id": 1, "area": 0.0, "iscrowd": 0}]})
-        counted = COCOeval_faster(annotated, detected, kind, print_function=lambda *words: None)
-        counted.params.maxDets = [1, 10, max_detections]
-        counted.evaluate()
-        counted.accumulate()
-    # (IoU thresholds, recalls, categories, areas, max detections); -1 where there is no object.
-    precision = torch.as_tensor(counted.eval["precision"])[..., -1]
-    thresholds = [round(float(t), 2) for t in counted.params.iouThrs]
-    areas = list(counted.params.areaRngLbl)
+        detected = annotated.loadRes(detections)
+        evaluation = COCOeval_faster(annotated, detected, kind, print_function=lambda *words: None)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (IoU thresholds, recalls, categories, size ranges, detections per image); -1 where there is no object.
+    precision = torch.as_tensor(evaluation.eval["precision"])[..., -1]
 
     def mean(part: Tensor) -> float:
         known = part[part > -1]
         return 100 * float(known.mean()) if len(known) else float("nan")
 
-    everything = precision[..., areas.index("all")]
-    values = [
-        mean(everything),
-        mean(everything[thresholds.index(0.5)]),
-        mean(everything[thresholds.index(0.75)]),
-        *(mean(precision[..., areas.index(size)]) for size in ("small", "medium", "large")),
-    ]
-    per_class = {
-        categories[one]: mean(everything[:, :, place]) for place, one in enumerate(counted.params.catIds)
-    }
+    everything, *sizes = precision.unbind(-1)  # of any size; small, medium, large
+    values = [mean(everything), mean(everything[0]), mean(everything[5]), *(mean(size) for size in sizes)]
+    names = {one["id"]: one["name"] for one in truth["categories"]}
+    per_class = {names[k]: mean(everything[..., i]) for i, k in enumerate(evaluation.params.catIds)}
     return dict(zip(NAMES, values, strict=True)) | {"per_class": per_class}
 
 
@@ -88,15 +76,15 @@ def detections_as_results(
     category_ids: Sequence[int],
     masks: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """One image's detections as COCO has results.
+    """Return the detections of one image in COCO's result format.
 
     Args:
-        image_id: of the image.
-        boxes: (D, 4) ``(x1, y1, x2, y2)`` pixels.
+        image_id: id of the image in COCO's file.
+        boxes: (D, 4) ``(x1, y1, x2, y2)`` in pixels.
         scores: (D,)
         labels: (D,) class indices in 0..K-1.
-        category_ids: of each class, COCO's id.
-        masks: (D, H, W) bool, written as run lengths.
+        category_ids: COCO's id of each class.
+        masks: (D, H, W) bool; written as run lengths.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     corners = torch.cat([boxes[:, :2], sides], 1).tolist()

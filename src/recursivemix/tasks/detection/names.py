@@ -1,8 +1,8 @@
 """Registry of detectors. Standard library only.
 
 To add a detector, write its module in this folder and add one line here. The value of an entry is
-``MODULE:OBJECT``: the object is called with `LoadedBackbone`, the number of classes and `DetectorOptions`, and
-returns a network with the call of torchvision's detectors.
+``MODULE:OBJECT``: the object is called with a `LoadedBackbone`, the number of classes and
+`DetectorOptions`, and returns a network with the call of torchvision's detectors.
 """
 
 from __future__ import annotations

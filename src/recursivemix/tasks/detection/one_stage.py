@@ -1,7 +1,7 @@
 """One-stage detectors with one square anchor per location: what ATSS and GFL share.
 
-They have the call of torchvision's detectors. A detector of this kind is a subclass of `OneStageDetector` that
-defines how a box is encoded, its losses and its scores.
+They have the call of torchvision's detectors. A detector of this kind is a subclass of `OneStageDetector`
+that defines how a box is encoded, its losses and its scores.
 """
 
 from __future__ import annotations
@@ -70,11 +70,6 @@ class Matches(NamedTuple):
         """(P, 2) centers of the anchors."""
         return (self.anchors[:, :2] + self.anchors[:, 2:]) / 2
 
-    @property
-    def count(self) -> Tensor:
-        """P as a float32 scalar."""
-        return self.boxes.new_tensor(float(len(self.image)))
-
 
 def match(locations: Locations, targets: Sequence[dict[str, Tensor]]) -> Matches:
     """Assign objects to locations.
@@ -141,7 +136,7 @@ class OneStageDetector(nn.Module, ABC):
         """Return the scalar losses of a batch.
 
         Args:
-            outputs: ``classes`` (B, A, K), ``boxes`` (B, A, `box_outputs`) and the `extra_outputs`, float32.
+            outputs: ``classes`` (B, A, K), ``boxes`` (B, A, `box_outputs`) and `extra_outputs`, float32.
             matches: locations that are trained on an object.
         """
 
@@ -166,7 +161,7 @@ class OneStageDetector(nn.Module, ABC):
 
         Args:
             images: (3, H, W) each, of any size, in [0, 1].
-            targets: for each image ``boxes`` (N, 4) in its pixels and ``labels`` (N,); required in training.
+            targets: for each image ``boxes`` (N, 4) in its pixels and ``labels`` (N,); only for training.
 
         Returns:
             In training ``{name: loss}``; in evaluation for each image ``boxes`` (D, 4), ``scores`` (D,) and

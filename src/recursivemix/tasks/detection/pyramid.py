@@ -20,8 +20,8 @@ LEVELS = 5
 class ConvolutionLevels(ExtraFPNBlock):  # type: ignore[misc]  # torchvision has no types
     """Coarser levels, each by a convolution of stride 2 on the level before.
 
-    With two levels this is torchvision's LastLevelP6P7, which cannot make the three that a backbone with two
-    feature maps needs.
+    With two levels this is torchvision's LastLevelP6P7, which cannot make the three levels that a backbone
+    with two feature maps needs.
 
     Args:
         channels: channels of every level.

@@ -28,6 +28,6 @@ def upernet(channels: Sequence[int], width: int) -> nn.Module:
 
 
 def pspnet(channels: Sequence[int], width: int) -> nn.Module:
-    """Create the decoder of PSPNet (Zhao et al., arXiv 1612.01105), which uses the last map, not dilated."""
+    """Create the decoder of PSPNet (Zhao et al., arXiv 1612.01105), which uses the last map."""
     decoder: nn.Module = PSPDecoder([channels[-1]], out_channels=width, dropout=0.0)
     return decoder

@@ -1,8 +1,8 @@
 """Registry of segmentation heads. Standard library only.
 
 To add a head, write its module in this folder and add one line here. The value of an entry is
-``MODULE:OBJECT``: the object is called with the channels of the backbone's maps and the decoder's width, and
-returns a decoder with the call of segmentation_models.pytorch's, see `Segmenter`.
+``MODULE:OBJECT``: the object is called with the channels of the backbone's maps and the decoder's width,
+and returns a decoder with the call of segmentation_models.pytorch's.
 """
 
 from __future__ import annotations

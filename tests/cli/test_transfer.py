@@ -10,8 +10,8 @@ from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
+from recursivemix.models.trained import load
 from recursivemix.tasks.backbone import load_backbone
-from recursivemix.tasks.transfer_predict import load_learner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SHORT = [
@@ -32,7 +32,7 @@ def run(task, out, *arguments, epochs=1):
 
 
 def weights(folder):
-    return load_learner(folder / "checkpoints" / "last.ckpt").state_dict()
+    return load(folder / "checkpoints" / "last.ckpt").network.state_dict()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -63,7 +63,7 @@ def test_a_run_and_its_predictions(task, tmp_path, capsys):
     assert len(list((seen / "pictures").glob("*.png"))) == 2
     if task == "segmentation":
         classes = scenes_with_maps().classes
-        assert (seen / "classes.txt").read_text().split() == list(classes)
+        assert (seen / "maps" / "classes.txt").read_text().split() == list(classes)
         with Image.open(seen / "maps" / "scene1.png") as found:
             assert found.size == (128, 128)
             low, high = found.getextrema()
@@ -136,9 +136,9 @@ def test_a_backbone_of_our_own(tmp_path, capsys):
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["backbone"]["keys_matched"] == record["backbone"]["keys"] > 50
     assert record["backbone"]["pretrained"]
-    trained = load_learner(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert trained.hparams["lr"] == 2e-4
-    assert (trained.hparams["norm"], trained.hparams["frozen_stages"]) == ("statistics", 1)
+    trained = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert trained.settings["lr"] == 2e-4
+    assert (trained.settings["norm"], trained.settings["frozen_stages"]) == ("statistics", 1)
 
 
 def test_a_run_goes_on_without_the_file_of_its_backbone(tmp_path):
@@ -211,11 +211,11 @@ def test_a_classifier_is_no_detector(tmp_path, capsys):
     checkpoint = str(tmp_path / "fit" / "checkpoints" / "last.ckpt")
     images = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     assert main(["transfer", "predict", "--checkpoint", checkpoint, *images]) == 2
-    assert "no checkpoint of recursivemix transfer" in capsys.readouterr().err
+    assert "is a checkpoint of classification" in capsys.readouterr().err
 
 
 def test_a_detector_is_no_classifier(tmp_path, capsys):
     assert run("detection", tmp_path / "run") == 0
     checkpoint = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert main(["test", "--checkpoint", checkpoint]) == 2
-    assert "recursivemix transfer" in capsys.readouterr().err
+    assert "is a checkpoint of detection" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""compare, evaluate and report as a person uses them, with real runs on small images."""
+"""compare, evaluate and report on the command line, with real runs on small images."""
 
 import csv
 import json
@@ -57,8 +57,10 @@ def test_a_comparison_ends_in_a_page(compared, capsys):
     for method in comparison["methods"]:
         for run in method["runs"]:
             record = json.loads((out / run["folder"] / RECORD).read_text())
-            assert run["acc1_last"] == record["acc1_last"]
-            assert run["evaluation"]["accuracy"]["top1"] == pytest.approx(record["acc1_last"], abs=1e-4)
+            score = record.get("score_last", record.get("acc1_last"))
+            assert run["values"]["acc1_last"] == score
+            assert run["evaluation"]["accuracy"]["top1"] == pytest.approx(score, abs=1e-4)
+            assert run["correct"]
     assert comparison["answer"] in (out / "page.html").read_text().replace("&#39;", "'")
     names = {path.name for path in (out / "pictures").iterdir()}
     assert {"gallery-none.png", "gallery-cutmix.png", "cams-none.png", "cams-images.png"} <= names
@@ -68,7 +70,7 @@ def test_finished_runs_are_not_run_again_and_more_seeds_and_methods_are_added(co
     root, out = compared
     before = records(out)
     assert main(arguments(root, out, "--seeds", "2", "--epochs", "1")) == 0
-    assert "4 of 4 runs are finished already" in capsys.readouterr().out
+    assert "4 of 4 jobs are finished already" in capsys.readouterr().out
     assert records(out) == before
     more = arguments(root, out, "--seeds", "2", "--epochs", "1")
     more[more.index("none,cutmix")] = "none,cutmix,cutout"
@@ -98,7 +100,7 @@ def test_the_page_and_the_tables_again(compared, capsys, tmp_path):
     assert {row["method"] for row in rows} >= {"none", "cutmix"}
     assert r"\begin{tabular}" in files["latex"].read_text()
     assert main(["report", str(tmp_path)]) == 2
-    assert "holds no comparison.json" in capsys.readouterr().err
+    assert "has no comparison.json" in capsys.readouterr().err
 
 
 def test_evaluate_prints_and_keeps_what_a_checkpoint_is_worth(compared, capsys, tmp_path):
@@ -123,7 +125,7 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(image_root, tmp_pat
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines[0].startswith("none: 2 seeds x 3 epochs")
     assert lines[1].startswith("cutmix: 2 seeds x 3 epochs")
-    assert lines[2].startswith("altogether about")
+    assert lines[2].startswith("in total about")
     assert not out.exists()
 
 

@@ -1,0 +1,280 @@
+"""Predict files and folders of images, and write a table, label maps and pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
+from recursivemix.mixing import DenseTarget
+from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
+from recursivemix.models.trained import TrainedModel, load, load_task
+from recursivemix.training.run import check_device
+from recursivemix.training.settings import Device
+from recursivemix.training.whole import written_whole
+
+from .cells import write_picture
+from .prediction_table import (
+    FORMATS,
+    CsvTable,
+    Format,
+    JsonTable,
+    ParquetTable,
+    PredictionTable,
+    columns_of,
+)
+from .predictions import confident, drawn
+from .records import write_text
+
+MOST_CLASSES = 254
+"""In a label map of bytes, where 0 and 255 are no class."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict_files` did."""
+
+    images: int
+    """With a prediction."""
+    unreadable: list[UnreadableImage]
+
+
+def predict_files(
+    checkpoint: list[Path],
+    images: list[str],
+    top_k: int = 5,
+    format: Format | None = None,
+    out: Path | None = None,
+    tta: Tta | None = None,
+    features: bool = False,
+    maps: Path | None = None,
+    pictures: Path | None = None,
+    batch_size: int = 32,
+    workers: int = 2,
+    device: Device = "auto",
+) -> Predicted:
+    """Predict images with a trained network of any task.
+
+    Args:
+        checkpoint: Checkpoint of a training run; give the option several times to average networks.
+        images: Files, folders (searched recursively), or - to read file names from standard input.
+        top_k: Number of classes per image, the most probable first; for classification.
+        format: csv, json or parquet (default: as --out ends, else csv).
+        out: File to write; must be new (default: standard output).
+        tta: flip averages with the prediction for the mirrored image.
+        features: Write the embedding of each image too.
+        maps: Folder for label maps as PNG, 0 for no class and 1 + class else; for segmentation.
+        pictures: Folder for pictures with the predictions drawn over them; for detection and segmentation.
+        batch_size: Images per batch.
+        workers: Number of threads that read images.
+        device: cpu, gpu, or auto (a GPU if there is one).
+
+    Returns:
+        The number of images predicted, and the files that could not be read.
+
+    Raises:
+        ValueError: checkpoints, images, options or an output that cannot be used.
+    """
+    check_device(device)
+    models = [load(path) for path in checkpoint]
+    kind = format or (out.suffix.lstrip(".") if out is not None else "csv")
+    _check(models, kind, out, features, maps, pictures)
+    for option, value, least in (
+        ("top-k", top_k, 1),
+        ("batch-size", batch_size, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"--{option} must be at least {least}, got {value}")
+    files, root = find_images(images)
+    names = output_names(files, root)
+    for model in models:
+        model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    results = predictions(
+        models, files, top_k=top_k, tta=tta, features=features, batch_size=batch_size, workers=workers
+    )
+    unreadable: list[UnreadableImage] = []
+    with open_table(models, kind, out, top_k, features) as table:
+        console = Console(stderr=True)
+        progress = track(
+            results,
+            "predicting",
+            len(files),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        for file, name, result in zip(files, names, progress, strict=True):
+            named = replace(result, name=str(file if root is None else file.relative_to(root)))
+            if isinstance(named, UnreadableImage):
+                unreadable.append(named)
+                continue
+            table.write(named)
+            if maps is not None and isinstance(named, MapPrediction):
+                write_map(named, maps / f"{name}.png")
+            if pictures is not None:
+                draw(named, file, models[0].classes, pictures / f"{name}.png")
+        table.finish(unreadable)
+    if maps is not None:
+        write_text(maps / "classes.txt", "\n".join(models[0].classes) + "\n")
+    return Predicted(len(files) - len(unreadable), unreadable)
+
+
+def predict_folder(checkpoint: Path, images: Path, out: Path, device: Device = "auto") -> Predicted:
+    """Write the predictions of a detector or segmenter for a folder of images into another folder.
+
+    Writes OUT/pictures, and OUT/detections.json in COCO's layout or OUT/maps with OUT/maps/classes.txt.
+
+    Args:
+        checkpoint: Checkpoint of recursivemix transfer.
+        images: Folder of images.
+        out: Folder to write to; must be new or empty.
+        device: cpu, gpu, or auto (a GPU if there is one).
+
+    Raises:
+        ValueError: see `predict_files`.
+    """
+    task = load_task(checkpoint, "detection", "instance", "segmentation").task
+    if not images.is_dir():
+        raise ValueError(f"--images: there is no folder {images}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out: {out} is not an empty folder")
+    maps = task == "segmentation"
+    return predict_files(
+        [checkpoint],
+        [str(images)],
+        out=out / ("shares.csv" if maps else "detections.json"),
+        maps=out / "maps" if maps else None,
+        pictures=out / "pictures",
+        device=device,
+    )
+
+
+def _check(
+    models: list[TrainedModel],
+    kind: str,
+    out: Path | None,
+    features: bool,
+    maps: Path | None,
+    pictures: Path | None,
+) -> None:
+    """Raise ValueError for options that do not go together, or an output that exists."""
+    if not models:
+        raise ValueError("--checkpoint: name at least one")
+    task = models[0].task
+    if kind not in FORMATS:
+        raise ValueError(f"--format must be csv, json or parquet, or --out end so; got {kind!r}")
+    if kind == "parquet" and out is None:
+        raise ValueError("--format parquet needs a file: add --out FILE")
+    if out is not None and out.exists():
+        raise ValueError(f"{out} already exists: name a new file with --out")
+    if features and task != "classification" and kind != "json":
+        raise ValueError(f"--features of {task} needs --format json: its tables have no row per image")
+    if maps is not None and task != "segmentation":
+        raise ValueError(f"--maps is for segmentation, and {models[0].path} is of {task}")
+    if maps is not None and len(models[0].classes) > MOST_CLASSES:
+        raise ValueError(f"--maps holds up to {MOST_CLASSES} classes, got {len(models[0].classes)}")
+    if pictures is not None and task == "classification":
+        raise ValueError(f"--pictures is for detection and segmentation, and {models[0].path} is of {task}")
+    for option, folder in (("--maps", maps), ("--pictures", pictures)):
+        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{option}: {folder} is not an empty folder")
+
+
+def find_images(sources: list[str]) -> tuple[list[Path], Path | None]:
+    """Return the files of ``--images``, and the folder that names are relative to if it is the only source.
+
+    Raises:
+        ValueError: a source that does not exist, or a folder without images.
+    """
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if source == "-":
+            files += [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
+        elif path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            if not found:
+                raise ValueError(f"--images: {path} holds no images ({', '.join(IMG_EXTENSIONS)})")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise ValueError(f"--images: there is no file or folder {path}")
+    if not files:
+        raise ValueError("--images: name files, a folder, or - with file names on standard input")
+    alone = Path(sources[0]) if len(sources) == 1 and sources[0] != "-" else None
+    return files, alone if alone is not None and alone.is_dir() else None
+
+
+def output_names(files: list[Path], root: Path | None) -> list[str]:
+    """Return a different name for each image's own outputs, without ending.
+
+    It is the image's path below ``root``, else its file name; with its ending, or a number, if taken.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for number, file in enumerate(files, start=1):
+        inside = Path(file.name) if root is None else file.relative_to(root)
+        options = (str(inside.with_suffix("")), str(inside), f"{inside}-{number}")
+        names.append(next(name for name in options if name not in taken))
+        taken.add(names[-1])
+    return names
+
+
+@contextmanager
+def open_table(
+    models: list[TrainedModel], kind: str, out: Path | None, top_k: int, features: bool
+) -> Iterator[PredictionTable]:
+    """Open the table of predictions; a file appears under its name once it is complete.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    columns = columns_of(models[0], top_k)
+    try:
+        with nullcontext() if out is None else written_whole(out) as part:
+            if kind == "parquet":
+                assert part is not None
+                yield ParquetTable(part, columns, features)
+                return
+            with nullcontext(sys.stdout) if part is None else part.open("w", newline="") as file:
+                yield _text_table(file, models, kind, columns)
+    except OSError as error:
+        raise ValueError(f"cannot write the predictions ({error}): name another place") from error
+
+
+def _text_table(
+    file: IO[str], models: list[TrainedModel], kind: str, columns: list[str]
+) -> PredictionTable:
+    return JsonTable(file, models) if kind == "json" else CsvTable(file, columns)
+
+
+def write_map(prediction: MapPrediction, path: Path) -> None:
+    """Write a label map as ADE20K has them: 1 + class at every pixel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((prediction.label_map + 1).byte().numpy()).save(path)
+
+
+def draw(prediction: Prediction, file: Path, classes: tuple[str, ...], path: Path) -> None:
+    """Draw a prediction over its image."""
+    assert not isinstance(prediction, ClassPrediction)
+    with open_image_file(file) as source:
+        image = as_rgb(source)
+    if isinstance(prediction, BoxPrediction):
+        objects = DenseTarget(prediction.boxes, prediction.indices, prediction.masks)
+        target, scores = confident(objects, torch.tensor(prediction.scores))
+    else:
+        target, scores = prediction.label_map, None
+    write_picture(drawn(image, target, scores, classes), path)
