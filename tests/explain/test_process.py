@@ -158,7 +158,10 @@ def test_every_mixer_has_numbers_and_a_page(mixer, tmp_path):
     found, record = statistics(mixer, size=32, batches=3, batch_size=4, out=tmp_path / "s.html")
     assert found.images == 12
     assert sum(found.label_by_age) + found.label_of_partners == pytest.approx(1, abs=1e-3)
-    assert f"{found.mixer}: {100 * (1 - found.lam_mean):.1f} % of an image comes from other" in (tmp_path / "s.html").read_text()
+    assert (
+        f"{found.mixer}: {100 * (1 - found.lam_mean):.1f} % of an image comes from other"
+        in (tmp_path / "s.html").read_text()
+    )
     assert (record["closed_form"] is None) == (mixer != "recursivemix")
 
 

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recursivemix.data.names import Source
 from recursivemix.mixing import MIXERS
@@ -113,29 +113,23 @@ def make_server(studio: Studio) -> Server:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """Log an error in one line, and ignore requests that are cut off."""
+    """Log an error in one line, without a traceback, and ignore requests that are cut off."""
     from starlette.requests import ClientDisconnect
-    from starlette.responses import PlainTextResponse
 
     async def guarded_app(scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def noted(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await app(scope, receive, noted)
+            await app(scope, receive, send)
         except (ClientDisconnect, asyncio.CancelledError):
             return
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            logging.getLogger("uvicorn.error").error("%s: %s", scope["path"], reason)
-            if not started:
-                await PlainTextResponse(f"failed: {reason}", 500, HEADERS)(scope, receive, send)
+        except Exception as error:  # the client has its answer by `failed`
+            logging.getLogger("uvicorn.error").error("%s: %s", scope["path"], one_line(error))
 
     return guarded_app
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def make_app(studio: Studio) -> Starlette:
@@ -174,6 +168,9 @@ def make_app(studio: Studio) -> Starlette:
             status = 413 if isinstance(error, TooLargeError) else 400
             return PlainTextResponse(str(error), status, HEADERS)
 
+    async def failed(request: Request, error: Exception) -> Response:
+        return PlainTextResponse(f"failed: {one_line(error)}", 500, HEADERS)
+
     return Starlette(
         routes=[
             Route("/", fixed(page, "text/html")),
@@ -182,6 +179,7 @@ def make_app(studio: Studio) -> Starlette:
             Route("/mixed", mixed),
             Route("/image", upload, methods=["POST"]),
         ],
+        exception_handlers={Exception: failed},
         # Another page could point a host name of its own at this machine.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
     )
