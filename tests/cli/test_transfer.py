@@ -11,7 +11,7 @@ from PIL import Image
 from recursivemix.cli import main
 from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
 from recursivemix.models.trained import load
-from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.backbone_weights import load_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SHORT = [

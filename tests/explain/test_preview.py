@@ -16,7 +16,8 @@ from recursivemix.explain.preview import preview
 from recursivemix.explain.sources import SourceTracker
 from recursivemix.mixing import MIXERS, RecursiveMix
 from recursivemix.report.cells import as_bytes
-from recursivemix.tasks.classification_fit import FitConfig, prepare
+from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.prepare import prepare
 
 
 def size_of(path):
@@ -84,10 +85,10 @@ def test_cells_tell_what_the_mixer_did():
 
 def test_these_are_the_batches_of_a_run(tmp_path):
     """With a run's batch size and seed, the images are the ones that it trains on."""
-    config = FitConfig(batch_size=24, device="cpu", seed=3, out=tmp_path / "run")
+    config = ClassificationSettings(batch_size=24, device="cpu", seed=3, out=tmp_path / "run")
     run = prepare(config, [], {"enable_progress_bar": False}, None, False)
     run.loaders.trainer = run.trainer
-    run.loaders.fill_cache()
+    run.loaders.loading.fill_cache()
     trained = next(iter(run.loaders.train_dataloader()))
     mine = next(first_batches(open_images(None, "digits", None, None, 3), 24, 3))
     assert torch.equal(mine.labels, trained[1])

@@ -51,7 +51,9 @@ def test_a_table_of_classes(save_trained, photos, tmp_path, capsys):
     for row, one in zip(rows, expected, strict=True):
         labels = tuple(row[f"label_{k}"].removeprefix("'") for k in (1, 2))
         assert labels == one.labels
-        assert [float(row[f"probability_{k}"]) for k in (1, 2)] == pytest.approx(one.probabilities, abs=1e-6)
+        assert [float(row[f"probability_{k}"]) for k in (1, 2)] == pytest.approx(
+            one.probabilities, abs=1e-6
+        )
     assert main([*words, "--out", str(out)]) == 2  # not over what is there
     assert "already exists" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.atss import ATSS
 from recursivemix.tasks.detection.create import create_detector
 from recursivemix.tasks.detection.gfl import BINS, GFL

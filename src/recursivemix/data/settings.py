@@ -9,15 +9,27 @@ from .names import Source
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """Choice of a data set of labelled images, and of its splits.
+class SourceSettings:
+    """Data set.
+
+    Args:
+        data: Folder of images (default: small sample images that come with the installation).
+        download: Allow downloads of data sets and of pretrained weights.
+    """
+
+    data: Path | None = None
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class ImageSettings(SourceSettings):
+    """Data set of labelled images, and its splits.
 
     Args:
         data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
             a folder with CIFAR's official files; with --dataset hf the name of a Hugging Face data set
             (default: scikit-learn's handwritten digits).
         dataset: Format of --data (default: auto, which detects it).
-        download: Allow downloads of CIFAR or of a Hugging Face data set.
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
@@ -28,9 +40,7 @@ class ImageSettings:
         skip_bad: Read every image before training, and leave out and list those that cannot be read.
     """
 
-    data: Path | None = None
     dataset: Source = "auto"
-    download: bool = False
     val_split: float | None = None
     folds: int | None = None
     fold: int = 0

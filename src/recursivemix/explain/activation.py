@@ -19,8 +19,8 @@ from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
-from recursivemix.training.run import check_device
+from recursivemix.training.atomic_write import write_text
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
 
 MOST_IMAGES = 64

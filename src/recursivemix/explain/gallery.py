@@ -53,7 +53,7 @@ def gallery(
 
 
 class MixedBatchGallery(Callback):
-    """Draws the first mixed batches of a run; does nothing until `prepare` is called.
+    """Draws the first mixed batches of a new run into ``mixed_batches.png`` in its folder.
 
     Args:
         steps: number of batches.
@@ -62,30 +62,24 @@ class MixedBatchGallery(Callback):
     def __init__(self, steps: int = 4) -> None:
         self.steps = steps
         self._batches: list[MixedBatch] = []
-        self._path: Path | None = None
-
-    def prepare(
-        self, path: Path, classes: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
-        """Set the file to write, and the arguments of `gallery`."""
-        self._path, self._classes, self._mean, self._std = path, classes, mean, std
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._path is not None and trainer.is_global_zero:
+        if trainer.global_step == 0 and trainer.is_global_zero:
             pl_module.watch = self._batches.append  # type: ignore[assignment]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if len(self._batches) >= self.steps:
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._batches:  # the epoch has fewer batches than the picture
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
-    def _finish(self, pl_module: LightningModule) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.watch = None  # type: ignore[assignment]
-        assert self._path is not None  # batches are only watched after `prepare`
-        write_cells(gallery(self._batches, self._classes, self._mean, self._std), self._path, "light")
+        classes, data = pl_module.hparams["classes"], pl_module.hparams["data"]
+        picture = gallery(self._batches, classes, data["mean"], data["std"])
+        write_cells(picture, Path(trainer.default_root_dir, "mixed_batches.png"), "light")
         self._batches.clear()

@@ -13,7 +13,7 @@ from recursivemix.data.images import denormalise
 from recursivemix.data.names import Source
 from recursivemix.report.cells import Cells, Theme, as_bytes, as_grid, check_out, write_cells, write_frames
 from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
+from recursivemix.training.atomic_write import write_text
 
 from .batches import first_batches, network_for, open_images
 from .captions import COUNTED, VISIBLE

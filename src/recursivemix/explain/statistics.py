@@ -9,8 +9,8 @@ from typing import Any
 from recursivemix.mixing import RecursiveMix
 from recursivemix.report.cells import Theme, check_out
 from recursivemix.report.page import render
-from recursivemix.report.records import environment, write_json, write_text
-from recursivemix.training.whole import written_whole
+from recursivemix.training.atomic_write import atomic_write, write_json, write_text
+from recursivemix.training.environment import environment
 
 from .closed_form import empty_box_probability, mean_pasted_share, mean_weight_by_age
 from .process import AGES, Statistics, measure_process
@@ -117,7 +117,7 @@ def write_statistics(measured: Statistics, record: dict[str, Any], theme: Theme,
     if out.suffix.lower() == ".json":
         write_json(out, record)
     elif out.suffix.lower() == ".png":
-        with written_whole(out) as part:
+        with atomic_write(out) as part:
             part.write_bytes(draw_statistics(measured, record, theme))
     else:
         write_text(out, render(statistics_page(measured, record)))
