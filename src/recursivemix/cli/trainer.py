@@ -65,7 +65,7 @@ def trainer_options(parser: ArgumentParser, values: Namespace) -> TrainerOptions
     from lightning import Trainer
 
     defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
-    plain = yaml.safe_load(parser.dump(values, skip_unset=False))["trainer"]
+    plain = yaml.safe_load(parser.dump(values.clone(), skip_unset=False))["trainer"]
     return TrainerOptions({name: value for name, value in plain.items() if value != defaults[name]})
 
 
