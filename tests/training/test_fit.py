@@ -94,7 +94,7 @@ class Average(Callback):
             if value.is_floating_point():
                 self.average[name].mul_(self.decay).add_((1 - self.decay) * value)
 
-    def on_validation_start(self, trainer, module):
+    def on_validation_batch_start(self, trainer, module, *args):
         weights = {name: value.clone() for name, value in module.state_dict().items()}
         self.evaluated.append((weights, {name: value.clone() for name, value in self.average.items()}))
 
