@@ -106,3 +106,23 @@ def save_trained(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return save
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of a short run, with the score and loss that Lightning measured at its end."""
+    from recursivemix.tasks.settings import ClassificationSettings
+    from recursivemix.training.fit import fit
+    from recursivemix.training.prepare import prepare
+
+    settings = ClassificationSettings(
+        epochs=1, precision="32", out=tmp_path_factory.mktemp("evaluated") / "run"
+    )
+    return fit(prepare(settings, [], {"limit_train_batches": 2, "enable_progress_bar": False}))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: Any) -> Path:
+    """The last checkpoint of the short run."""
+    path: Path = trained.folder / "checkpoints" / "last.ckpt"
+    return path

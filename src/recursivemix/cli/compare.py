@@ -24,8 +24,8 @@ def compare(settings: CompareSettings) -> None:
     from recursivemix.compare.compare import compare, plan_lines, with_epochs
     from recursivemix.compare.grid import check_grid
     from recursivemix.compare.pace import measure
+    from recursivemix.compare.processes import GridStoppedError
     from recursivemix.training.checkpoints import StoppedError
-    from recursivemix.training.commands import GridStoppedError
 
     try:
         with usage_errors(MisconfigurationException):
