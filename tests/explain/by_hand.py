@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from recursivemix.models.checkpoint_file import write_checkpoint as save
 from recursivemix.tasks.classification import MixedClassifier
 
 CLASSES = ["blue", "green", "red"]
@@ -22,7 +23,6 @@ def write_checkpoint(
     }  # fmt: skip
     module = MixedClassifier(**settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "ranks": []}, path
-    )
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "ranks": []}
+    save(content, path)
     return path
