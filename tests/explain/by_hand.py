@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import trained_content
+from samples import trained_content
 from recursivemix.models.checkpoint_file import write_checkpoint as save
 
 CLASSES = ["blue", "green", "red"]
