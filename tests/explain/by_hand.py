@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from recursivemix.tasks.classification import MixedClassifier
+from recursivemix.tasks.settings import ClassificationSettings
 
 CLASSES = ["blue", "green", "red"]
 
@@ -17,10 +18,7 @@ def write_checkpoint(
     data = {
         "dataset": dataset, "val_split": None, "seed": 0, "mean": [0.5] * 3, "std": [0.25] * 3,
     }  # fmt: skip
-    settings = {
-        "model": model, "classes": list(classes), "image_size": size, "mixer": mixer, "data": data,
-    }  # fmt: skip
-    module = MixedClassifier(**settings)
+    module = MixedClassifier(ClassificationSettings(model=model, mixer=mixer), classes, size, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "ranks": []}, path

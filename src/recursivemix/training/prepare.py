@@ -137,6 +137,10 @@ def check_resume(
     """
     if "ranks" not in checkpoint:
         raise ValueError(f"{path} holds weights only: a run cannot be resumed from it")
+    if RunLoaders.__qualname__ not in checkpoint:
+        raise ValueError(
+            f"{path} is of an earlier version of recursivemix: resume the run with that version"
+        )
     saved, hparams = checkpoint["hyper_parameters"], learner.hparams
     for name in learner.identity:
         if saved.get(name) != hparams[name]:
