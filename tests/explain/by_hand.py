@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from samples import trained_content
 from recursivemix.models.checkpoint_file import write_checkpoint as save
+from samples import trained_content
 
 CLASSES = ["blue", "green", "red"]
 
