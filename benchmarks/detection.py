@@ -104,7 +104,7 @@ def target_of(
 
 
 def train_step(detector: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
-    """Losses and gradients; no optimiser, which is the same for both."""
+    """Losses and gradients; no optimizer, which is the same for both."""
     detector.train()
     detector.zero_grad(set_to_none=True)
     with torch.autocast(images[0].device.type, torch.bfloat16):

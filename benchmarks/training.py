@@ -132,7 +132,7 @@ def open_folder(root: Path) -> Folder:
 def bare_batches(
     images: StackedImages, batch_size: int, seed: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Padded crops, flips and normalisation by the batch, from one tensor: a loader nobody can blame."""
+    """Padded crops, flips and normalization by the batch, from one tensor: a loader nobody can blame."""
     size, padding = images.images.shape[-1], images.images.shape[-1] // 8
     pixels = F.pad(images.images, (padding,) * 4).permute(0, 2, 3, 1).contiguous().to(device)
     labels = images.labels.to(device)
@@ -208,7 +208,7 @@ class CutMixCollate:
 def torchvision_loop(
     folder: Folder, batch_size: int, device: torch.device
 ) -> tuple[Iterable[Batch], Callable[[Batch], None]]:
-    """The loop of references/classification with --use-v2: its transforms (PIL), CutMix, its optimiser."""
+    """The loop of references/classification with --use-v2: its transforms (PIL), CutMix, its optimizer."""
     size, classes = folder.images.image_size, len(folder.images.classes)
     transform = v2.Compose(
         [

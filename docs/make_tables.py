@@ -1,13 +1,16 @@
-"""Writes the tables of the README and of ``results/README.md`` from the records in ``results/``.
+"""Write the tables of the README and of ``results/README.md`` from the records in ``results/``, and the lists of
+the documentation from the registries of the package.
 
     python docs/make_tables.py           # rewrite
-    python docs/make_tables.py --check   # fail if a table is not what the records say
+    python docs/make_tables.py --check   # fail if a table or list is out of date
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``, a list between ``<!-- list: NAME -->``
+and ``<!-- end list -->`` (in mkdocs.yml between ``# list: NAME`` and ``# end list``).
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -400,31 +403,93 @@ TABLES = {
 }
 
 
-def filled(text: str) -> str:
-    """A page with every table written anew."""
+def first_sentence(thing: object) -> str:
+    """The first sentence of a docstring, on one line."""
+    paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s", paragraph)[0]
 
-    def fill(match: re.Match[str]) -> str:
+
+def methods_list(prefix: str) -> str:
+    """The mixing methods with their cards; ``prefix`` is the path from the page to docs/."""
+    from recursivemix import MIXERS
+
+    lines = ["| method | |", "| --- | --- |"]
+    lines += [
+        f"| [`{name}`]({prefix}methods/{name}.md) | {first_sentence(kind)} |"
+        for name, kind in MIXERS.items()
+    ]
+    return "\n".join(lines)
+
+
+def recipes_list(prefix: str) -> str:
+    """The recipes."""
+    from recursivemix.recipes import read_recipe, recipe_names
+
+    lines = ["| recipe | epochs | task |", "| --- | --- | --- |"]
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        lines.append(f"| `{name}` | {recipe.settings['epochs']} | {recipe.task} |")
+    return "\n".join(lines)
+
+
+def probes_list(prefix: str) -> str:
+    """The probes of ``recursivemix evaluate``."""
+    from recursivemix.evaluation.probes import PROBES
+
+    lines = ["| probe | measures |", "| --- | --- |"]
+    lines += [f"| `{probe.name}` | {', '.join(m.title for m in probe.metrics)} |" for probe in PROBES]
+    return "\n".join(lines)
+
+
+def methods_navigation() -> str:
+    """The method cards in the navigation of the site."""
+    from recursivemix import MIXERS
+
+    names = ["recursivemix", *(name for name in MIXERS if name not in ("recursivemix", "none")), "none"]
+    titles = {
+        name: (ROOT / "docs" / "methods" / f"{name}.md").read_text().splitlines()[0].removeprefix("# ")
+        for name in names
+    }
+    return "\n".join(f"      - {title}: methods/{name}.md" for name, title in titles.items())
+
+
+LISTS = {"methods": methods_list, "recipes": recipes_list, "probes": probes_list}
+
+
+def filled(page: Path) -> str:
+    """A page with every table and list written anew."""
+    prefix = "" if page.is_relative_to(ROOT / "docs") else "docs/"
+    if page.parent.name == "guides":
+        prefix = "../"
+
+    def table(match: re.Match[str]) -> str:
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end table -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end table -->", fill, text, flags=re.DOTALL)
+    def listing(match: re.Match[str]) -> str:
+        return f"<!-- list: {match[1]} -->\n{LISTS[match[1]](prefix)}\n<!-- end list -->"
+
+    text = page.read_text()
+    if page.name == "mkdocs.yml":
+        start, end = "      # list: methods\n", "\n      # end list"
+        before, _, rest = text.partition(start)
+        return f"{before}{start}{methods_navigation()}{end}{rest.partition(end)[2]}"
+    text = re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end table -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- list: (\w+) -->\n.*?<!-- end list -->", listing, text, flags=re.DOTALL)
 
 
 def main() -> int:
     """Rewrite the pages, or with --check say whether they are up to date."""
     stale = []
-    for page in (ROOT / "README.md", RESULTS / "README.md"):
+    pages = [ROOT / "README.md", RESULTS / "README.md", ROOT / "mkdocs.yml"]
+    for page in [*pages, *sorted((ROOT / "docs").rglob("*.md"))]:
         old = page.read_text()
-        new = filled(old)
+        new = filled(page)
         if new != old:
             stale.append(str(page.relative_to(ROOT)))
         if "--check" not in sys.argv:
             page.write_text(new)
     if "--check" in sys.argv:
-        print(
-            f"{' and '.join(stale)} differ from results/: run docs/make_tables.py"
-            if stale
-            else "up to date"
-        )
+        print(f"{' and '.join(stale)} out of date: run docs/make_tables.py" if stale else "up to date")
         return int(bool(stale))
     return 0
 

@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Commands by group: the module of this folder that holds the function, and one line of help."""
 UNLISTED = {
-    "test": ("measure", "evaluate without --probes, under its old name"),
+    "test": ("measure", "evaluate, under its old name"),
     "transfer predict": ("files", "predict for a folder, under its old name"),
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()} | UNLISTED
@@ -76,11 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     prog = "recursivemix"
     try:
-        if words[:1] == ["--version"]:
+        if words == ["--version"]:
             print(f"{prog} {__version__}")
-        elif asks_for_commands(words):
-            print(overview(words[:1]))
+        elif words in ([], ["-h"], ["--help"]):
+            print(f"{overview()}\n\n{EXAMPLES}")
             return 0 if words else 2
+        elif words in (["transfer"], ["transfer", "-h"], ["transfer", "--help"]):
+            print(overview("transfer "))
+            return 0 if len(words) > 1 else 2
         else:
             name, options = split(words)
             prog = f"{prog} {name}"
@@ -110,21 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def asks_for_commands(words: Sequence[str]) -> bool:
-    """Return whether the words are no command but the start of some, alone or with ``--help``."""
-    start = " ".join(word for word in words if word not in ("-h", "--help"))
-    return start not in COMMANDS and (start == "" or any(name.startswith(f"{start} ") for name in COMMANDS))
-
-
-def overview(start: Sequence[str] = ()) -> str:
-    """Return the help of all commands, or of those that begin with a word, such as ``transfer``."""
-    prefix = f"{start[0]} " if start and not start[0].startswith("-") else ""
-    lines = [f"usage: recursivemix {prefix}COMMAND [options]", "", "Mixed-sample training with a memory."]
+def overview(start: str = "") -> str:
+    """Return the list of commands, or of those whose name begins with ``start``."""
+    lines = [f"usage: recursivemix {start}COMMAND [options]", "", "Mixed-sample training with a memory."]
     for title, commands in GROUPS.items():
-        shown = {name: line for name, (_, line) in commands.items() if name.startswith(prefix)}
+        shown = {name: line for name, (_, line) in commands.items() if name.startswith(start)}
         if shown:
             lines += ["", f"{title}:", *(f"  {name:<22} {line}" for name, line in shown.items())]
-    return "\n".join([*lines, "", EXAMPLES])
+    return "\n".join(lines)
 
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -133,11 +129,11 @@ def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     Raises:
         UsageError: there is no such command.
     """
-    for count in (2, 1):
-        name = " ".join(words[:count])
-        if name in COMMANDS:
-            return name, words[count:]
-    near = get_close_matches(name, COMMANDS, 1) or get_close_matches(" ".join(words[:2]), COMMANDS, 1)
+    count = 2 if words[0] == "transfer" else 1
+    name = " ".join(words[:count])
+    if name in COMMANDS:
+        return name, words[count:]
+    near = get_close_matches(name, COMMANDS, 1)
     hint = f"did you mean {near[0]}?" if near else "recursivemix --help lists the commands"
     raise UsageError(f"unknown command {name!r}; {hint}")
 

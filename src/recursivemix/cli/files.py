@@ -53,7 +53,7 @@ def report_predicted(predicted: Predicted, out: Path | None) -> None:
 
 
 def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> None:
-    """Check a folder of images: unreadable files, duplicates across splits, class counts, sizes, colour modes.
+    """Check images for unreadable files, duplicates across splits, class counts, sizes and colour modes.
 
     Args:
         folder: Folder of images: train/CLASS and val/CLASS, or CLASS.

@@ -1,7 +1,11 @@
-"""Fit a prepared run from the command line, and turn failures into one-line errors."""
+"""Train from the command line, and turn failures into one-line errors."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
@@ -9,24 +13,50 @@ from rich.table import Table
 from recursivemix.data.annotated import AnnotationError
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.models.checkpoint_file import CheckpointError
+from recursivemix.report.predictions import write_predictions
 from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
 from recursivemix.training.fit import fit
-from recursivemix.training.prepare import PreparedRun, RunFolderError
+from recursivemix.training.prepare import PreparedRun, RunFolderError, prepare
 from recursivemix.training.record import Result, finite
+from recursivemix.training.settings import RunSettings
 
-from .errors import Failed, Interrupted, UsageError, one_line
+from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
 
 USER_ERRORS = (UnreadableImageError, AnnotationError, MisconfigurationException, RunFolderError)
 """Errors of a run that the user can fix."""
 
 
-def fit_and_print(run: PreparedRun) -> bool:
-    """Train and print the result; return whether this is the process that writes files.
+def transfer(
+    settings: RunSettings, trainer_options: dict[str, Any], resume: Path | None, changed: bool
+) -> None:
+    """Train a detector or segmenter as `train` does, and draw predictions into the run folder."""
+    run: Any = train(settings, trainer_options, resume, changed)
+    if run is not None:
+        write_predictions(run.learner, run.data, run.folder / "predictions.png")
+
+
+def train(
+    settings: RunSettings,
+    trainer_options: dict[str, Any],
+    resume: Path | None,
+    changed: bool,
+    *callbacks: Callback,
+) -> PreparedRun | None:
+    """Train and print the result; return the run, or None on processes other than the first.
+
+    Args:
+        settings: of the task.
+        trainer_options: arguments of Lightning's Trainer.
+        resume: checkpoint to resume from.
+        changed: resume although data or the number of processes differ.
+        callbacks: additional callbacks.
 
     Raises:
         UsageError, Failed, Interrupted: in one line.
     """
+    with usage_errors():
+        run = prepare(settings, callbacks, trainer_options, resume, changed)
     first = run.trainer.is_global_zero
     if first:
         for note in run.learner.notes:
@@ -38,7 +68,7 @@ def fit_and_print(run: PreparedRun) -> bool:
         result = fit(run)
     except (StoppedError, NonFiniteLossError, CheckpointError) as error:
         if not first:
-            return False  # all processes stop; the exit code of the first one counts
+            return None  # all processes stop; the exit code of the first one counts
         if isinstance(error, StoppedError):
             raise Interrupted(f"{error}; {resume_hint(run)}") from error
         raise Failed(one_line(error)) from error
@@ -48,9 +78,10 @@ def fit_and_print(run: PreparedRun) -> bool:
         raise UsageError(one_line(error)) from error
     except OSError as error:
         raise Failed(one_line(error)) from error
-    if first:
-        print_result(run, result)
-    return first
+    if not first:
+        return None
+    print_result(run, result)
+    return run
 
 
 def resume_hint(run: PreparedRun) -> str:

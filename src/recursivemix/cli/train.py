@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -18,12 +18,9 @@ from recursivemix.tasks.settings import (
 )
 from recursivemix.training.settings import RunSettings
 
-from .errors import UsageError, usage_errors
+from .errors import UsageError
 from .parser import parse_options
 from .trainer import TrainerOptions, values_of
-
-if TYPE_CHECKING:
-    from recursivemix.training.prepare import PreparedRun
 
 COMMON = (
     "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
@@ -64,7 +61,10 @@ def fit(source: SettingsSource, settings: ClassificationSettings, trainer: Train
     """
     from recursivemix.explain.gallery import MixedBatchGallery
 
-    train(fit, source, settings, trainer, MixedBatchGallery())
+    from .running import train
+
+    resume = checkpoint_to_resume("fit", fit, source, settings, trainer)
+    train(settings, trainer, resume, source.resume_changed, MixedBatchGallery())
 
 
 def transfer_detection(
@@ -76,7 +76,10 @@ def transfer_detection(
         recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
         recursivemix transfer detection --detector retinanet --backbone resnet50 --download --data DIR
     """
-    transfer(transfer_detection, source, settings, trainer)
+    from .running import transfer
+
+    resume = checkpoint_to_resume("transfer detection", transfer_detection, source, settings, trainer)
+    transfer(settings, trainer, resume, source.resume_changed)
 
 
 def transfer_instance(source: SettingsSource, settings: InstanceSettings, trainer: TrainerOptions) -> None:
@@ -85,7 +88,10 @@ def transfer_instance(source: SettingsSource, settings: InstanceSettings, traine
     Examples:
         recursivemix transfer instance --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    transfer(transfer_instance, source, settings, trainer)
+    from .running import transfer
+
+    resume = checkpoint_to_resume("transfer instance", transfer_instance, source, settings, trainer)
+    transfer(settings, trainer, resume, source.resume_changed)
 
 
 def transfer_segmentation(
@@ -96,42 +102,10 @@ def transfer_segmentation(
     Examples:
         recursivemix transfer segmentation --head upernet --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    transfer(transfer_segmentation, source, settings, trainer)
+    from .running import transfer
 
-
-def transfer(
-    command: Callable[..., None], source: SettingsSource, settings: Any, trainer: TrainerOptions
-) -> None:
-    """Train a detector or segmenter, and draw predictions into the run folder."""
-    from recursivemix.report.predictions import write_predictions
-
-    run: Any = train(command, source, settings, trainer)
-    if run is not None:
-        write_predictions(run.learner, run.data, run.folder / "predictions.png")
-
-
-def train(
-    command: Callable[..., None],
-    source: SettingsSource,
-    settings: RunSettings,
-    trainer: TrainerOptions,
-    *callbacks: Any,
-) -> PreparedRun | None:
-    """Train, print the result, and return the run; None on processes other than the first.
-
-    Raises:
-        UsageError, Failed, Interrupted: in one line.
-    """
-    from recursivemix.training.prepare import prepare
-
-    from .running import fit_and_print
-
-    settings = settings.with_absolute_paths()
-    name = command.__name__.replace("_", " ")
-    resume = checkpoint_to_resume(name, command, source, settings, trainer)
-    with usage_errors():
-        run = prepare(settings, callbacks, trainer.values, resume, source.resume_changed)
-    return run if fit_and_print(run) else None
+    resume = checkpoint_to_resume("transfer segmentation", transfer_segmentation, source, settings, trainer)
+    transfer(settings, trainer, resume, source.resume_changed)
 
 
 def expand(command: str, options: Sequence[str]) -> list[str]:
@@ -158,7 +132,7 @@ def checkpoint_to_resume(
     name: str,
     command: Callable[..., None],
     source: SettingsSource,
-    settings: Any,
+    settings: RunSettings,
     trainer: TrainerOptions,
 ) -> Path | None:
     """Return the checkpoint to resume from, if any.
@@ -170,7 +144,7 @@ def checkpoint_to_resume(
         return None
     before = parse_options(name, command, ["--config", str(settings_file(source.resume))])
     was = flat(before["settings"], before["trainer"])
-    now = flat(settings, trainer)
+    now = flat(settings.with_absolute_paths(), trainer)
     changes = [
         f"--{key.replace('_', '-')} is {now.get(key, 'unset')}, was {was.get(key, 'unset')}"
         for key in sorted(was.keys() | now.keys())
@@ -220,4 +194,4 @@ def settings_file(resume: Path) -> Path:
 
 def flat(settings: RunSettings, trainer: TrainerOptions) -> dict[str, Any]:
     """Return all settings with the names of their options."""
-    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.values.items()}
+    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.items()}

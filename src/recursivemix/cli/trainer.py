@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 
-@dataclass(frozen=True)
-class TrainerOptions:
-    """Arguments of Lightning's Trainer that differ from its defaults."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    """As a YAML file holds them: callbacks, loggers and strategies by their ``class_path``."""
+class TrainerOptions(dict[str, Any]):
+    """Arguments of Lightning's Trainer that differ from its defaults, as a YAML file holds them."""
 
 
 def add_trainer(parser: ArgumentParser) -> None:
@@ -54,19 +49,14 @@ def values_of(words: Sequence[str], option: str) -> list[str]:
 
 
 def trainer_options(parser: ArgumentParser, values: Namespace) -> TrainerOptions:
-    """Return the options that differ from Lightning's defaults.
-
-    Args:
-        parser: with the options of the Trainer, or without.
-        values: what was parsed.
-    """
+    """Return the options of what was parsed that differ from Lightning's defaults."""
     if "trainer" not in values:
         return TrainerOptions()
     from lightning import Trainer
 
-    defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
+    defaults = inspect.signature(Trainer.__init__).parameters
     plain = yaml.safe_load(parser.dump(values, skip_unset=False))["trainer"]
-    return TrainerOptions({name: value for name, value in plain.items() if value != defaults[name]})
+    return TrainerOptions((n, value) for n, value in plain.items() if value != defaults[n].default)
 
 
 class HelpTrainer(argparse.Action):

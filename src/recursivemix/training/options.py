@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser
 def add_settings(parser: ArgumentParser, settings: type) -> None:
     """Add an option for each field of a settings dataclass.
 
-    `ArgumentParser.add_class_arguments` resolves annotations with the names of one module: it accepts any value
-    for fields from classes of other modules, and runs ``if TYPE_CHECKING`` blocks to find their names.
+    `ArgumentParser.add_class_arguments` resolves annotations with the names of one module only: it accepts
+    any value for fields from other modules, and runs ``if TYPE_CHECKING`` blocks to find their names.
     """
     types = get_type_hints(settings)
     helps = helps_of(*reversed(settings.__mro__))
