@@ -176,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="record to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    where = environment(gpu=False)  # before any file can change
     settings, levels = SETTINGS, LEVELS
     if options.quick:
         options.rounds = 20
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         record = {
             "benchmark": "coverage",
-            **environment(gpu=False),
+            **where,
             "settings": {"quick": options.quick, "resamples": RESAMPLES},
             "seed": options.seed,
             "n": options.rounds,
