@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning import Callback
 
 from recursivemix.cli import main
@@ -93,7 +94,7 @@ class Average(Callback):
             if value.is_floating_point():
                 self.average[name].mul_(self.decay).add_((1 - self.decay) * value)
 
-    def on_validation_start(self, trainer, module):
+    def on_validation_batch_start(self, trainer, module, *args):
         weights = {name: value.clone() for name, value in module.state_dict().items()}
         self.evaluated.append((weights, {name: value.clone() for name, value in self.average.items()}))
 
@@ -199,3 +200,14 @@ def test_relative_paths_are_written_absolute(tmp_path, monkeypatch, image_root):
     run = prepare(make_settings("classification", Path("run"), data=data, workers=0, epochs=1), [], SHORT)
     fit(run)
     assert yaml.safe_load(Path("run", "config.yaml").read_text())["data"] == str(image_root)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_command_line_knows_the_type_of_every_option(task):
+    """jsonargparse accepts anything for a type that it cannot resolve, and every option has a help text."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings_class(task), as_group=False)
+    for action in parser._actions:
+        assert "Unvalidated" not in str(getattr(action, "_typehint", None)), action.dest
+        assert action.help, action.dest
+    assert parser.parse_args(["--out=run"]).out == Path("run")

@@ -19,7 +19,7 @@ from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
 
-from .settings import CompareSettings, budget_seconds, task_settings
+from .settings import CompareSettings, budget_seconds
 
 STEPS = 12
 """Measured steps of each method, after `WARM_UP` steps in which memory is allocated."""
@@ -116,19 +116,15 @@ def epochs_in_budget(settings: CompareSettings, paces: list[Pace]) -> int:
 
 def _measure_method(settings: CompareSettings, label: str) -> Pace:
     seed = settings.first_seed
+    run = settings.standalone_run(label, seed)
+    pace = _measure(run, label, settings.settings.get("trainer", {}))
     if not settings.pretrains:
-        pace = _measure(settings.run(label, seed), label)
         return pace if settings.is_dense else _with_probes(settings, pace)
-    method = settings.method(label)
-    before = task_settings(
-        "classification", settings.pretrain_settings(method["backbone"], seed), "--pretrain"
-    )
-    # Time does not depend on the weights.
-    after = settings.run(label, seed, model=getattr(before, "model", None), backbone="random")
-    pace = _measure(after, label)
-    if method["backbone"] != label:  # another method counts its backbone
+    backbone = settings.method(label)["backbone"]
+    if backbone != label:  # another method counts its backbone
         return pace
-    return Pace(label, pace.epoch, pace.once + _measure(before, label).run(before.epochs))
+    before = settings.pretrain_run(backbone, seed)
+    return Pace(label, pace.epoch, pace.once + _measure(before, label, {}).run(before.epochs))
 
 
 @dataclass(frozen=True)
@@ -145,11 +141,11 @@ def _with_probes(settings: CompareSettings, pace: _Measured) -> Pace:
     return Pace(pace.label, pace.epoch, pace.once + images / pace.batch_size * pace.batch)
 
 
-def _measure(settings: RunSettings, label: str) -> _Measured:
+def _measure(settings: RunSettings, label: str, trainer: dict[str, Any]) -> _Measured:
     clock = Clock()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="recursivemix-") as folder:
-        options = {
+        options = trainer | {
             "max_epochs": 1,
             "limit_train_batches": STEPS + WARM_UP,
             "limit_val_batches": STEPS,

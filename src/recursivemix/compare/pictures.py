@@ -44,7 +44,7 @@ def make_pictures(settings: CompareSettings, out: Path) -> None:
         for label, run in first.items():
             _copy_as_jpeg(out / run.folder / "predictions.png", pictures / f"predictions-{label}.jpg")
     else:
-        run_settings = settings.run(settings.labels[0], settings.first_seed)
+        run_settings = settings.standalone_run(settings.labels[0], settings.first_seed)
         assert isinstance(run_settings, ClassificationSettings)
         data = open_images(run_settings, run_settings.seed)
         checkpoints = {label: out / run.folder / LAST for label, run in first.items()}

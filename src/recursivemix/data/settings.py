@@ -1,6 +1,7 @@
-"""Where the images of a run come from. Standard library only."""
+"""Where the images of a run come from. Standard library only.
 
-from __future__ import annotations
+Annotations are evaluated here: jsonargparse would look up their names in the modules of other classes.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -250,6 +250,8 @@ def open_table(
                 return
             with nullcontext(sys.stdout) if part is None else part.open("w", newline="") as file:
                 yield _text_table(file, models, kind, columns)
+    except BrokenPipeError:  # of standard output
+        raise
     except OSError as error:
         raise ValueError(f"cannot write the predictions ({error}): name another place") from error
 
