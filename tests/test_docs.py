@@ -168,10 +168,10 @@ def known_options():
     options = set()
     for name in COMMANDS:
         with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as printed:
-            parse(name, ["--help"])
+            parse([*name.split(), "--help"])
         if "--help-all" in printed.getvalue():
             with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as printed:
-                parse(name, ["--help-all"])
+                parse([*name.split(), "--help-all"])
         options |= set(re.findall(r"--[a-z][\w-]*", printed.getvalue().replace("[no-]", "")))
     return options
 
