@@ -16,10 +16,12 @@ class SourceSettings:
     Args:
         data: Folder of images (default: small sample images that come with the installation).
         download: Allow downloads of data sets and of pretrained weights.
+        skip_bad: Read every image and its annotation before training; leave out and list the broken ones.
     """
 
     data: Path | None = None
     download: bool = False
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,6 @@ class ImageSettings(SourceSettings):
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
         train_images: Number of training images; a stratified random subset (default: all).
-        skip_bad: Read every image before training, and leave out and list those that cannot be read.
     """
 
     dataset: Source = "auto"
@@ -47,7 +48,6 @@ class ImageSettings(SourceSettings):
     fold: int = 0
     image_size: int | None = None
     train_images: int | None = None
-    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         self.check()
