@@ -1,4 +1,4 @@
-"""Malformed checkpoints in ``evaluate`` and ``--resume``: one line and exit code 2; the run folder is kept."""
+"""Malformed checkpoints in ``evaluate`` and ``--resume``: one line and exit code 2, the run folder kept."""
 
 import copy
 
