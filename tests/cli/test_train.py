@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from conftest import FAST, write_images
 from recursivemix.cli import main
 from recursivemix.tasks.settings import ClassificationSettings
+from samples import FAST, write_images
 
 pytestmark = pytest.mark.filterwarnings(
     # Lightning's and its dependencies' own calls; nothing that this project can mend.

@@ -12,22 +12,8 @@ from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_row
 from recursivemix.evaluation.multiple import four_in_one
 from recursivemix.evaluation.probes import PROBES, compared_metrics, select_probes
 from recursivemix.report.statistics import estimate
-from recursivemix.tasks.classification_fit import FitConfig, prepare
-from recursivemix.training.run import fit
 
 RESULTS = Path(__file__).parents[2] / "results"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The result of a short run, with the score and loss that Lightning measured at its end."""
-    settings = FitConfig(epochs=1, precision="32", out=tmp_path_factory.mktemp("evaluated") / "run")
-    return fit(prepare(settings, [], {"limit_train_batches": 2, "enable_progress_bar": False}))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(trained):
-    return trained.folder / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from recursivemix.models.create import create_model
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    return write_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt", mixer="recursivemix")
+    return write_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")
 
 
 def network(name, size=32, classes=5):
@@ -142,7 +142,6 @@ def test_names_that_tell_apart(tmp_path):
         (["--out", "e.gif"], "--out must end in .png or .html"),
         ([], "was not trained on the digits: name a folder with --images DIR"),
         (["--checkpoint", "missing.ckpt"], "there is no checkpoint missing.ckpt"),
-        (["--checkpoint"], "--checkpoint needs a value"),
         (["--layer", "layer9"], "layer9"),
     ],
 )
@@ -156,6 +155,12 @@ def test_a_refusal_is_one_line(words, message, checkpoint, image_root, tmp_path,
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(folder.iterdir())
+
+
+def test_an_option_without_its_value_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["explain", "--checkpoint"])
+    assert "--checkpoint" in capsys.readouterr().err
 
 
 def test_other_classes_do_not_stand_side_by_side(checkpoint, image_root, tmp_path):

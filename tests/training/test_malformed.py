@@ -1,13 +1,13 @@
-"""Malformed checkpoints in ``evaluate`` and ``--resume``: one line and exit code 2, the run folder kept."""
+"""Malformed checkpoints in ``evaluate`` and ``--resume``: one line and exit code 2; the folder is kept."""
 
 import copy
 
 import pytest
 import torch
 
-from conftest import FAST
 from recursivemix.cli import main
 from recursivemix.models.checkpoint_file import read_checkpoint, write_checkpoint
+from samples import FAST
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 HYPER = "hyper_parameters"
@@ -49,7 +49,7 @@ RESUME = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder whose checkpoint is of the first of two epochs, and its content."""
-    from conftest import write_images
+    from samples import write_images
 
     root = tmp_path_factory.mktemp("malformed")
     for hue, name in enumerate(("blue", "green", "red")):
