@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .names import Source
@@ -17,6 +17,14 @@ class ImageSettings:
             a folder with CIFAR's official files; with --dataset hf the name of a Hugging Face data set
             (default: scikit-learn's handwritten digits).
         dataset: Format of --data (default: auto, which detects it).
+        table: CSV or Parquet file with one row per image; paths in it are relative to --data (default: to
+            the table).
+        image_column: Column of --table with the path, or in Parquet the encoded bytes (default: image,
+            path, file, filename, file_name or image_path).
+        label_column: Column of --table with the label, or several labels separated by ";"; or several
+            columns of 0 and 1, one per class (default: label, labels, class or target).
+        split_column: Column of --table with train, val or test (default: split, if there is one).
+        multi_label: Any number of labels per image, also if no label of --table contains ";".
         download: Allow downloads of CIFAR or of a Hugging Face data set.
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
@@ -30,6 +38,11 @@ class ImageSettings:
 
     data: Path | None = None
     dataset: Source = "auto"
+    table: Path | None = None
+    image_column: str | None = None
+    label_column: list[str] = field(default_factory=list)
+    split_column: str | None = None
+    multi_label: bool = False
     download: bool = False
     val_split: float | None = None
     folds: int | None = None
