@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from recursivemix.compare.records import read_comparison
 from recursivemix.evaluation.probes import compared_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,9 +72,9 @@ SHOWN = {metric.name: metric for metric in compared_metrics() if metric.short}
 def compared_table(name: str) -> str:
     """Methods of a comparison that ``recursivemix compare`` made."""
     folder = RESULTS / "compare" / name
-    if not (folder / "comparison.json").exists():
+    if not folder.exists():
         return "Not measured yet."
-    record = read(folder / "comparison.json")
+    record = read_comparison(folder)
     data, baseline = record["data"], record["baseline"]
     pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
     seeds = len(record["seeds"])
@@ -112,17 +113,17 @@ def compared_table(name: str) -> str:
 def transfer_table(name: str) -> str:
     """Backbones of a comparison that ``recursivemix transfer compare`` made."""
     folder = RESULTS / "transfer" / name
-    if not (folder / "transfer.json").exists():
+    if not folder.exists():
         return "Not measured yet."
-    record = read(folder / "transfer.json")
+    record = read_comparison(folder)
     data, before, score = record["data"], record["pretraining"], record["score"]
     shown = {"ap": "box AP", "miou": "mIoU"}[score]
     pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == score}
     lines = [
         f"**{Path(data['name']).name}, {record['task']}, {data['train_images']:,} training images**: "
         f"{before['model']} trained on {before['name']} ({before['train_images']:,} images of "
-        f"{before['image_size']} pixels, {record['epochs']['pretraining']} epochs), then "
-        f"{record['epochs']['transfer']} epochs here; {len(record['seeds'])} seeds, "
+        f"{before['image_size']} pixels, {before['epochs']} epochs), then "
+        f"{record['epochs']} epochs here; {len(record['seeds'])} seeds, "
         f"{data['evaluation_images']:,} {data['evaluation_split']} images. The difference is within seeds, "
         f"with its 95 % interval and p corrected for the number of methods.",
         "",

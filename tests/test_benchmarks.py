@@ -225,3 +225,20 @@ def test_gpu_sh_says_that_there_are_no_images(tmp_path: Path) -> None:
     missing = gpu_sh(tmp_path, GPU_SH_DEVICE="cpu", QUICK="1", CIFAR100_ZIPS=str(tmp_path))
     assert missing.returncode == 2
     assert "cifar100-part1.zip" in missing.stderr
+
+
+def test_coverage(tmp_path: Path) -> None:
+    record, text = run("coverage.py", tmp_path)
+    check_origin(record, "coverage.py")
+    assert record["n"] == 20
+    kinds = {"reported", "t over seeds", "t, Satterthwaite", "hierarchical bootstrap"}
+    for seeds, expected in ((1, {"reported"}), (3, kinds)):
+        rows = [row for row in record["differences"] if row["seeds"] == seeds]
+        assert {row["interval"] for row in rows} == expected
+        for row in rows:
+            assert 0.5 <= row["coverage"] <= 1
+            assert row["mean_width"] > 0
+            assert f"{row['interval']}: {100 * row['coverage']:.1f} %" in text
+    log, plain = (next(r for r in record["levels"] if r["interval"] == name) for name in ("log t", "t"))
+    assert log["below_zero"] == 0
+    assert plain["seeds"] == log["seeds"] == 3

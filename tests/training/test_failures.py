@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning import Callback
-from test_cli import FAST
+from conftest import FAST
 from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main

@@ -20,7 +20,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "transfer detection": ("train", "Train a backbone to find boxes: ATSS, GFL, FCOS, RetinaNet"),
         "transfer instance": ("train", "Train a backbone to find boxes and masks: Mask R-CNN"),
         "transfer segmentation": ("train", "Train a backbone to label every pixel: UPerNet, PSPNet"),
-        "recipes": ("files", "List the recipes of published results, or print one"),
+        "recipes": ("recipes", "List the recipes of published results, or print one"),
     },
     "compare": {
         "compare": ("compare", "Train several methods with several seeds; ends in one page"),

@@ -21,7 +21,7 @@ class Interrupted(Exception):
 def one_line(error: BaseException) -> str:
     """Return the message of an error as one line.
 
-    An error raised in a worker of a data loader arrives with its traceback; its last line holds the message.
+    An error of a data loader's worker holds its traceback, whose last line is the message.
     """
     text = str(error).strip()
     if "Traceback (most recent call last)" in text:
@@ -37,5 +37,7 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except (UsageError, BrokenPipeError):
         raise
-    except (ValueError, OSError, *kinds) as error:
+    except Exception as error:
+        if not isinstance(error, (ValueError, OSError, *kinds)):
+            raise
         raise UsageError(one_line(error)) from error

@@ -1,50 +1,16 @@
-"""Commands that read or write files: recipes, exports, predictions, checks of a folder."""
+"""Commands that read or write files: exports, predictions, checks of a folder."""
 
 from __future__ import annotations
 
 import sys
 from functools import wraps
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from recursivemix.export.export import export_checkpoint
-from recursivemix.recipes import read_recipe, recipe_names
 from recursivemix.report.predict import Predicted, predict_files, predict_folder
 
 from .errors import Failed, usage_errors
-
-
-def recipes(name: str | None = None, /) -> None:
-    """List the recipes of published results, or print one.
-
-    Args:
-        name: Recipe to print.
-
-    Examples:
-        recursivemix recipes cifar100-resnet18
-        recursivemix fit --recipe cifar100-resnet18 --data DIR
-        recursivemix fit --recipe cifar100-resnet18 --data DIR --mixer none
-    """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    with usage_errors():
-        if name is not None:
-            recipe = read_recipe(name)
-            print((resources.files("recursivemix.recipes") / f"{recipe.name}.yaml").read_text(), end="")
-            return
-        found = [read_recipe(name) for name in recipe_names()]
-    table = Table(show_lines=True)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("epochs")
-    table.add_column("expected")
-    for recipe in found:
-        table.add_row(recipe.name, str(recipe.settings["epochs"]), escape(recipe.header["expected"]))
-    Console().print(table)
-    print("recursivemix recipes NAME prints one with its command, such as")
-    print("recursivemix fit --recipe NAME --data DIR [--mixer none]")
 
 
 @wraps(export_checkpoint)

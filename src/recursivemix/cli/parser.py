@@ -1,7 +1,7 @@
 """Parsers of the commands, made from the signatures of the functions that run them.
 
-A parameter that is a settings dataclass becomes one option per field; any other parameter becomes one option,
-or a positional argument if it stands before ``*``. Options may be typed with dashes or underscores.
+A parameter that is a settings dataclass becomes one option per field, a positional-only parameter one
+positional argument, and any other parameter one option. Options may be typed with dashes or underscores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from .help import HelpFormatter, dashed, readable, type_of
+from .help import HelpFormatter, dashed, metavar, readable, type_of
 from .trainer import HelpTrainer, TrainerOptions, add_trainer, names_trainer, trainer_options
 
 Function = Callable[..., None]
@@ -63,7 +63,7 @@ class CommandParser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {readable(message, self._option_string_actions)}\n")
 
     def completed(self, words: Sequence[str]) -> list[str]:
-        """Add the value of ``--compile`` and ``--no-compile``; gather the values of list options.
+        """Write out ``--compile`` and ``--no-compile``; gather the values of options that take a list.
 
         ``--images a.jpg b.jpg`` and ``--images a.jpg --images b.jpg`` are the same.
         """
@@ -151,14 +151,17 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
     parser.common = common
     parser.sections = {}
     parameters, positional = parameters_of(function), positional_of(function)
-    settings = {parameter: kind for parameter, kind in parameters.items() if is_dataclass(kind)}
+    settings: dict[str, Any] = {name: kind for name, kind in parameters.items() if is_dataclass(kind)}
     usage = [parser.prog]
     for parameter, default in positional.items():
         word, optional = parameter.upper(), default is not Parameter.empty
         usage.append(f"[{word}]" if optional else word)
-        nargs = {"nargs": "?"} if optional else {}
         parser.add_argument(
-            parameter, type=parameters[parameter], help=helps[parameter], metavar=word, **nargs
+            parameter,
+            type=parameters[parameter],
+            help=helps[parameter],
+            metavar=word,
+            nargs="?" if optional else None,
         )
     for kind in settings.values():
         if kind is not TrainerOptions:
@@ -167,11 +170,11 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
                 parser.sections.setdefault(title_of(kind, item.name), []).append(item.name)
     if settings:
         parser.add_argument("--config", action="config")
-    others = inspect.signature(function).parameters.keys() - parameters.keys()
-    parser.add_function_arguments(
-        inspect.unwrap(function), as_group=False, skip={*positional, *settings, *others}
-    )
     parser.sections["options"] = [parameter for parameter in parameters if parameter not in settings]
+    if parameters.keys() - settings.keys() - positional.keys():
+        skip = inspect.signature(function).parameters.keys() - parameters.keys()
+        skip |= settings.keys() | positional.keys()
+        parser.add_function_arguments(inspect.unwrap(function), as_group=False, skip={*skip})
     if common:
         parser.add_argument("--help_all", action=HelpAll, nargs=0, default=argparse.SUPPRESS)
     if TrainerOptions in settings.values():
@@ -179,7 +182,7 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
     for action in parser._actions:
         action.help = HELP.get(action.dest, action.help)
         if action.required and action.option_strings:
-            usage.append(f"--{dashed(action.dest)}")
+            usage.append(f"{dashed(action.option_strings[0])} {metavar(type_of(action))}")
     parser.usage = " ".join([*usage, "[options]"])
     return parser
 
@@ -211,7 +214,8 @@ def parse_options(
         if kind is TrainerOptions:
             arguments[parameter] = trainer_options(parser, values, chosen)
         elif is_dataclass(kind):
-            arguments[parameter] = kind(**{item.name: chosen[item.name] for item in fields(kind)})
+            made: Any = kind
+            arguments[parameter] = made(**{item.name: chosen[item.name] for item in fields(kind)})
         else:
             arguments[parameter] = chosen[parameter]
     return arguments

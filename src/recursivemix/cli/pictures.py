@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
-from recursivemix.explain import activation, studio as live
+from recursivemix.explain import activation
 from recursivemix.explain import preview as previews
 from recursivemix.explain import statistics as process
+from recursivemix.explain import studio as live
 
 from .errors import usage_errors
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,14 +19,9 @@ from recursivemix.tasks.settings import (
 )
 from recursivemix.training.settings import RunSettings
 
-from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
+from .errors import UsageError, usage_errors
 from .parser import parse_options
 from .trainer import TrainerOptions, values_of
-
-if TYPE_CHECKING:
-    from recursivemix.training.run import PreparedRun, Result
-
-    AnyRun = PreparedRun[Any, Any, Any, Any]
 
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
 COMMON = (
@@ -72,6 +66,7 @@ def fit(source: SettingsSource, settings: ClassificationSettings, trainer: Train
     from recursivemix.tasks.classification_fit import prepare
 
     from .records import fit_record, print_result
+    from .running import begin, follow, train
 
     settings = with_absolute_paths(settings)
     resume = checkpoint_to_resume("fit", fit, source, settings, trainer)
@@ -81,7 +76,8 @@ def fit(source: SettingsSource, settings: ClassificationSettings, trainer: Train
     if not run.trainer.is_global_zero:
         follow(run)
         return
-    where, config = begin(run, settings, trainer)
+    config = plain(settings) | ({"trainer": trainer.plain} if trainer.plain else {})
+    where = begin(run, config)
     if run.data.skipped:
         write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
         print(f"left out {len(run.data.skipped)} unreadable files, see {run.folder / 'skipped.txt'}")
@@ -137,6 +133,7 @@ def transfer(
     from recursivemix.tasks.transfer_fit import prepare
 
     from .records import print_transfer, transfer_record
+    from .running import begin, follow, train
 
     settings = with_absolute_paths(settings)
     resume = checkpoint_to_resume(f"transfer {task}", command, source, settings, trainer)
@@ -146,7 +143,8 @@ def transfer(
         follow(run)
         return
     print(f"backbone: {loaded}")
-    where, config = begin(run, settings, trainer)
+    config = plain(settings) | ({"trainer": trainer.plain} if trainer.plain else {})
+    where = begin(run, config)
     result = train(run, f"transfer {task}")
     record = transfer_record(run, result, where, task, config)
     write_json(run.folder / "record.json", record | {"backbone": loaded.origin})
@@ -209,7 +207,8 @@ def checkpoint_to_resume(
     ]
     if changes and not source.resume_changed:
         raise UsageError(
-            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add --resume-changed"
+            f"the settings differ from the run's: {'; '.join(changes)}; to resume with them add "
+            f"--resume-changed"
         )
     return checkpoint_of(source.resume)
 
@@ -260,65 +259,3 @@ def plain(settings: Any) -> dict[str, Any]:
 def flat(settings: Any, trainer: TrainerOptions) -> dict[str, Any]:
     """Return all settings with the names of their options."""
     return plain(settings) | {f"trainer.{name}": value for name, value in trainer.plain.items()}
-
-
-def begin(run: AnyRun, settings: Any, trainer: TrainerOptions) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Create the run's folder with its settings; return the environment and the settings for the record."""
-    from recursivemix.report.records import environment, write_text
-
-    where = environment(gpu=run.config.device != "cpu")
-    config = plain(settings) | ({"trainer": trainer.plain} if trainer.plain else {})
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
-    return where, config
-
-
-def follow(run: AnyRun) -> None:
-    """Train on a process that is not the first; the first one reports."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.models.checkpoint_file import CheckpointError
-    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-    from recursivemix.training.run import fit
-
-    try:
-        fit(run)
-    except (StoppedError, NonFiniteLossError, CheckpointError):
-        return  # all processes stop; the exit code of the first one counts
-    except (UnreadableImageError, AnnotationError, MisconfigurationException) as error:
-        raise UsageError(one_line(error)) from error
-
-
-def train(run: AnyRun, command: str) -> Result:
-    """Train; turn failures into one-line errors; delete the run folder if it holds no checkpoint."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from recursivemix.data.annotated import AnnotationError
-    from recursivemix.data.decode import UnreadableImageError
-    from recursivemix.models.checkpoint_file import CheckpointError
-    from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-    from recursivemix.training.run import fit
-
-    try:
-        return fit(run)
-    except BaseException as error:
-        started = any((run.folder / "checkpoints").glob("*.ckpt"))
-        if not started and run.resume is None:
-            shutil.rmtree(run.folder, ignore_errors=True)
-        hint = (
-            f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
-        )
-        if isinstance(error, StoppedError):
-            raise Interrupted(f"{error}; {hint}") from error
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
-            raise Interrupted(f"interrupted; {hint}") from error
-        if isinstance(error, (UnreadableImageError, AnnotationError, MisconfigurationException)):
-            raise UsageError(one_line(error)) from error
-        if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
-            raise Failed(one_line(error)) from error
-        raise

@@ -1,4 +1,4 @@
-"""The options of Lightning's Trainer, ``--trainer.*``. Lightning is imported only if one of them is typed."""
+"""The options of Lightning's Trainer, ``--trainer.*``; Lightning is imported if one of them is typed."""
 
 from __future__ import annotations
 

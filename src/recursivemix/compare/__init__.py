@@ -1,1 +1,1 @@
-"""Methods against each other: the grid of runs, who runs them, what follows from them, and the page."""
+"""Compare methods: the grid of runs, how they are executed, collected and answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
         captions[label] = {
             "captions": [", ".join(f"{name}: {weight:.2f}" for name, weight in row) for row in shares]
         }
-        network = trained.network.eval()
+        network = trained.network
         with torch.no_grad():
             top = network(images).softmax(1).max(1)
         maps = activation_maps(network, images, test[1])
@@ -107,7 +108,7 @@ def _mixed(trained: TrainedModel, images: Tensor, labels: Tensor) -> tuple[Tenso
 
     Of `TRIES` draws, return the one whose mean ``lam`` is nearest to `TYPICAL`: some draws mix nothing.
     """
-    settings, network = trained.settings, trained.network.train()
+    settings, network = trained.settings, deepcopy(trained.network).train()
     options = {"seed": settings["seed"]} | (settings["mixer_options"] or {})
     mixer = create_mixer(settings["mixer"], len(trained.classes), network, **options)
     order = torch.arange(len(images)).view(SHOWN, EARLIER + 1).T.flip(0)  # the last row: 0, 4, 8, ...

@@ -302,7 +302,7 @@ def as_pixels(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         return as_rgb(image)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image)
+        image = torch.from_numpy(image.copy())
         image = image.permute(2, 0, 1) if image.ndim == 3 else image
     if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or 0 in image.shape:
         found = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__

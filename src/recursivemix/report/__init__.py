@@ -1,1 +1,1 @@
-"""Records of runs, and what is made of them."""
+"""Statistics over seeds, tables, plots, pictures and pages."""

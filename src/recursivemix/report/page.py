@@ -1,7 +1,6 @@
-"""One HTML file of text, plots, tables and pictures that needs no network.
+"""Render a page of text, plots, tables and pictures as one HTML file that needs no network.
 
-`recursivemix.compare.page` says what is on it. Everything that comes from data or the command line is
-escaped by the template or by `embedded`.
+Text from data or the command line is escaped by the template or by `embedded`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; the first of each row names it."""
+    """Cells of text; the first cell of a row is its heading."""
 
     caption: str
     columns: Sequence[str]
@@ -42,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, what it shows in a sentence, and the table behind it."""
+    """A figure, a sentence about it, and the table of its values."""
 
     title: str
     figure: Figure
@@ -52,7 +51,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side in one PNG or JPEG file, and a line of text for each."""
+    """Pictures side by side in one PNG or JPEG file, with a line of text for each."""
 
     label: str
     picture: bytes
@@ -61,12 +60,12 @@ class Strip:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a bar."""
+    """One part of a bar."""
 
     label: str
     share: float
     kind: int
-    """Its place in the grid's key, by which it is coloured."""
+    """Index in the grid's key, which gives its colour."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ class GridCell:
     """A picture, a bar of shares under it, and lines of text."""
 
     picture: bytes
-    """PNG or JPEG; b"" leaves the place empty."""
+    """PNG or JPEG; b"" for an empty cell."""
     bar: Sequence[Segment]
     lines: Sequence[str]
     box: tuple[float, float, float, float] | None = None
-    """Left, top, width and height of an outline, in percent of the picture."""
+    """Outline: left, top, width and height in percent of the picture."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,14 @@ class Grid:
     columns: Sequence[str]
     rows: Sequence[Sequence[GridCell]]
     names: Sequence[str]
-    """Of the rows."""
+    """Headings of the rows."""
     key: Sequence[str] = ()
-    """What the bars' kinds mean, six at most; an empty name is left out."""
+    """Names of the kinds of segments, at most six; empty names are not shown."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied."""
+    """Text to copy."""
 
     title: str
     text: str
@@ -104,7 +103,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading."""
+    """A section of the page."""
 
     title: str
     text: Sequence[str] = ()
@@ -119,20 +118,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What `render` needs."""
+    """The content of a page."""
 
     title: str
     answer: str
     facts: str
     labels: Sequence[str]
-    """The methods; each looks in every plot as its place here says. None: nothing to choose."""
+    """Methods, which the reader can show and hide; their order gives colours, dashes and symbols."""
     sections: Sequence[Section]
     notices: Sequence[str] = field(default=())
     labels_are: str = "Methods in the plots"
 
 
 def render(page: Page) -> str:
-    """The whole file.
+    """Return the HTML of a page.
 
     Raises:
         ValueError: plotly is not installed.
@@ -165,13 +164,13 @@ def render(page: Page) -> str:
 
 
 def render_grid(grid: Grid) -> str:
-    """A grid alone, for a page that `recursivemix.report` does not make."""
+    """Return the HTML of a grid, for pages with a template of their own."""
     macro = templates().get_template("grid.html.jinja").module.grid  # type: ignore[attr-defined]
     return str(macro(grid, data_uri))
 
 
 def templates(folder: str = "report") -> Environment:
-    """The templates of a folder of the package; what is put into them is escaped.
+    """Return the Jinja environment of a folder of the package, with escaping.
 
     Raises:
         ValueError: Jinja is not installed.
@@ -185,12 +184,12 @@ def templates(folder: str = "report") -> Environment:
 
 
 def data_uri(picture: bytes) -> str:
-    """A picture that stands in the page itself."""
+    """Return a picture as a data URI."""
     kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand in a script element, whatever its strings hold."""
+    """Return JSON that is safe inside a script element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

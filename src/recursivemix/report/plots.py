@@ -1,4 +1,4 @@
-"""Figures for plotly.js, as plain values; the page gives them its colours, light or dark."""
+"""Build figures for plotly.js as plain values; the page sets the colours, light or dark."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from html import escape
 from typing import Any
 
 COLOURS = 8
-"""Colours of methods in the page's style sheet; after Okabe and Ito, told apart without red and green."""
+"""Number of method colours in the style sheet; after Okabe and Ito, safe for colour-blind readers."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-"""Of markers. With colours and dashes of other periods, no two of the first 280 methods look alike."""
+"""Markers. With colours and dashes, no two of the first 280 methods look alike."""
 
 Figure = dict[str, Any]
 """``data`` and ``layout`` of plotly.js."""
@@ -21,8 +21,8 @@ Figure = dict[str, Any]
 class Series:
     """One method's points.
 
-    ``place`` is its number among the methods, by which it looks the same in every plot. ``low`` and
-    ``high`` bound a 95 % interval around ``y`` (or ``x`` in `forest`); None where there is none.
+    ``place`` is its index among the methods, which gives colour, dash and symbol. ``low`` and ``high`` are
+    the ends of a 95 % interval around ``y`` (``x`` in `forest`), or None.
     """
 
     label: str
@@ -41,14 +41,14 @@ def lines(
     percent: bool = False,
     diagonal: float | None = None,
 ) -> Figure:
-    """A line a method, with a band where every point has an interval.
+    """Draw one line per method, with a band if every point has an interval.
 
     Args:
         series: the methods.
-        x_title: under the plot.
-        y_title: beside it.
-        percent: show nothing outside of 0 to 100, where intervals of few seeds may reach.
-        diagonal: the end of a thin line from the origin that stands for "as it should be".
+        x_title: title of the x axis.
+        y_title: title of the y axis.
+        percent: limit the y axis to 0 to 100.
+        diagonal: draw a thin line from the origin to this value on both axes, the ideal.
     """
     traces: list[dict[str, Any]] = []
     if diagonal is not None:
@@ -66,7 +66,7 @@ def lines(
 
 
 def points(series: Sequence[Series], x_title: str, y_title: str, *, percent: bool = False) -> Figure:
-    """A point a method, with its interval in y."""
+    """Draw one point per method, with its interval in y."""
     traces = []
     for one in series:
         trace = _trace(one, one.x, one.y) | {"mode": "markers"}
@@ -77,7 +77,7 @@ def points(series: Sequence[Series], x_title: str, y_title: str, *, percent: boo
 
 
 def forest(series: Sequence[Series], x_title: str, *, zero: bool = True) -> Figure:
-    """A row a method, its value and interval along x; a line at zero where differences are shown."""
+    """Draw one row per method with value and interval along x; ``zero`` draws a line at zero."""
     traces = []
     for one in series:
         values = [float(value) for value in one.x]
@@ -107,7 +107,7 @@ def _trace(one: Series, x: Sequence[Any], y: Sequence[Any]) -> dict[str, Any]:
 def _reach(
     values: Sequence[float], low: Sequence[float | None], high: Sequence[float | None]
 ) -> dict[str, Any]:
-    """An error bar; of no length where there is no interval."""
+    """Return an error bar, invisible without an interval."""
     if not low or None in low or None in high:
         return {"visible": False}
     up = [b - v for v, b in zip(values, high, strict=True) if b is not None]
@@ -130,5 +130,5 @@ def _layout(x_title: str, y_title: str, *, percent: bool = False) -> dict[str, A
 
 
 def _named(label: str) -> str:
-    """A label short enough for an axis on a phone; plotly reads tags in it."""
+    """Shorten a label for narrow screens, and escape it: plotly interprets tags."""
     return escape(label if len(label) <= 20 else f"{label[:19]}…")

@@ -90,8 +90,13 @@ def predict_files(
     models = [load(path) for path in checkpoint]
     kind = format or (out.suffix.lstrip(".") if out is not None else "csv")
     _check(models, kind, out, features, maps, pictures)
-    if workers < 0:
-        raise ValueError(f"--workers must be at least 0, got {workers}")
+    for option, value, least in (
+        ("top-k", top_k, 1),
+        ("batch-size", batch_size, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"--{option} must be at least {least}, got {value}")
     files, root = find_images(images)
     names = output_names(files, root)
     for model in models:
@@ -102,8 +107,15 @@ def predict_files(
     unreadable: list[UnreadableImage] = []
     with open_table(models, kind, out, top_k, features) as table:
         console = Console(stderr=True)
-        shown = track(results, "predicting", len(files), console=console, transient=True)
-        for file, name, result in zip(files, names, shown, strict=True):
+        progress = track(
+            results,
+            "predicting",
+            len(files),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        for file, name, result in zip(files, names, progress, strict=True):
             named = replace(result, name=str(file if root is None else file.relative_to(root)))
             if isinstance(named, UnreadableImage):
                 unreadable.append(named)

@@ -3,20 +3,22 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 import torch
 import yaml
 
-from conftest import write_images
+from conftest import FAST, write_images
 from recursivemix.cli import main
+from recursivemix.tasks.settings import ClassificationSettings
 
-FAST = ["--epochs", "2", "--batch-size", "12", "--workers", "0", "--device", "cpu", "--lr", "0.05"]
 pytestmark = pytest.mark.filterwarnings(
     # Lightning's and its dependencies' own calls; nothing that this project can mend.
     "ignore:.*LeafSpec.*",
@@ -198,10 +200,10 @@ def test_checkpoints_that_do_not_fit(run, image_root, tmp_path, capsys):
     noise = tmp_path / "noise.ckpt"
     noise.write_bytes(b"nothing")
     for arguments, message in [
-        (["--checkpoint", last], "trained on other images"),
-        (["--checkpoint", last, "--data", str(image_root)], "knows 3 classes"),
+        (["--checkpoint", last], "was not trained on the digits"),
+        (["--checkpoint", last, "--data", str(image_root)], "was trained on 3 classes"),
         (["--checkpoint", str(tmp_path / "none.ckpt")], "there is no checkpoint"),
-        (["--checkpoint", str(noise)], "is damaged or no checkpoint"),
+        (["--checkpoint", str(noise)], "is damaged or not a checkpoint"),
     ]:
         capsys.readouterr()
         assert main(["test", *arguments]) == 2
@@ -230,13 +232,35 @@ def test_an_unknown_option_ends_with_code_two(capsys):
     assert "epoch_count" in capsys.readouterr().err.replace("-", "_")
 
 
-def test_help_writes_options_with_dashes(capsys):
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
-    printed = capsys.readouterr().out
-    for option in ("--data", "--val-split", "--batch-size", "--print-config", "--trainer.max-epochs"):
-        assert option in printed
-    assert "--batch_size" not in printed
+def shown(capsys, *words):
+    """What a help option prints; the command ends with code 0."""
+    with pytest.raises(SystemExit) as stop:
+        main([*words])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_is_short_and_the_rest_is_in_groups(capsys):
+    short, full, trainer = (shown(capsys, "fit", f"--{name}") for name in ("help", "help-all", "help-trainer"))
+    for option in ("--data", "--val-split", "--batch-size", "--config", "--print-config", "--help-all"):
+        assert option in short
+    assert "--batch_size" not in short + full
+    for option in ("--checkpoint-every", "--[no-]decay-norms", "--resume-changed", "--label-smoothing"):
+        assert option not in short
+        assert option in full
+    assert len(short.splitlines()) < 80 < len(full.splitlines())
+    assert "--trainer.max-epochs" in trainer
+    assert "--trainer.max-epochs" not in short + full
+
+
+def test_every_setting_stands_in_the_full_help_once(capsys):
+    full = shown(capsys, "fit", "--help-all")
+    options = re.findall(r"^  (?:-h, )?--(?:\[no-\])?([\w-]+)", full, re.MULTILINE)
+    settings = {item.name.replace("_", "-") for item in fields(ClassificationSettings)}
+    assert len(options) == len(set(options))
+    assert set(options) - settings == {
+        "recipe", "resume", "resume-changed", "config", "help", "help-all", "help-trainer", "print-config",
+    }  # fmt: skip
 
 
 def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_path):
@@ -306,7 +330,7 @@ def test_ctrl_c_is_one_line(image_root, tmp_path):
     step = checkpoint["global_step"]
     last = errors.strip().splitlines()[-1]
     assert last in [
-        f"recursivemix fit: stopped {where}; go on with: recursivemix fit --resume {out}"
+        f"recursivemix fit: stopped {where}; resume with: recursivemix fit --resume {out}"
         for where in (f"at step {step}", f"after epoch {step // 3}")
     ]
     assert "Traceback" not in errors
