@@ -3,7 +3,7 @@
 Annotations are evaluated here: jsonargparse would look up their names in the modules of other classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .names import Source
@@ -33,6 +33,14 @@ class ImageSettings(SourceSettings):
             a folder with CIFAR's official files; with --dataset hf the name of a Hugging Face data set
             (default: scikit-learn's handwritten digits).
         dataset: Format of --data (default: auto, which detects it).
+        table: CSV or Parquet file with one row per image; paths in it are relative to --data (default: to
+            the table).
+        image_column: Column of --table with the path, or in Parquet the encoded bytes (default: image,
+            path, file, filename, file_name or image_path).
+        label_column: Column of --table with the label, or several labels separated by ";"; or several
+            columns of 0 and 1, one per class (default: label, labels, class or target).
+        split_column: Column of --table with train, val or test (default: split, if there is one).
+        multi_label: Any number of labels per image, also if no label of --table contains ";".
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
@@ -43,6 +51,11 @@ class ImageSettings(SourceSettings):
     """
 
     dataset: Source = "auto"
+    table: Path | None = None
+    image_column: str | None = None
+    label_column: list[str] = field(default_factory=list)
+    split_column: str | None = None
+    multi_label: bool = False
     val_split: float | None = None
     folds: int | None = None
     fold: int = 0
