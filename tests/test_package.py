@@ -1,6 +1,7 @@
 """The house: what imports what, and that the docstrings tell the arguments there are."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -62,22 +63,47 @@ def test_a_folder_uses_only_folders_above_it(path):
             assert ORDER.index(parts[1]) <= ORDER.index(stage), f"{path} imports {name}"
 
 
-def test_importing_needs_torch_alone():
-    """In a fresh interpreter, nothing of the extras is imported."""
-    code = (
-        "import sys, recursivemix\n"
-        "extras = {'lightning', 'timm', 'torchvision', 'torchmetrics', 'jsonargparse', 'sklearn'}\n"
-        "sys.exit(', '.join(extras & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def imported_by(code: str, *packages: str) -> set[str]:
+    """Those of the packages that a fresh interpreter has imported after it ran the code."""
+    code += f"\nimport sys\nprint(*({set(packages)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
-def test_the_command_line_names_a_missing_extra():
-    code = "import sys; sys.modules['lightning'] = None\nimport recursivemix.cli"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'recursivemix[train]'" in done.stderr
-    assert "Traceback" not in done.stderr
+EXTRAS = ("lightning", "timm", "torchvision", "torchmetrics", "jsonargparse", "sklearn")
+LIBRARY_NAMES = sorted({*recursivemix.__all__} - {"load"})
+"""All public names but `load`, which reads checkpoints of the trainer."""
+
+
+def test_importing_imports_nothing_until_a_name_is_used():
+    assert imported_by("import recursivemix; recursivemix.__version__", "torch", *EXTRAS) == set()
+
+
+def test_the_library_needs_torch_alone():
+    code = f"from recursivemix import {', '.join(LIBRARY_NAMES)}"
+    assert imported_by(code, "torch", *EXTRAS) == {"torch"}
+
+
+def test_the_library_does_not_import_the_compiler():
+    """`torch._dynamo` takes as long to import as torch itself."""
+    assert imported_by("import torch", "torch._dynamo") == set()
+    code = f"from recursivemix import {', '.join(LIBRARY_NAMES)}"
+    assert imported_by(code, "torch._dynamo") == set()
+
+
+def test_lazy_names_are_the_names_of_their_modules():
+    """The names for type checkers, those of ``__all__`` and those found at run time are the same."""
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    names = {alias.name: node.module for node in imports for alias in node.names}
+    assert {*names, "__version__"} == {*recursivemix.__all__}
+    for name, module in names.items():
+        assert getattr(recursivemix, name) is getattr(importlib.import_module(module), name)
+    assert {*recursivemix.__all__} <= {*dir(recursivemix)}
+    assert recursivemix.mixing.MIXERS is recursivemix.MIXERS
+    with pytest.raises(AttributeError, match="module 'recursivemix' has no attribute 'RecursveMix'"):
+        _ = recursivemix.RecursveMix
 
 
 PUBLIC = [
