@@ -14,18 +14,22 @@ STEPS = 3
 
 
 class Weights(Callback):
-    """Keep the network's weights after every step."""
+    """Keep the network's weights after every step, and those that are evaluated."""
 
     def __init__(self):
         self.steps = []
+        self.evaluated = {}
 
     def on_train_batch_end(self, trainer, module, *rest):
         self.steps.append({k: v.clone() for k, v in module.network.state_dict().items()})
 
+    def on_validation_batch_start(self, trainer, module, *rest):
+        self.evaluated = {k: v.clone() for k, v in module.network.state_dict().items()}
+
 
 @pytest.mark.parametrize("kind", [DetectionSettings, SegmentationSettings])
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
-def test_the_average_is_saved(kind, tmp_path):
+def test_the_average_is_evaluated_and_saved(kind, tmp_path):
     settings = kind(
         epochs=1, batch_size=2, channels=16, device="cpu", precision="32", ema_decay=DECAY, lr=0.01,
         mixer="recursivemix", out=tmp_path / "run",
@@ -44,5 +48,6 @@ def test_the_average_is_saved(kind, tmp_path):
     for name, value in average.items():
         torch.testing.assert_close(saved["state_dict"][f"network.{name}"], value, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(loaded[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weights.evaluated[name], value, rtol=1e-5, atol=1e-6)
         differ += not torch.equal(value, steps[-1][name])
     assert differ > 10  # not the weights of the last step

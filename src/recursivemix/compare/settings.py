@@ -31,8 +31,6 @@ TASKS: dict[str, type[RunSettings]] = {
 }
 FIXED = ("data", "dataset", "seed", "out")
 """Settings of a run that the comparison sets."""
-PATHS = ("data", "out")
-"""Settings of a run that are paths."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 LABEL = r"[\w.+=-]+"
 
@@ -267,8 +265,7 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
         parsed = _parser(task).parse_object(plain)
     except ArgumentError as error:
         raise ValueError(f"{options}: {' '.join(str(error).split())}") from error
-    chosen = {name: parsed[name] for name in known}
-    return TASKS[task](**chosen | {name: Path(chosen[name]) for name in PATHS if chosen[name] is not None})
+    return TASKS[task](**{name: parsed[name] for name in known})
 
 
 @cache

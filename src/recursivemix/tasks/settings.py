@@ -61,8 +61,6 @@ class TransferSettings(RunSettings):
         model: Name of the network, for files that do not state it and for --backbone random (default:
             resnet10t).
         data: Folder of annotated images (default: synthetic scenes of scikit-learn's handwritten digits).
-        skip_bad: Read every image and its annotation before training, and leave out and list those that are
-            broken.
         norm: Batch normalization of the backbone: frozen (nothing is trained), statistics (running
             statistics are fixed, as published for detection), train, sync (train, synchronized over all
             devices, as published for segmentation), or auto (statistics for detection with a trained
@@ -81,7 +79,6 @@ class TransferSettings(RunSettings):
     mixer: DenseMixer = "none"
     backbone: str = "random"
     model: str | None = None
-    skip_bad: bool = False
     norm: NormPolicy = "auto"
     frozen_stages: int | None = None
     channels: int = 128
