@@ -159,10 +159,8 @@ def test_an_optimizer_setting_costs_one_file(copy):
         "        weight_decay: Weight decay.\n        look: L.\n",
     )
     replace(file, "    decay_norms: bool = True\n", "    decay_norms: bool = True\n    look: int = 0\n")
-    replace(
-        file, "            filter_bias_and_bn=not settings.decay_norms,\n",
-        "            filter_bias_and_bn=not settings.decay_norms,\n            maximize=settings.look > 0,\n",
-    )  # fmt: skip
+    line = "            filter_bias_and_bn=not settings.decay_norms,\n"
+    replace(file, line, f"{line}            maximize=settings.look > 0,\n")
     assert changed_files(copy) == ["training/optimizer.py"]
     shown = use(
         copy,
