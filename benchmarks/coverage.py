@@ -54,7 +54,7 @@ LEVELS = tuple((seeds, variation) for seeds in (3, 5) for variation in (0.2, 0.5
 
 
 def draw(setting: Setting, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Return both methods' (seeds, images) correctness in percent, the truth, and that of the first seed."""
+    """Return correctness in percent of both methods (seeds, images), the truth, and the first seed's."""
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)

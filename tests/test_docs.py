@@ -18,7 +18,7 @@ import yaml
 from torch.utils.data import DataLoader, TensorDataset
 
 import recursivemix
-from recursivemix.cli.dispatch import COMMANDS, asks_for_commands, overview, parse, split
+from recursivemix.cli.dispatch import COMMANDS, overview, parse, split
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -141,13 +141,14 @@ QUOTED = [
 def test_commands_are_understood(arguments, capsys, monkeypatch, tmp_path):
     """Every flag exists and takes that value; nothing is run, so RUN and DIR may stay what they are."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("recursivemix.training.settings.find_spec", lambda name: name)  # of loggers
     words = list(arguments)
     for option in ("--config", "--resume"):  # files of the reader's
         if option in words:
             at = words.index(option)
             del words[at : at + 2]
-    if asks_for_commands(words):
-        assert overview(words)
+    if words in ([], ["--help"]):
+        assert overview()
         return
     name, options = split(words)
     try:
@@ -167,11 +168,11 @@ def known_options():
     options = set()
     for name in COMMANDS:
         with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as printed:
-            parse(name, ["--help"])
+            parse([*name.split(), "--help"])
         if "--help-all" in printed.getvalue():
             with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as printed:
-                parse(name, ["--help-all"])
-        options |= set(re.findall(r"--[a-z][\w-]*", printed.getvalue()))
+                parse([*name.split(), "--help-all"])
+        options |= set(re.findall(r"--[a-z][\w-]*", printed.getvalue().replace("[no-]", "")))
     return options
 
 

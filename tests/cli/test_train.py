@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from conftest import FAST, write_images
 from recursivemix.cli import main
 from recursivemix.tasks.settings import ClassificationSettings
+from samples import FAST, write_images
 
 pytestmark = pytest.mark.filterwarnings(
     # Lightning's and its dependencies' own calls; nothing that this project can mend.
@@ -160,8 +160,8 @@ def spoil_nothing(root):
         (spoil_nothing, ["--trainer.limit-val-batches", "0"], "leaves nothing"),
         (spoil_nothing, ["--trainer.max-steps", "0"], "no epoch was finished"),
         (shutil.rmtree, [], "there is no folder"),
-        (lambda root: shutil.rmtree(root / "val"), [], "no val or test folder"),
-        (lambda root: shutil.rmtree(root / "val" / "red"), [], "differ in their classes"),
+        (lambda root: shutil.rmtree(root / "val"), [], "no labelled val or test split"),
+        (lambda root: shutil.rmtree(root / "val" / "red"), [], "have different classes"),
         (lambda root: [p.unlink() for p in (root / "train" / "red").iterdir()], [], "holds no image"),
         (lambda root: (root / "train" / "red" / "7.png").write_bytes(b"no"), [], "red/7.png"),
         (lambda root: (root / "val" / "red" / "2.png").write_bytes(b"no"), [], "red/2.png"),

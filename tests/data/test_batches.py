@@ -218,6 +218,20 @@ def test_evaluation_sees_each_image_as_it_is(hold):
         assert torch.equal(seen[label], expected[label])
 
 
+@pytest.mark.parametrize("hold", [True, False])
+def test_several_labels_come_as_multi_hot(hold):
+    stacked = coded(7)
+    stacked.labels = (torch.arange(7)[:, None] >> torch.arange(3) & 1).byte()  # binary digits of the index
+    images = stacked if hold else Loose(stacked)
+    for batch in batches_of(images, hold=hold):
+        assert batch.targets.dtype == torch.float32
+        assert torch.equal(batch.targets, stacked.labels[batch.indices].float())
+    batches = evaluation_batches(7, 4, 2, 1)
+    last = list(EvaluationBatches(images, batches, augmentation(), device=CPU, hold=hold))[-1]
+    assert last.indices.tolist() == [1, 3, 5, -1]
+    assert last.targets.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1], [-1, -1, -1]]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_cache_holds_what_evaluation_reads(workers):
     images = Loose(coded(9, (8, 10)))

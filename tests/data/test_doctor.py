@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from recursivemix.data.decode import unreadable_files
+from recursivemix.data.decode import map_decoding
 from recursivemix.data.diagnosis import IMBALANCE, Duplicate, print_diagnosis
-from recursivemix.data.doctor import examine
+from recursivemix.data.doctor import examine, image_properties
 from recursivemix.data.open import open_data
 
 
@@ -115,18 +115,18 @@ def test_links_into_nowhere_and_odd_failures_do_not_stop_it(root, monkeypatch):
     assert dict(look_at(root).unreadable)["test/dog/0.png"] == "KeyError"
 
 
-def test_unreadable_names_the_bad_files_in_order(root):
+def test_results_and_reasons_come_in_order(root):
     for name, (content, _) in BROKEN.items():
         (root / "train" / "dog" / name).write_bytes(content)
-    files = []
-    for copy in range(20):  # several blocks
-        shutil.copytree(root / "train" / "dog", root / f"{copy:02}")
-        files += sorted((root / f"{copy:02}").iterdir())
-    bad = unreadable_files(files, workers=3, progress=False)
-    assert [path.name for path in bad] == sorted(BROKEN) * 20
-    assert list(bad) == [path for path in files if path.name in BROKEN]
-    assert [reason for path, reason in bad.items() if path.name == "empty.png"] == ["empty file"] * 20
-    assert unreadable_files([], workers=1, progress=False) == {}
+    files = sorted((root / "train" / "dog").iterdir()) * 20  # several blocks
+    results = map_decoding(image_properties, files, workers=3, progress=False)
+    assert [path.name for path, result in zip(files, results, strict=True) if isinstance(result, str)] == (
+        sorted(BROKEN) * 20
+    )
+    reasons = {path.name: result for path, result in zip(files, results, strict=True)}
+    assert reasons["empty.png"] == "empty file"
+    assert reasons["0.png"].size == (40, 48)
+    assert map_decoding(image_properties, [], workers=1, progress=False) == []
 
 
 # -- images that come more than once ----------------------------------------------------------------

@@ -31,6 +31,7 @@ from recursivemix.models.region import RegionModel
 from recursivemix.models.trained import load
 from recursivemix.models.weight_keys import ShapeMismatch, compare_keys
 from recursivemix.tasks.classification import MixedClassifier
+from recursivemix.tasks.settings import ClassificationSettings
 
 CLASSES = ("cat", "dog", "[red] $fox_")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -57,9 +58,8 @@ def save_checkpoint(
 ) -> MixedClassifier:
     """What a training run would leave, less its optimiser; returns the module."""
     data = {"embedded": True, "val_split": None, "seed": 0, "mean": list(MEAN), "std": list(STD)}
-    module = MixedClassifier(
-        model=model, classes=list(CLASSES), image_size=image_size, mixer=mixer, data=data
-    )
+    settings = ClassificationSettings(model=model, mixer=mixer)
+    module = MixedClassifier(settings, CLASSES, image_size, data)
     awake(module.network)
     checkpoint = {
         "state_dict": module.state_dict(),

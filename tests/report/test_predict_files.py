@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import write_images
 from recursivemix.cli import main
 from recursivemix.models.trained import load
 from recursivemix.report.predict import find_images, output_names, predict_files
 from recursivemix.report.safe_cell import safe_cell
+from samples import write_images
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_resume import same
 
-from conftest import write_images
 from recursivemix.data.order import TrainingOrder, evaluation_batches
+from samples import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [str(ROOT / "tests"), str(ROOT / "tests" / "training")]

@@ -13,12 +13,12 @@ import yaml
 from lightning import Callback
 from test_resume import Signalled, config, gone_on
 
-from conftest import FAST
 from recursivemix.cli import main
 from recursivemix.models.checkpoint_file import CheckpointError, write_checkpoint
 from recursivemix.training.checkpoints import CheckpointIO, NonFiniteLossError
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
+from samples import FAST
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 

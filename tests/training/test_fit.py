@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning import Callback
 
 from recursivemix.cli import main
@@ -76,50 +77,6 @@ def test_a_run_from_python_is_that_of_the_command_line(task, tmp_path):
         assert config.pop("out") == str(folder)
         assert config["trainer"] == SHORT
     assert configs[0] == configs[1]
-
-
-class Average(Callback):
-    """Averages the weights after each optimizer step, and keeps those that are evaluated."""
-
-    def __init__(self, decay):
-        self.decay, self.average, self.evaluated = decay, None, []
-
-    def on_train_batch_end(self, trainer, module, *args):
-        now = {name: value.clone() for name, value in module.state_dict().items()}
-        if self.average is None:
-            self.average = now
-            return
-        for name, value in now.items():
-            if value.is_floating_point():
-                self.average[name].mul_(self.decay).add_((1 - self.decay) * value)
-
-    def on_validation_start(self, trainer, module):
-        weights = {name: value.clone() for name, value in module.state_dict().items()}
-        self.evaluated.append((weights, {name: value.clone() for name, value in self.average.items()}))
-
-
-def assert_close(weights, average):
-    for name, value in weights.items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, average[name], rtol=1e-4, atol=1e-5, msg=name)
-
-
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_an_average_of_the_weights_is_evaluated_and_kept(task, tmp_path):
-    average = Average(0.6)
-    short_run(task, tmp_path / "run", average, ema_decay=0.6, lr=0.01)
-    assert len(average.evaluated) == 2
-    for weights, expected in average.evaluated:
-        assert_close(weights, expected)
-    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert_close(kept["state_dict"], average.average)
-    current = kept["current_model_state"]
-    moved = [
-        not torch.allclose(value, current[name], rtol=1e-3)
-        for name, value in kept["state_dict"].items()
-        if value.is_floating_point() and value.numel() > 1
-    ]
-    assert any(moved)  # the average is not the last step
 
 
 class Mixes(Callback):
@@ -199,3 +156,14 @@ def test_relative_paths_are_written_absolute(tmp_path, monkeypatch, image_root):
     run = prepare(make_settings("classification", Path("run"), data=data, workers=0, epochs=1), [], SHORT)
     fit(run)
     assert yaml.safe_load(Path("run", "config.yaml").read_text())["data"] == str(image_root)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_command_line_knows_the_type_of_every_option(task):
+    """jsonargparse accepts anything for a type that it cannot resolve, and every option has a help text."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings_class(task), as_group=False)
+    for action in parser._actions:
+        assert "Unvalidated" not in str(getattr(action, "_typehint", None)), action.dest
+        assert action.help, action.dest
+    assert parser.parse_args(["--out=run"]).out == Path("run")

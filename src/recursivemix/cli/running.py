@@ -19,11 +19,18 @@ from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import PreparedRun, RunFolderError, prepare
 from recursivemix.training.record import Result, finite
+from recursivemix.training.resume import ResumeError
 from recursivemix.training.settings import RunSettings
 
 from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
 
-USER_ERRORS = (UnreadableImageError, AnnotationError, MisconfigurationException, RunFolderError)
+USER_ERRORS = (
+    UnreadableImageError,
+    AnnotationError,
+    MisconfigurationException,
+    ResumeError,
+    RunFolderError,
+)
 """Errors of a run that the user can fix."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def names_trainer(words: Sequence[str]) -> bool:
 def values_of(words: Sequence[str], option: str) -> list[str]:
     """Return the values of ``--option VALUE`` and ``--option=VALUE``, in order."""
     values = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         if name == option:
             values.append(value if equals else following)

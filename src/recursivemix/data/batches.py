@@ -43,7 +43,8 @@ class Batch(NamedTuple):
     images: Tensor
     """(B, 3, S, S) float32, normalized."""
     targets: Tensor
-    """(B,) int64 class indices, on the device of the images; -1 at an empty place."""
+    """(B,) int64 class indices or (B, K) float32 multi-hot, on the device of the images; -1 at an empty
+    place."""
     indices: Tensor
     """(B,) int64 on the CPU, the index of each image in its data set; -1 at an empty place."""
 
@@ -145,7 +146,7 @@ class Targets:
     """Labels of a data set, on the device.
 
     Args:
-        labels: (N,) int64.
+        labels: (N,) int64 class indices, or (N, K) uint8 multi-hot.
         device: of the targets.
     """
 
@@ -154,9 +155,12 @@ class Targets:
         self.device = device
 
     def take(self, indices: Tensor) -> Tensor:
-        """Return the labels of (B,) images on the device; -1 where the index is -1."""
+        """Return the targets of (B,) images: (B,) int64 or (B, K) float32; -1 where the index is -1."""
         indices = indices.to(self.device, non_blocking=True)
-        return self.labels[indices.clamp(min=0)].masked_fill(indices < 0, -1)
+        targets = self.labels[indices.clamp(min=0)]
+        if targets.ndim == 2:
+            return targets.float().masked_fill(indices[:, None] < 0, -1)
+        return targets.masked_fill(indices < 0, -1)
 
 
 class TrainingBatches:

@@ -17,6 +17,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # What Pillow raises for broken files: SyntaxError for PNG, IndexError for GIF, TypeError and struct.error
@@ -53,6 +54,9 @@ def open_image(content: Path | bytes | None, name: str, fix: str) -> Iterator[Im
     try:
         if content is None:
             raise ValueError("no image is stored here")
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if not size:
+            raise ValueError("empty file")
         with Image.open(content if isinstance(content, Path) else BytesIO(content)) as image:
             yield image
     except DECODING_ERRORS as error:
@@ -68,6 +72,8 @@ def open_image_file(path: Path) -> AbstractContextManager[Image.Image]:
 
 def failure_reason(error: Exception) -> str:
     """Return why an image cannot be decoded, without its path."""
+    if isinstance(error, UnreadableImageError) and isinstance(error.__cause__, Exception):
+        return failure_reason(error.__cause__)
     if isinstance(error, UnidentifiedImageError):
         return "unknown image format"
     if isinstance(error, OSError) and error.strerror:
@@ -84,52 +90,41 @@ def as_rgb(image: Image.Image) -> Tensor:
     return rgb
 
 
-def map_files(
-    function: Callable[[Path], Result], paths: Sequence[Path], workers: int, progress: bool
+def map_decoding(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, progress: bool
 ) -> list[Result | str]:
-    """Apply a function that decodes to every image file, in threads.
+    """Apply a function that decodes an image to every item, in threads.
 
     Args:
-        function: decodes one file; may raise anything.
-        paths: the image files.
+        function: decodes one image; may raise anything.
+        items: the arguments of the function, such as files.
         workers: number of threads; Pillow releases the interpreter lock.
         progress: show a progress bar on standard error.
 
     Returns:
-        For each path, in order, the function's result, or the reason as text if it raised an error.
+        For each item, in order, the function's result, or the reason as text if it raised an error.
     """
     if workers < 1:
         raise ValueError(f"--workers must be at least 1, got {workers}")
 
-    def result_or_reason(path: Path) -> Result | str:
+    def result_or_reason(item: Item) -> Result | str:
         try:
-            return function(path)
+            return function(item)
         except Exception as error:  # a broken file can fail anywhere in Pillow; go on with the next
-            return "empty file" if path.exists() and not path.stat().st_size else failure_reason(error)
+            return failure_reason(error)
 
-    blocks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    blocks = [items[start : start + 64] for start in range(0, len(items), 64)]
     results: list[Result | str] = []
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress)
     with bar, warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata and palettes
-        task = bar.add_task("decoding", total=len(paths))
+        task = bar.add_task("decoding", total=len(items))
         try:
-            for block in pool.map(lambda block: [result_or_reason(path) for path in block], blocks):
+            for block in pool.map(lambda block: [result_or_reason(item) for item in block], blocks):
                 results += block
                 bar.update(task, completed=len(results))
-        except BaseException:  # on Ctrl-C, do not decode the remaining files first
+        except BaseException:  # on Ctrl-C, do not decode the remaining images first
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
-
-
-def unreadable_files(paths: Sequence[Path], workers: int, progress: bool) -> dict[Path, str]:
-    """Decode every image file and return those that fail, with the reason, in the order of the paths."""
-    results = map_files(_decode, paths, workers, progress)
-    return {path: reason for path, reason in zip(paths, results, strict=True) if reason is not None}
-
-
-def _decode(path: Path) -> None:
-    with Image.open(path) as image:
-        as_rgb(image)

@@ -16,10 +16,10 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .decode import as_rgb, map_files
+from .decode import as_rgb, map_decoding, open_image_file
 from .diagnosis import ELONGATED, SMALL, Diagnosis, Duplicate, Sides
 
 SPLITS = ("train", "val", "test")
@@ -76,7 +76,7 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
     if not root.is_dir():
         raise ValueError(f"there is no folder {root} to examine: name one that holds train/CLASS or CLASS")
     tree = _list_files(root)
-    results = map_files(image_properties, [file.path for file in tree.files], workers, progress)
+    results = map_decoding(image_properties, [file.path for file in tree.files], workers, progress)
     pairs = list(zip(tree.files, results, strict=True))
     readable = [(file, result) for file, result in pairs if isinstance(result, Properties)]
     properties = [result for _, result in readable]
@@ -116,7 +116,7 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
 
 def image_properties(path: Path) -> Properties:
     """Decode an image file and return its properties; raises whatever Pillow raises."""
-    with Image.open(path) as image:
+    with open_image_file(path) as image:
         # The preview in a camera's JPEG counts as a second frame; the first is the picture.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         mode, size = image.mode, image.size

@@ -27,7 +27,7 @@ class LabelledImages(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 class indices; available without reading an image."""
+        """(N,) int64 class indices, or (N, K) uint8 multi-hot; available without reading an image."""
         ...
 
     def __len__(self) -> int: ...
@@ -54,7 +54,7 @@ class StackedImages:
 
     Args:
         images: (N, 3, H, W) uint8.
-        labels: (N,) int64.
+        labels: (N,) int64 class indices, or (N, K) uint8 multi-hot.
         source: name of the data set, for messages.
         names: returns the name of an image by its index (default: ``source`` and the index).
     """
@@ -123,7 +123,7 @@ class EncodedImages:
 
     Args:
         source: the encoded images.
-        labels: (N,) int64.
+        labels: (N,) int64 class indices, or (N, K) uint8 multi-hot.
         rows: (N,) int64, the row of each image in ``source`` (default: 0 to N - 1).
     """
 
@@ -179,6 +179,11 @@ class ImageData:
     """Name of the evaluation split: "val", "test" or "held out"."""
     skipped: tuple[str, ...] = ()
     """Images left out by ``--skip-bad``, each with the reason."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels, as a multi-hot row, instead of one class index."""
+        return self.train.labels.ndim == 2
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 IMAGE_FORMATS = {
     "digits": "digits:DIGITS",
+    "table": "table:TABLE",
     "hf": "hub:HUB",
     "cifar10": "cifar:CIFAR10",
     "cifar100": "cifar:CIFAR100",

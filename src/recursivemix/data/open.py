@@ -40,8 +40,9 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
     if needs is not None and getattr(settings, needs) is None:
         raise ValueError(f"--dataset {name} needs --{needs}: the name or the path of the data set")
     applicable = image_format.options | OF_ALL_FORMATS | {needs}
+    defaults = ImageSettings()
     for field in fields(ImageSettings):
-        if field.name not in applicable and getattr(settings, field.name) != field.default:
+        if field.name not in applicable and getattr(settings, field.name) != getattr(defaults, field.name):
             flag = f"--{field.name.replace('_', '-')}"
             raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
     images = image_format.open(settings, seed)

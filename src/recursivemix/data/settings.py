@@ -1,8 +1,9 @@
-"""Where the images of a run come from. Standard library only."""
+"""Where the images of a run come from. Standard library only.
 
-from __future__ import annotations
+Annotations are evaluated here: jsonargparse would look up their names in the modules of other classes.
+"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .names import Source
@@ -15,10 +16,12 @@ class SourceSettings:
     Args:
         data: Folder of images (default: small sample images that come with the installation).
         download: Allow downloads of data sets and of pretrained weights.
+        skip_bad: Read every image and its annotation before training; leave out and list the broken ones.
     """
 
     data: Path | None = None
     download: bool = False
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,14 @@ class ImageSettings(SourceSettings):
             a folder with CIFAR's official files; with --dataset hf the name of a Hugging Face data set
             (default: scikit-learn's handwritten digits).
         dataset: Format of --data (default: auto, which detects it).
+        table: CSV or Parquet file with one row per image; paths in it are relative to --data (default: to
+            the table).
+        image_column: Column of --table with the path, or in Parquet the encoded bytes (default: image,
+            path, file, filename, file_name or image_path).
+        label_column: Column of --table with the label, or several labels separated by ";"; or several
+            columns of 0 and 1, one per class (default: label, labels, class or target).
+        split_column: Column of --table with train, val or test (default: split, if there is one).
+        multi_label: Any number of labels per image, also if no label of --table contains ";".
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
@@ -37,16 +48,19 @@ class ImageSettings(SourceSettings):
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
         train_images: Number of training images; a stratified random subset (default: all).
-        skip_bad: Read every image before training, and leave out and list those that cannot be read.
     """
 
     dataset: Source = "auto"
+    table: Path | None = None
+    image_column: str | None = None
+    label_column: list[str] = field(default_factory=list)
+    split_column: str | None = None
+    multi_label: bool = False
     val_split: float | None = None
     folds: int | None = None
     fold: int = 0
     image_size: int | None = None
     train_images: int | None = None
-    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         self.check()

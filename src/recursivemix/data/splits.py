@@ -1,7 +1,11 @@
-"""Stratified splits of labelled images: a held-out share, folds, a random subset."""
+"""Stratified splits of labelled images: a held-out share, folds, a random subset.
+
+Images of several labels are stratified by the rarest of their labels.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,29 +13,45 @@ from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
 
-from .images import IMAGENET_MEAN, IMAGENET_STD, ImageData, LabelledImages
+from .decode import map_decoding
+from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages
 from .settings import ImageSettings
 
 
+def strata(labels: Tensor) -> list[tuple[int, Tensor]]:
+    """Return each stratum that has images, ascending, with their indices.
+
+    The strata of (N,) class indices are the classes. Those of (N, K) multi-hot labels are the rarest label
+    of each image, and K for images without a label.
+    """
+    if labels.ndim == 2:
+        counts = torch.where(labels > 0, labels.sum(0, dtype=torch.long), len(labels) + 1)
+        rarest = counts.min(1)
+        labels = torch.where(rarest.values > len(labels), labels.shape[1], rarest.indices)
+    order = labels.argsort(stable=True)
+    values, sizes = torch.unique(labels, return_counts=True)
+    return list(zip(values.tolist(), torch.split(order, sizes.tolist()), strict=True))
+
+
 def held_out(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Hold out a share of each class: at least one image, and never all.
+    """Hold out a share of each stratum: at least one image, and never all.
 
     Args:
-        labels: (N,) int64 class indices.
+        labels: (N,) int64 class indices, or (N, K) multi-hot.
         classes: names of the classes.
         share: in (0, 1).
         seed: of the choice.
 
     Returns:
-        Indices of the kept and of the held-out images, ordered by class and then by index.
+        Indices of the kept and of the held-out images, ordered by stratum and then by index.
 
     Raises:
-        ValueError: a class has one image only.
+        ValueError: a class has one image only; a label of several per image may.
     """
     generator = torch.Generator().manual_seed(seed)
     kept, held = [], []
-    for label, members in _members(labels):
-        if len(members) == 1:
+    for label, members in strata(labels):
+        if len(members) == 1 and labels.ndim == 1:
             raise ValueError(
                 f"class {classes[label]!r} has one image, which cannot be both trained on and held out"
             )
@@ -47,11 +67,11 @@ def without_fold(
 ) -> tuple[Tensor, Tensor]:
     """Split into the images of all other folds and those of one fold.
 
-    Each class is shuffled and dealt out to the folds in turn; the next class goes on where the last one
-    stopped. Folds therefore differ by one image at most, in total and in each class.
+    Each stratum is shuffled and dealt out to the folds in turn; the next one goes on where the last one
+    stopped. Folds therefore differ by one image at most, in total and in each stratum.
 
     Args:
-        labels: (N,) int64 class indices.
+        labels: (N,) int64 class indices, or (N, K) multi-hot.
         classes: names of the classes.
         folds: number of folds.
         fold: in 0..folds - 1.
@@ -61,13 +81,15 @@ def without_fold(
         Indices of the images to train on and to evaluate on, ascending.
 
     Raises:
-        ValueError: a class has fewer images than there are folds.
+        ValueError: there are fewer images than folds, or a class of single labels has fewer.
     """
+    if len(labels) < folds:
+        raise ValueError(f"--folds {folds} needs as many images, got {len(labels)}")
     generator = torch.Generator().manual_seed(seed)
     fold_of = torch.empty(len(labels), dtype=torch.long)
     first = 0
-    for label, members in _members(labels):
-        if len(members) < folds:
+    for label, members in strata(labels):
+        if len(members) < folds and labels.ndim == 1:
             raise ValueError(
                 f"class {classes[label]!r} has {len(members)} images, fewer than --folds {folds}: choose "
                 f"at most {len(members)} folds"
@@ -79,38 +101,54 @@ def without_fold(
 
 
 def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Choose ``count`` random images with about the class shares of all; return their indices, ascending.
+    """Choose ``count`` random images with about the shares of all strata; return their indices, ascending.
 
     Raises:
-        ValueError: ``count`` is above the number of images, or below the number of classes.
+        ValueError: ``count`` is above the number of images, or below the number of strata.
     """
-    members = _members(labels)
-    if not len(members) <= count <= len(labels):
+    groups = strata(labels)
+    if not len(groups) <= count <= len(labels):
         raise ValueError(
-            f"--train-images must be in {len(members)}..{len(labels)} (one image of each class, all "
+            f"--train-images must be in {len(groups)}..{len(labels)} (one image of each class, all "
             f"images), got {count}"
         )
-    # The position of each image in its shuffled class, in [0, 1): small positions hold all classes evenly.
+    # The position of each image in its shuffled stratum, in [0, 1): small positions hold all evenly.
     position = torch.empty(len(labels), dtype=torch.float64)
-    for _, indices in members:
-        position[indices] = torch.randperm(len(indices), generator=generator).double() / len(indices)
-    # Equal positions, such as the first of each class, in random order.
+    for _, members in groups:
+        position[members] = torch.randperm(len(members), generator=generator).double() / len(members)
+    # Equal positions, such as the first of each stratum, in random order.
     shuffled = torch.randperm(len(labels), generator=generator)
     return shuffled[position[shuffled].argsort(stable=True)[:count]].sort().values
 
 
-def _members(labels: Tensor) -> list[tuple[int, Tensor]]:
-    """Return each class that occurs, ascending, with the indices of its images."""
-    order = labels.argsort(stable=True)
-    values, counts = torch.unique(labels, return_counts=True)
-    return list(zip(values.tolist(), torch.split(order, counts.tolist()), strict=True))
+def without_unreadable(images: EncodedImages, classes: Sequence[str], skipped: list[str]) -> EncodedImages:
+    """Decode all images and return those that can be decoded; add the others to ``skipped``.
+
+    Raises:
+        ValueError: no image of a class can be decoded.
+    """
+
+    def decode(index: int) -> None:
+        images[index]
+
+    reasons = map_decoding(decode, range(len(images)), workers=min(os.cpu_count() or 1, 8), progress=True)
+    good = torch.tensor([reason is None for reason in reasons])
+    for label, members in strata(images.labels):
+        if label < len(classes) and not good[members].any():
+            first = int(members[0])
+            raise ValueError(
+                f"--skip-bad leaves no image of the class {classes[label]!r}: fix its images or remove the "
+                f"class from every split; the first is {images.name(first)}: {reasons[first]}"
+            )
+    skipped += [f"{images.name(i)}: {reason}" for i, reason in enumerate(reasons) if reason is not None]
+    return images.select(good.nonzero()[:, 0])
 
 
 def image_data(
     settings: ImageSettings,
     seed: int,
     classes: tuple[str, ...],
-    images: Mapping[str, LabelledImages],
+    images: Mapping[str, EncodedImages],
     skipped: Sequence[str] = (),
 ) -> ImageData:
     """Make the data set of natural images, with ImageNet's colour statistics.
@@ -120,11 +158,15 @@ def image_data(
         seed: of the held-out share or the folds.
         classes: names of the classes.
         images: "train" and an evaluation split; or "train" alone, of which ``settings`` hold some out.
-        skipped: images left out, with the reason.
+        skipped: images that were left out already, with the reason.
 
     Raises:
         ValueError: there is no evaluation split and no option to make one, or both.
     """
+    source = settings.table or settings.data
+    left_out = list(skipped)
+    if settings.skip_bad:
+        images = {name: without_unreadable(part, classes, left_out) for name, part in images.items()}
     train = images["train"]
     split = next((name for name in images if name != "train"), "held out")
     if split != "held out":
@@ -132,7 +174,7 @@ def image_data(
         for name, value in (("--val-split", settings.val_split), ("--folds", settings.folds)):
             if value is not None:
                 raise ValueError(
-                    f"{settings.data} has a {split} split, so {name} has nothing to split: leave it out"
+                    f"{source} has a {split} split, so {name} has nothing to split: leave it out"
                 )
     else:
         if settings.folds is not None:
@@ -141,7 +183,7 @@ def image_data(
             kept, held = held_out(train.labels, classes, settings.val_split, seed)
         else:
             raise ValueError(
-                f"{settings.data} has no labelled val or test split: add one, or hold out a share with "
+                f"{source} has no labelled val or test split: add one, or hold out a share with "
                 f"--val-split 0.2"
             )
         train, evaluation = train.select(kept), train.select(held)
@@ -154,7 +196,7 @@ def image_data(
         std=IMAGENET_STD,
         flip=True,
         split=split,
-        skipped=tuple(skipped),
+        skipped=tuple(left_out),
     )
 
 

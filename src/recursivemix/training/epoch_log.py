@@ -29,6 +29,8 @@ class EpochLog(Callback):
         """``seconds`` is the time since the start of the run without interruptions; scores are percent."""
         self.images = 0
         """Number of training images processed, by all processes."""
+        self.batches = 0
+        """Number of training batches completed since this process started."""
         self.train_seconds = 0.0
         """Time spent in training, without evaluation."""
         self.resumed_at: list[int] = []
@@ -57,6 +59,7 @@ class EpochLog(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += len(batch.images) * trainer.world_size
+        self.batches += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()

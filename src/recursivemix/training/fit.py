@@ -13,6 +13,7 @@ from .atomic_write import write_json, write_text
 from .environment import environment
 from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError
 from .record import Result, run_record, write_settings
+from .resume import restoring
 from .settings import Device
 from .trainer import create_loggers, quiet_lightning
 
@@ -70,12 +71,14 @@ def _train(run: PreparedRun) -> Result:
             run.loaders.loading.fill_cache()
             if run.settings.compile:
                 compile_network(learner.network, run.settings.device)
-            trainer.fit(
-                learner,
-                datamodule=run.loaders,
-                ckpt_path=None if run.resume is None else str(run.resume),
-                weights_only=True,
-            )
+            # Optimizer and mixer meet a malformed state only when they use it, in the first step.
+            with restoring(run.resume, lambda: run.log.batches >= trainer.accumulate_grad_batches):
+                trainer.fit(
+                    learner,
+                    datamodule=run.loaders,
+                    ckpt_path=None if run.resume is None else str(run.resume),
+                    weights_only=True,
+                )
             rows = run.log.rows
             if not rows:
                 raise MisconfigurationException(

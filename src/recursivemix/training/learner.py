@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recursivemix.data.order import TrainingOrder, seed_of
 
-from .optimizer import create_optimizer, scheduled_factor
+from .optimizer import check_state, create_optimizer, scheduled_factor
 from .settings import RunSettings
 
 
@@ -100,6 +100,8 @@ class Learner(LightningModule):
             torch.manual_seed(seed_of(self.settings.seed, "network", self.global_rank))
             return
         self._resumed = None
+        for optimizer in self.trainer.optimizers:
+            check_state(optimizer)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

@@ -146,3 +146,17 @@ def create_optimizer(
     except TypeError as error:
         raise ValueError(f"--optimizer-options of {name}: {error}") from error
     return optimizer
+
+
+ELEMENTWISE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+"""Entries of an optimizer's state with one number per weight."""
+
+
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if a restored state does not fit its weights: fused kernels would read beyond it."""
+    for weights, state in optimizer.state.items():
+        for name in ELEMENTWISE:
+            value = state.get(name)
+            if value is not None and getattr(value, "shape", None) != weights.shape:
+                shape = tuple(getattr(value, "shape", ()))
+                raise ValueError(f"the {name} of weights of {tuple(weights.shape)} has shape {shape}")

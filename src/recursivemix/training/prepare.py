@@ -20,6 +20,7 @@ from .epoch_log import EpochLog
 from .learner import Learner
 from .loaders import RunLoaders
 from .optimizer import check_optimizer
+from .resume import check_resume, check_tables, restoring
 from .settings import RunSettings
 from .task import RunData, Task, task_of
 from .trainer import instantiated, make_trainer
@@ -78,13 +79,17 @@ def prepare(
             raise ValueError(f"{task.command} needs {package}: pip install 'recursivemix[transfer]'")
     check_optimizer(settings.optimizer)
     check_device(settings.device)
-    checkpoint = None if resume is None else read_checkpoint(resume)
+    checkpoint = None
+    if resume is not None:
+        checkpoint = read_checkpoint(resume)
+        check_tables(checkpoint, resume)
     folder = None if resume is None else resume.absolute().parent.parent
     if folder is None and settings.out is not None:
         folder = run_folder(settings.out)
     data = task.open_data(settings)
     seed_everything(settings.seed, verbose=False)  # of the initial weights
-    learner = task.create_learner(settings, data, checkpoint)
+    with restoring(resume, lambda: False):
+        learner = task.create_learner(settings, data, checkpoint)
     folder = folder or run_folder(None, task.name_run(learner.settings))
     loaders = RunLoaders(task.create_loading(settings, data), settings)
     log = EpochLog(folder / "metrics.csv", learner)
@@ -121,41 +126,3 @@ def run_folder(out: Path | None, name: str = "run") -> Path:
         more = f", or resume the run with --resume {folder}" if (folder / "checkpoints").is_dir() else ""
         raise RunFolderError(f"the run folder {folder} already exists: choose a new one with --out{more}")
     return folder
-
-
-def check_resume(
-    checkpoint: dict[str, Any], path: Path, learner: Learner, trainer: Trainer, changed: bool
-) -> None:
-    """Raise ValueError if a run cannot be resumed from a checkpoint, or not exactly.
-
-    Args:
-        checkpoint: its content.
-        path: its file.
-        learner: of the run.
-        trainer: of the run.
-        changed: accept another number of processes or training images.
-    """
-    if "ranks" not in checkpoint:
-        raise ValueError(f"{path} holds weights only: a run cannot be resumed from it")
-    saved, hparams = checkpoint["hyper_parameters"], learner.hparams
-    for name in learner.identity:
-        if saved.get(name) != hparams[name]:
-            raise ValueError(
-                f"the checkpoint {path} is of another run: its {name} is {saved.get(name)}, here it is "
-                f"{hparams[name]}"
-            )
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"]
-    epochs = trainer.max_epochs
-    if epochs is not None and done >= epochs:
-        raise ValueError(f"the run is finished: {path} is of epoch {done} of {epochs}")
-    if trainer.max_steps != -1:
-        raise ValueError("a run cannot be resumed exactly with --trainer.max-steps: use --epochs")
-    counts = {
-        "processes": (len(checkpoint["ranks"]), trainer.world_size),
-        "training images": (saved["data"]["images"], hparams["data"]["images"]),
-    }
-    for name, (before, now) in counts.items():
-        if before != now and not changed:
-            raise ValueError(
-                f"the run had {before} {name}, now there are {now}: add --resume-changed to resume anyway"
-            )

@@ -42,5 +42,7 @@ def digits() -> ImageData:
 
 
 DIGITS = ImageFormat(
-    open=lambda settings, seed: digits(), detect=lambda settings: settings.data is None, needs=None
+    open=lambda settings, seed: digits(),
+    detect=lambda settings: settings.data is None and settings.table is None,
+    needs=None,
 )

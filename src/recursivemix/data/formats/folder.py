@@ -6,14 +6,12 @@ be decoded is named when it is read, or left out by ``--skip-bad``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.data.decode import unreadable_files
 from recursivemix.data.images import EncodedImages, ImageData, ImageFiles, ImageFormat
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import image_data
@@ -44,11 +42,8 @@ def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
     if split is not None:
         other, parts[split] = read_classes(root / split)
         check_same_classes(str(root), classes, split, other)
-    skipped: list[str] = []
-    if settings.skip_bad:
-        parts = {name: readable(files, classes, skipped) for name, files in parts.items()}
     images = {name: file_images(files) for name, files in parts.items()}
-    return image_data(settings, seed, classes, images, skipped)
+    return image_data(settings, seed, classes, images)
 
 
 def file_images(files: Sequence[File]) -> EncodedImages:
@@ -85,24 +80,6 @@ def check_same_classes(source: str, train: Sequence[str], split: str, other: Seq
             f"train and {split} of {source} have different classes: only in train: {_first_five(missing)}; "
             f"only in {split}: {_first_five(extra)}"
         )
-
-
-def readable(files: Sequence[File], classes: Sequence[str], skipped: list[str]) -> list[File]:
-    """Decode all files and return those that can be decoded; add the others to ``skipped``.
-
-    Raises:
-        ValueError: no file of a class can be decoded.
-    """
-    bad = unreadable_files([path for path, _ in files], workers=min(os.cpu_count() or 1, 8), progress=True)
-    kept = [file for file in files if file[0] not in bad]
-    for label in {label for _, label in files} - {label for _, label in kept}:
-        path = next(path for path, other in files if other == label)
-        raise ValueError(
-            f"--skip-bad leaves no image of the class {classes[label]!r}: fix its files or remove the "
-            f"class from every split; the first is {path}: {bad[path]}"
-        )
-    skipped += [f"{path}: {reason}" for path, reason in bad.items()]
-    return kept
 
 
 def _first_five(names: Sequence[str]) -> str:

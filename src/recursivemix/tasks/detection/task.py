@@ -23,7 +23,7 @@ ObjectSettings = DetectionSettings | InstanceSettings
 def open_objects(settings: ObjectSettings) -> DetectionData:
     """Open the data set of a run; raises ValueError."""
     masks = isinstance(settings, InstanceSettings)
-    return open_detection(settings.data, settings.dataset, masks=masks)
+    return open_detection(settings.data, settings.dataset, masks=masks, skip_bad=settings.skip_bad)
 
 
 def create_learner(

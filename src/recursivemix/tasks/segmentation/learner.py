@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -73,8 +74,11 @@ class SegmentationLearner(Learner):
         return nn.functional.interpolate(logits, size=size, mode="bilinear")[0].argmax(0)
 
     def validation_step(self, batch: AnnotatedBatch[Tensor], index: int) -> None:
-        for image, label_map in zip(batch.images, batch.targets, strict=True):
-            self.overlap.update(self.predict_map(image), label_map)
+        # Images of many sizes would be compiled again and again.
+        eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
+        with eager:
+            for image, label_map in zip(batch.images, batch.targets, strict=True):
+                self.overlap.update(self.predict_map(image), label_map)
 
     def on_validation_epoch_end(self) -> None:
         metrics = self.overlap.compute()

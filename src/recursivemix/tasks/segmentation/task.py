@@ -25,7 +25,7 @@ def crop_size(settings: SegmentationSettings) -> int:
 
 def open_maps(settings: SegmentationSettings) -> SegmentationData:
     """Open the data set of a run; raises ValueError, also if a training batch would hold one image."""
-    data = open_segmentation(settings.data, settings.dataset)
+    data = open_segmentation(settings.data, settings.dataset, skip_bad=settings.skip_bad)
     if len(data.train) % settings.batch_size == 1 or settings.batch_size == 1:
         raise ValueError(
             f"--batch-size {settings.batch_size} leaves a batch of one of the {len(data.train)} training "

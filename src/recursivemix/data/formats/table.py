@@ -1,0 +1,277 @@
+"""Tables with one row per image, CSV or Parquet: paths or encoded bytes, and labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
+from recursivemix.data.settings import ImageSettings
+from recursivemix.data.splits import image_data
+
+IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
+LABEL_COLUMNS = ("label", "labels", "class", "target")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"dev": "val", "test": "test"}
+"""Values of the split column, and the name of our split for each."""
+SEPARATOR = ";"
+TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""Values of a column of 0 and 1, as text in lower case."""
+FIX = "fix the row, or leave out all such rows with --skip-bad"
+
+
+class ParquetCells(Sequence[Any]):
+    """Cells of a Parquet column of images; they stay in Arrow's memory, which loader workers share.
+
+    Args:
+        column: a ``pyarrow.ChunkedArray``.
+    """
+
+    def __init__(self, column: Any) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.column[row].as_py()
+
+
+class TableRows:
+    """Encoded images of a table, by row.
+
+    Args:
+        table: path of the table.
+        cells: path or encoded bytes of each row.
+        folder: that paths are relative to.
+    """
+
+    fix = FIX
+
+    def __init__(self, table: Path, cells: Sequence[Any], folder: Path) -> None:
+        self.table = table
+        self.cells = cells
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, row: int) -> Path | bytes | None:
+        cell = self.cells[row]
+        if isinstance(cell, dict):  # an image as the datasets library stores it
+            cell = cell.get("bytes") or cell.get("path")
+        return cell if isinstance(cell, bytes) else self.folder / str(cell) if cell else None
+
+    def name(self, row: int) -> str:
+        """Return the number of a row, counted from 1 after the header, and the path of its image."""
+        content = self[row]
+        return f"{self.table}, row {row + 1}" + (f" ({content})" if isinstance(content, Path) else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A usable row of a table."""
+
+    number: int
+    split: str
+    labels: tuple[str, ...]
+
+
+def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
+    """Open the images of a table.
+
+    A row has one label, or any number of them; see `ImageSettings` for the columns. A row without a usable
+    image, label or split is an error, or left out and listed with ``skip_bad``.
+
+    Raises:
+        ValueError: the table cannot be read, lacks a column, or has a bad row.
+    """
+    path = settings.table
+    assert path is not None
+    columns = read_columns(path)
+    image_column = _find_column(path, columns, "--image-column", settings.image_column, IMAGE_COLUMNS)
+    source = TableRows(path, columns[image_column], settings.data or path.parent)
+    asked: Sequence[str | None] = settings.label_column or [None]
+    names = [_find_column(path, columns, "--label-column", name, LABEL_COLUMNS) for name in asked]
+    marked = len(names) > 1  # columns of 0 and 1
+    labels = _marked(columns, names) if marked else [_words(value) for value in columns[names[0]]]
+    multi_label = marked or settings.multi_label or any(len(words or ()) > 1 for words in labels)
+    splits: Sequence[Any] = ["train"] * len(source)
+    if settings.split_column or "split" in columns:
+        splits = columns[_find_column(path, columns, "--split-column", settings.split_column, ("split",))]
+    rows, bad = _usable_rows(source, splits, labels, multi_label)
+    rows = _without_lone_labels(rows, multi_label, bad)
+    skipped = [f"{source.name(number)}: {reason}" for number, reason in sorted(bad.items())]
+    if skipped and not settings.skip_bad:
+        more = f" ({len(skipped)} such rows)" if len(skipped) > 1 else ""
+        raise ValueError(f"{skipped[0]}{more}; {FIX}")
+    classes = tuple(names) if marked else tuple(sorted({word for row in rows for word in row.labels}))
+    if len(classes) < (1 if multi_label else 2):
+        raise ValueError(f"{path} needs images of at least two classes, got {', '.join(classes) or 'none'}")
+    parts = {split: [row for row in rows if row.split == split] for split in ("train", "val", "test")}
+    images = {split: _images(source, part, classes, multi_label) for split, part in parts.items() if part}
+    if "train" not in images:
+        raise ValueError(f"{path} has no row of the train split")
+    return image_data(settings, seed, classes, images, skipped)
+
+
+def read_columns(path: Path) -> dict[str, Sequence[Any]]:
+    """Read a CSV, TSV or Parquet file as columns.
+
+    Raises:
+        ValueError: the file is missing, or not in one of these formats.
+    """
+    if not path.is_file():
+        raise ValueError(f"--table: there is no file {path}")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return _read_parquet(path)
+        if path.suffix.lower() not in (".csv", ".tsv"):
+            raise ValueError("its name must end in .csv, .tsv or .parquet")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"--table {path} cannot be read: {' '.join(str(error).split())}") from error
+    rows = [row for row in rows if row]
+    if len(rows) < 2:
+        raise ValueError(f"--table {path} has no rows below its header")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{path}, row {number} has {len(row)} cells, but the header has {len(rows[0])}"
+            )
+    return {name: list(cells) for name, *cells in zip(*rows, strict=True)}
+
+
+def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
+    try:
+        from pyarrow import ArrowException, parquet, types
+    except ImportError as error:
+        raise ValueError("Parquet needs pyarrow: pip install 'recursivemix[hub]'") from error
+    try:
+        table = parquet.read_table(path)
+    except ArrowException as error:
+        raise ValueError(str(error)) from error
+    return {
+        name: ParquetCells(column)
+        if types.is_binary(column.type)
+        or types.is_large_binary(column.type)
+        or types.is_struct(column.type)
+        else column.to_pylist()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+def _find_column(
+    path: Path, columns: dict[str, Sequence[Any]], flag: str, name: str | None, defaults: Sequence[str]
+) -> str:
+    """Return the named column, or the first default that exists."""
+    if name is None:
+        name = next((default for default in defaults if default in columns), None)
+    if name is None or name not in columns:
+        what = f"no column {name!r}" if name is not None else f"none of the columns {', '.join(defaults)}"
+        raise ValueError(f"{path} has {what}; name one with {flag}: {', '.join(columns)}")
+    return name
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """Return the labels in a cell."""
+    if isinstance(value, (list, tuple)):
+        return tuple(str(word) for word in value)
+    text = "" if value is None else str(value)
+    return tuple(word.strip() for word in text.split(SEPARATOR) if word.strip())
+
+
+def _marked(columns: dict[str, Sequence[Any]], names: Sequence[str]) -> list[tuple[str, ...] | None]:
+    """Return the names of the columns that hold 1, for every row; None if one is neither 0 nor 1."""
+    marks = [[TRUTH.get(str(value).strip().lower()) for value in columns[name]] for name in names]
+    return [
+        None if None in row else tuple(name for name, mark in zip(names, row, strict=True) if mark)
+        for row in zip(*marks, strict=True)
+    ]
+
+
+def _usable_rows(
+    source: TableRows, splits: Sequence[Any], labels: Sequence[tuple[str, ...] | None], multi_label: bool
+) -> tuple[list[Row], dict[int, str]]:
+    """Return the usable rows of the splits that are used, and what is wrong with others, by row number."""
+    names = [SPLITS.get(str(split).strip().lower()) for split in splits]
+    rows, bad = [], {}
+    for number, (name, words) in enumerate(zip(names, labels, strict=True)):
+        content = source[number]
+        if name is None:
+            bad[number] = f"the split must be {', '.join(SPLITS)}; got {splits[number]!r}"
+        elif name == "test" and "val" in names:
+            continue
+        elif content is None:
+            bad[number] = "it has no image"
+        elif isinstance(content, Path) and not content.is_file():
+            bad[number] = "the file does not exist"
+        elif words is None:
+            bad[number] = "the label columns must hold 0 or 1"
+        elif not words and not multi_label:
+            bad[number] = "it has no label"
+        else:
+            rows.append(Row(number, name, words))
+    return rows, bad
+
+
+def _without_lone_labels(rows: Sequence[Row], multi_label: bool, bad: dict[int, str]) -> list[Row]:
+    """Return the rows whose labels are in all splits that need them; add the others to ``bad``.
+
+    The evaluation split must not have a label that is not trained on. Of single labels it must have all.
+    """
+    present = {split: {label for row in rows if row.split == split for label in row.labels}
+               for split in {row.split for row in rows}}  # fmt: skip
+    evaluation = next((split for split in ("val", "test") if split in present), None)
+    if evaluation is None or "train" not in present:
+        return list(rows)
+    lone: dict[str, str] = dict.fromkeys(present[evaluation] - present["train"], evaluation)
+    if not multi_label:
+        lone |= dict.fromkeys(present["train"] - present[evaluation], "train")
+    kept = []
+    for row in rows:
+        label = next((label for label in row.labels if label in lone), None)
+        if label is None:
+            kept.append(row)
+        else:
+            bad[row.number] = f"the label {label!r} is in the {lone[label]} split only"
+    return kept
+
+
+def _images(
+    source: TableRows, rows: Sequence[Row], classes: Sequence[str], multi_label: bool
+) -> EncodedImages:
+    label_of = {name: label for label, name in enumerate(classes)}
+    if multi_label:
+        labels = torch.zeros(len(rows), len(classes), dtype=torch.uint8)
+        for i, row in enumerate(rows):
+            labels[i, [label_of[name] for name in row.labels]] = 1
+    else:
+        labels = torch.tensor([label_of[row.labels[0]] for row in rows])
+    return EncodedImages(source, labels, torch.tensor([row.number for row in rows]))
+
+
+TABLE = ImageFormat(
+    open=open_table,
+    detect=lambda settings: settings.table is not None,
+    options=frozenset(
+        {
+            "data",
+            "image_column",
+            "label_column",
+            "split_column",
+            "multi_label",
+            "val_split",
+            "folds",
+            "fold",
+        }
+        | {"image_size", "skip_bad"}
+    ),
+    needs="table",
+)
