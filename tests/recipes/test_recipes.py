@@ -160,7 +160,7 @@ def test_the_network_of_a_recipe_trains(name, image_root, tmp_path, capsys):
     """Two steps: the second one mixes and trains the region head. 100 epochs have the network of 300."""
     out = tmp_path / "run"
     settings = train(name, image_root, out)
-    assert "regions seen on" in capsys.readouterr().out
+    assert "feature map of the region head" in capsys.readouterr().out
     for key, value in read_recipe(name).settings_with().items():
         if key not in REDUCED:
             assert settings[key] == value, key

@@ -130,6 +130,20 @@ class MixedClassifier(Learner):
             metric.reset()
 
 
+def open_single_label_images(settings: ClassificationSettings) -> ImageData:
+    """Return the data of a run.
+
+    Raises:
+        ValueError: data that cannot be used, or images with several labels.
+    """
+    data = open_images(settings, settings.seed)
+    if data.multi_label:
+        raise ValueError(
+            "fit trains on one label per image: --label-column must name one column without ';' in it"
+        )
+    return data
+
+
 class ImageLoading:
     """How labelled images become batches: from memory if they are small, else read in every epoch.
 
@@ -219,7 +233,7 @@ def create_classifier(
 
 CLASSIFICATION = Task(
     command="fit",
-    open_data=lambda settings: open_images(settings, settings.seed),
+    open_data=open_single_label_images,
     create_learner=create_classifier,
     create_loading=ImageLoading,
     name_run=lambda settings: f"{settings.model}-{settings.mixer}",
