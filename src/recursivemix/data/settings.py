@@ -24,7 +24,10 @@ class ImageSettings:
         label_column: Column of --table with the label, or several labels separated by ";"; or several
             columns of 0 and 1, one per class (default: label, labels, class or target).
         split_column: Column of --table with train, val or test (default: split, if there is one).
-        multi_label: Any number of labels per image, also if no label of --table contains ";".
+        multi_label: Any number of labels per image, also if no label of a table or of shards contains ";".
+        shard_cache: Folder for copies of shards that are not local tar files, and for the indexes of all
+            shards (default: ~/.cache/recursivemix/shards).
+        shard_cache_gb: Largest total size of these copies in GiB.
         download: Allow downloads of CIFAR or of a Hugging Face data set.
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
@@ -43,6 +46,8 @@ class ImageSettings:
     label_column: list[str] = field(default_factory=list)
     split_column: str | None = None
     multi_label: bool = False
+    shard_cache: Path | None = None
+    shard_cache_gb: float = 20.0
     download: bool = False
     val_split: float | None = None
     folds: int | None = None
@@ -70,5 +75,7 @@ class ImageSettings:
             )
         if self.folds is not None and self.val_split is not None:
             raise ValueError("--folds and --val-split both choose the evaluation images: give one of them")
+        if self.shard_cache_gb <= 0:
+            raise ValueError(f"--shard-cache-gb must be > 0, got {self.shard_cache_gb}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"--image-size must be at least 1, got {self.image_size}")
