@@ -42,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py --out results/step.json
 	$(BIN)/python benchmarks/training.py --out results/training.json
 	$(BIN)/python benchmarks/detection.py --out results/detection.json
+	$(BIN)/python benchmarks/startup.py --out results/startup.json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

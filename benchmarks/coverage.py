@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from recursivemix.report.records import environment, write_json
 from recursivemix.report.statistics import Bounds, estimate, image_variance, paired_difference
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 
 SPREAD = 1.5
 """Standard deviation of the images' easiness, in units of the chance in one prediction."""
@@ -53,7 +54,7 @@ LEVELS = tuple((seeds, variation) for seeds in (3, 5) for variation in (0.2, 0.5
 
 
 def draw(setting: Setting, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Return both methods' (seeds, images) correctness in percent, the truth, and that of the first seed."""
+    """Return correctness in percent of both methods (seeds, images), the truth, and the first seed's."""
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
@@ -175,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="record to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    where = environment(gpu=False)  # before any file can change
     settings, levels = SETTINGS, LEVELS
     if options.quick:
         options.rounds = 20
@@ -193,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         record = {
             "benchmark": "coverage",
-            **environment(gpu=False),
+            **where,
             "settings": {"quick": options.quick, "resamples": RESAMPLES},
             "seed": options.seed,
             "n": options.rounds,

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recursivemix.report.records import environment, write_json
-from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.create import create_detector
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 
 NAMES = ("atss", "gfl", "retinanet")
 PEER = "retinanet"
@@ -103,7 +104,7 @@ def target_of(
 
 
 def train_step(detector: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
-    """Losses and gradients; no optimiser, which is the same for both."""
+    """Losses and gradients; no optimizer, which is the same for both."""
     detector.train()
     detector.zero_grad(set_to_none=True)
     with torch.autocast(images[0].device.type, torch.bfloat16):

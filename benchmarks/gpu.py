@@ -70,7 +70,8 @@ def throughput(options: argparse.Namespace) -> None:
     import torch
 
     from recursivemix.recipes import read_recipe
-    from recursivemix.report.records import environment, write_json
+    from recursivemix.training.atomic_write import write_json
+    from recursivemix.training.environment import environment
     from timing import print_table, quartiles
     from trainer_speed import trainer_speed
 
@@ -150,7 +151,8 @@ def faster_compiled(options: argparse.Namespace) -> None:
 
 def record(options: argparse.Namespace) -> None:
     """A run's record, or of one that is not finished what its CSV says so far."""
-    from recursivemix.report.records import environment, write_json
+    from recursivemix.training.atomic_write import write_json
+    from recursivemix.training.environment import environment
 
     if (options.run / "record.json").exists():
         content = json.loads((options.run / "record.json").read_text()) | {"finished": True}
@@ -182,7 +184,7 @@ def with_commit(content: dict[str, Any]) -> dict[str, Any]:
 
 def stamp(options: argparse.Namespace) -> None:
     """Give a record that another script wrote the commit of the copy."""
-    from recursivemix.report.records import write_json
+    from recursivemix.training.atomic_write import write_json
 
     write_json(options.file, with_commit(json.loads(options.file.read_text())))
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import recursivemix
-from recursivemix.report.records import environment, write_json
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 from timing import (
     add_options,
     paired_ratio,

@@ -27,7 +27,8 @@ import recursivemix
 from recursivemix import Mixer, RecursiveMix, RegionModel
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import create_model
-from recursivemix.report.records import environment, write_json
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 from timing import (
     add_options,
     paired_ratio,

@@ -15,9 +15,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from recursivemix.data.images import ImageData
-from recursivemix.tasks.classification_fit import FitConfig, prepare
+from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 
 Window = tuple[int, int]
 """Timed from the end of the run's step ``first`` to the end of step ``last``, both counted from 1."""
@@ -77,16 +78,16 @@ def trainer_speed(
     """Train with the settings of `recursivemix fit` for as many steps as the windows need.
 
     Args:
-        config: of `FitConfig`, without ``out``.
+        config: of `ClassificationSettings`, without ``out``.
         windows: of the run's steps; inside an epoch, or what an epoch's end costs is in them.
         held: the images of an earlier run with the same settings, which saves reading them again.
     """
     clock = Windows(windows)
     # The progress bar belongs to the defaults, and so to their time; its text does not belong here.
     with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        run = prepare(FitConfig(**config, out=Path(folder) / "run"), [clock], {})
+        run = prepare(ClassificationSettings(**config, out=Path(folder) / "run"), [clock], {})
         if held is not None:
-            run.loaders.data = held
+            run.loaders.loading.data = held
         try:
             fit(run)
         except StoppedError:
@@ -94,7 +95,7 @@ def trainer_speed(
                 raise
         else:
             raise SystemExit(f"the run ended before step {max(clock.edges)}: more --images or epochs")
-        speed = Speed(clock.speeds(), str(run.trainer.precision), run.loaders.data)
+        speed = Speed(clock.speeds(), str(run.trainer.precision), run.loaders.loading.data)
     del run
     gc.collect()  # Lightning's objects know one another
     return speed

@@ -47,7 +47,8 @@ from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import create_model
-from recursivemix.report.records import environment, write_json
+from recursivemix.training.atomic_write import write_json
+from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
 from trainer_speed import trainer_speed
 
@@ -131,7 +132,7 @@ def open_folder(root: Path) -> Folder:
 def bare_batches(
     images: StackedImages, batch_size: int, seed: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Padded crops, flips and normalisation by the batch, from one tensor: a loader nobody can blame."""
+    """Padded crops, flips and normalization by the batch, from one tensor: a loader nobody can blame."""
     size, padding = images.images.shape[-1], images.images.shape[-1] // 8
     pixels = F.pad(images.images, (padding,) * 4).permute(0, 2, 3, 1).contiguous().to(device)
     labels = images.labels.to(device)
@@ -207,7 +208,7 @@ class CutMixCollate:
 def torchvision_loop(
     folder: Folder, batch_size: int, device: torch.device
 ) -> tuple[Iterable[Batch], Callable[[Batch], None]]:
-    """The loop of references/classification with --use-v2: its transforms (PIL), CutMix, its optimiser."""
+    """The loop of references/classification with --use-v2: its transforms (PIL), CutMix, its optimizer."""
     size, classes = folder.images.image_size, len(folder.images.classes)
     transform = v2.Compose(
         [

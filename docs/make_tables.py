@@ -1,13 +1,16 @@
-"""Writes the tables of the README and of ``results/README.md`` from the records in ``results/``.
+"""Write the tables of the README and of ``results/README.md`` from the records in ``results/``, and the lists of
+the documentation from the registries of the package.
 
     python docs/make_tables.py           # rewrite
-    python docs/make_tables.py --check   # fail if a table is not what the records say
+    python docs/make_tables.py --check   # fail if a table or list is out of date
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``, a list between ``<!-- list: NAME -->``
+and ``<!-- end list -->`` (in mkdocs.yml between ``# list: NAME`` and ``# end list``).
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -54,13 +57,13 @@ def cifar10_table() -> str:
     ]
     for mixer in sorted(groups, key=MIXER_ORDER.index):
         runs = sorted(groups[mixer], key=lambda run: int(run["seed"]))
-        last = [run["acc1_last"] for run in runs]
+        last = [run.get("score_last", run.get("acc1_last")) for run in runs]
         options = ", ".join(f"`{k}={v}`" for k, v in runs[0]["config"]["mixer_options"].items())
         nll = mean(run["epochs"][-1]["val_loss"] for run in runs)
         lines.append(
             f"| {mixer} | {options} | {mean(last):.2f} ± {stdev(last):.2f} | "
             f"{' / '.join(f'{value:.2f}' for value in last)} | "
-            f"{mean(run['acc1_best'] for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
+            f"{mean(run.get('score_best', run.get('acc1_best')) for run in runs):.2f} | {nll:.3f} | {len(runs)} |"
         )
     return "\n".join([*lines, "", source(first, "results/cifar10/")])
 
@@ -262,6 +265,49 @@ def step_table() -> str:
     return "\n".join([*lines, "", source(record, "results/step.json")])
 
 
+def coverage_table() -> str:
+    """Return how often intervals hold the truth in simulated comparisons."""
+    if not (RESULTS / "coverage.json").exists():
+        return "Not measured yet: benchmarks/coverage.py."
+    record = read(RESULTS / "coverage.json")
+    rows = record["differences"]
+
+    def span(values: list[float]) -> str:
+        low, high = 100 * min(values), 100 * max(values)
+        return f"{low:.1f} to {high:.1f} %"
+
+    kinds = list(dict.fromkeys(row["interval"] for row in rows))
+    lines = [
+        f"**Intervals of 95 %**: the share that holds the true difference of two methods, in {record['n']:,} "
+        "simulated comparisons per setting with known truth. Lowest to highest share over numbers of test "
+        "images and spreads over seeds and images.",
+        "",
+        f"| seeds | {' | '.join(kinds)} |",
+        "| --- " * (1 + len(kinds)) + "|",
+    ]
+    for seeds in sorted({row["seeds"] for row in rows}):
+        own = [row for row in rows if row["seeds"] == seeds]
+        if seeds == 1:
+            here = span([row["coverage_of_this_seed"] for row in own])
+            other = span([row["coverage"] for row in own])
+            lines.append(
+                f"| 1 | {here} of this seed's networks; {other} of other seeds |" + " |" * (len(kinds) - 1)
+            )
+            continue
+        cells = [span([row["coverage"] for row in own if row["interval"] == kind]) for kind in kinds]
+        lines.append(f"| {seeds} | {' | '.join(cells)} |")
+    levels = record["levels"]
+    lines += ["", "A measure that cannot be negative, gamma distributed over seeds:", ""]
+    lines += ["| seeds | standard deviation / mean | t | t on the log scale | t reaches below zero |"]
+    lines += ["| --- " * 5 + "|"]
+    for plain, log in zip(levels[::2], levels[1::2], strict=True):
+        lines.append(
+            f"| {plain['seeds']} | {plain['variation']} | {100 * plain['coverage']:.1f} % | "
+            f"{100 * log['coverage']:.1f} % | {100 * plain['below_zero']:.1f} % |"
+        )
+    return "\n".join([*lines, "", source(record, "results/coverage.json")])
+
+
 COMPARISONS = {
     "equal": "equal settings: bfloat16, channels_last, images in memory",
     "defaults": "defaults of each",
@@ -353,34 +399,97 @@ TABLES = {
     "step": step_table,
     "training": training_table,
     "gpu": gpu_table,
+    "coverage": coverage_table,
 }
 
 
-def filled(text: str) -> str:
-    """A page with every table written anew."""
+def first_sentence(thing: object) -> str:
+    """The first sentence of a docstring, on one line."""
+    paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s", paragraph)[0]
 
-    def fill(match: re.Match[str]) -> str:
+
+def methods_list(prefix: str) -> str:
+    """The mixing methods with their cards; ``prefix`` is the path from the page to docs/."""
+    from recursivemix import MIXERS
+
+    lines = ["| method | |", "| --- | --- |"]
+    lines += [
+        f"| [`{name}`]({prefix}methods/{name}.md) | {first_sentence(kind)} |"
+        for name, kind in MIXERS.items()
+    ]
+    return "\n".join(lines)
+
+
+def recipes_list(prefix: str) -> str:
+    """The recipes."""
+    from recursivemix.recipes import read_recipe, recipe_names
+
+    lines = ["| recipe | epochs | task |", "| --- | --- | --- |"]
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        lines.append(f"| `{name}` | {recipe.settings['epochs']} | {recipe.task} |")
+    return "\n".join(lines)
+
+
+def probes_list(prefix: str) -> str:
+    """The probes of ``recursivemix evaluate``."""
+    from recursivemix.evaluation.probes import PROBES
+
+    lines = ["| probe | measures |", "| --- | --- |"]
+    lines += [f"| `{probe.name}` | {', '.join(m.title for m in probe.metrics)} |" for probe in PROBES]
+    return "\n".join(lines)
+
+
+def methods_navigation() -> str:
+    """The method cards in the navigation of the site."""
+    from recursivemix import MIXERS
+
+    names = ["recursivemix", *(name for name in MIXERS if name not in ("recursivemix", "none")), "none"]
+    titles = {
+        name: (ROOT / "docs" / "methods" / f"{name}.md").read_text().splitlines()[0].removeprefix("# ")
+        for name in names
+    }
+    return "\n".join(f"      - {title}: methods/{name}.md" for name, title in titles.items())
+
+
+LISTS = {"methods": methods_list, "recipes": recipes_list, "probes": probes_list}
+
+
+def filled(page: Path) -> str:
+    """A page with every table and list written anew."""
+    prefix = "" if page.is_relative_to(ROOT / "docs") else "docs/"
+    if page.parent.name == "guides":
+        prefix = "../"
+
+    def table(match: re.Match[str]) -> str:
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end table -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end table -->", fill, text, flags=re.DOTALL)
+    def listing(match: re.Match[str]) -> str:
+        return f"<!-- list: {match[1]} -->\n{LISTS[match[1]](prefix)}\n<!-- end list -->"
+
+    text = page.read_text()
+    if page.name == "mkdocs.yml":
+        start, end = "      # list: methods\n", "\n      # end list"
+        before, _, rest = text.partition(start)
+        return f"{before}{start}{methods_navigation()}{end}{rest.partition(end)[2]}"
+    text = re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end table -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- list: (\w+) -->\n.*?<!-- end list -->", listing, text, flags=re.DOTALL)
 
 
 def main() -> int:
     """Rewrite the pages, or with --check say whether they are up to date."""
     stale = []
-    for page in (ROOT / "README.md", RESULTS / "README.md"):
+    pages = [ROOT / "README.md", RESULTS / "README.md", ROOT / "mkdocs.yml"]
+    for page in [*pages, *sorted((ROOT / "docs").rglob("*.md"))]:
         old = page.read_text()
-        new = filled(old)
+        new = filled(page)
         if new != old:
             stale.append(str(page.relative_to(ROOT)))
         if "--check" not in sys.argv:
             page.write_text(new)
     if "--check" in sys.argv:
-        print(
-            f"{' and '.join(stale)} differ from results/: run docs/make_tables.py"
-            if stale
-            else "up to date"
-        )
+        print(f"{' and '.join(stale)} out of date: run docs/make_tables.py" if stale else "up to date")
         return int(bool(stale))
     return 0
 

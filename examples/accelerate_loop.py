@@ -3,7 +3,7 @@
     accelerate launch examples/accelerate_loop.py --epochs 5 --checkpoint saved
     python examples/accelerate_loop.py --epochs 10 --resume saved
 
-The model, the optimiser and the loader go through `prepare`; the mixer does not, it works wherever its
+The model, the optimizer and the loader go through `prepare`; the mixer does not, it works wherever its
 batch is. `register_for_checkpointing` takes it because it has `state_dict` and `load_state_dict`.
 """
 

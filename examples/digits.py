@@ -22,7 +22,7 @@ def load_digits_tensors() -> tuple[TensorDataset, TensorDataset]:
     # The networks people have take three channels, and halve an image more often than 8 pixels allow.
     images = F.interpolate(images, size=32, mode="bilinear", align_corners=False).repeat(1, 3, 1, 1)
     targets = torch.from_numpy(labels).long()
-    # 1344 is whole batches of 32 or 64: batch normalisation suffers from a last one of three samples.
+    # 1344 is whole batches of 32 or 64: batch normalization suffers from a last one of three samples.
     train, test = train_test_split(range(len(targets)), train_size=1344, stratify=labels, random_state=0)
     return TensorDataset(images[train], targets[train]), TensorDataset(images[test], targets[test])
 

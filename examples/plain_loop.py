@@ -26,7 +26,7 @@ def main(epochs: int = 10, checkpoint: Path | None = None) -> float:
 
     mixer = RecursiveMix(num_classes=NUM_CLASSES)
     model = RegionModel(small_network())
-    # The region head is trained too, so the optimiser is given the whole model, not the backbone.
+    # The region head is trained too, so the optimizer is given the whole model, not the backbone.
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
     for epoch in range(epochs):

@@ -103,6 +103,24 @@ def test_step(tmp_path: Path) -> None:
     assert rows["recursivemix"]["extra_peak_bytes"] >= memory["history_images"]
 
 
+def test_startup(tmp_path: Path) -> None:
+    record, text = run("startup.py", tmp_path)
+    check_origin(record, "startup.py")
+    rows = {row["name"]: row for row in record["rows"]}
+    assert {"recursivemix --help", "recursivemix fit --help", "import torch", "import its names"} <= set(
+        rows
+    )
+    for name, row in rows.items():
+        assert len(row["samples_s"]) == len(row["samples_cpu_s"]) == record["n"] == 1
+        assert row["median_s"] == pytest.approx(row["samples_s"][0])
+        assert row["ratio_to_torch"] == pytest.approx(row["median_s"] / rows["import torch"]["median_s"])
+        assert name in text
+    assert rows["import torch"]["ratio_to_torch"] == 1
+    for goal in record["goals"]:
+        assert goal["value"] == rows[goal["name"]][goal["value_of"]]
+        assert goal["reached"] == (goal["value"] <= goal["at_most"])
+
+
 TRAINING_ROWS = {
     "equal": ["trainer, no mixing", "trainer, RecursiveMix", "bare loop"],
     "defaults": ["recursivemix", "timm", "torchvision"],

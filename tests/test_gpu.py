@@ -95,8 +95,9 @@ def test_a_step_of_the_trainer_never_waits(mixer, tmp_path):
     """Batch, mixing, both passes and the optimiser, through Lightning; from the third step on."""
     from lightning import Callback
 
-    from recursivemix.tasks.classification_fit import FitConfig, prepare
-    from recursivemix.training.run import fit
+    from recursivemix.tasks.settings import ClassificationSettings
+    from recursivemix.training.fit import fit
+    from recursivemix.training.prepare import prepare
 
     class Strict(Callback):
         def on_train_batch_start(self, trainer, module, batch, index):
@@ -105,7 +106,9 @@ def test_a_step_of_the_trainer_never_waits(mixer, tmp_path):
         def on_train_batch_end(self, *args):
             torch.cuda.set_sync_debug_mode("default")
 
-    config = FitConfig(mixer=mixer, device="gpu", epochs=1, out=tmp_path / "run", checkpoint_every=1000)
+    config = ClassificationSettings(
+        mixer=mixer, device="gpu", epochs=1, out=tmp_path / "run", checkpoint_every=1000
+    )
     options = {"log_every_n_steps": 1000, "limit_train_batches": 10, "enable_progress_bar": False}
     try:
         fit(prepare(config, [Strict()], options))
@@ -146,9 +149,10 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
 
     from lightning import Callback
 
-    from recursivemix.tasks.classification_fit import FitConfig, prepare
+    from recursivemix.tasks.settings import ClassificationSettings
     from recursivemix.training.checkpoints import StoppedError
-    from recursivemix.training.run import fit
+    from recursivemix.training.fit import fit
+    from recursivemix.training.prepare import prepare
 
     class Stops(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
@@ -156,7 +160,7 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     out = tmp_path / "run"
-    config = FitConfig(device="gpu", epochs=2, out=out, compile=compile, ema_decay=0.9)
+    config = ClassificationSettings(device="gpu", epochs=2, out=out, compile=compile, ema_decay=0.9)
     with pytest.raises(StoppedError):
         fit(prepare(config, [Stops()], {}))
     result = fit(prepare(config, [], {}, resume=out / "checkpoints" / "last.ckpt"))
@@ -166,7 +170,7 @@ def test_a_run_on_the_gpu_stops_and_goes_on(compile, tmp_path):
 @pytest.mark.parametrize("name", ["atss", "gfl", "fcos", "retinanet", "maskrcnn"])
 def test_a_detector_trains_and_detects(name):
     """Losses and gradients in half precision, detections in whole pixels' precision."""
-    from recursivemix.tasks.backbone import load_backbone
+    from recursivemix.tasks.backbone_weights import load_backbone
     from recursivemix.tasks.detection.create import create_detector
 
     loaded = load_backbone("random", "resnet10t")
@@ -191,13 +195,14 @@ def test_a_detector_trains_and_detects(name):
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_a_transfer_run_with_dense_mixing(task, tmp_path):
-    from recursivemix.tasks.transfer_fit import TASKS, prepare
-    from recursivemix.training.run import fit
+    from recursivemix.tasks import settings_class
+    from recursivemix.training.fit import fit
+    from recursivemix.training.prepare import prepare
 
-    config = TASKS[task](device="gpu", epochs=2, mixer="recursivemix", channels=16, out=tmp_path / "run")
+    settings = {"epochs": 2, "mixer": "recursivemix", "channels": 16, "ema_decay": 0.9}
+    config = settings_class(task)(device="gpu", out=tmp_path / "run", **settings)
     options = {"limit_train_batches": 3, "limit_val_batches": 2, "enable_progress_bar": False}
-    run, _ = prepare(config, [], options)
-    result = fit(run)
+    result = fit(prepare(config, [], options))
     assert [row["epoch"] for row in result.rows] == [1, 2]
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in result.rows)
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from conftest import write_images
 from recursivemix.cli import main
 from recursivemix.compare.execute import EVALUATION, LAST, RECORD
+from samples import write_images
 
 SMALL = [
     "--images",

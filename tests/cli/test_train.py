@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from conftest import FAST, write_images
 from recursivemix.cli import main
 from recursivemix.tasks.settings import ClassificationSettings
+from samples import FAST, write_images
 
 pytestmark = pytest.mark.filterwarnings(
     # Lightning's and its dependencies' own calls; nothing that this project can mend.
@@ -40,7 +40,7 @@ def test_the_run_ends_with_a_table(image_root, tmp_path, capsys):
     assert main(["fit", "--data", str(image_root), "--out", str(out), *FAST]) == 0
     printed = capsys.readouterr().out
     record = json.loads((out / "record.json").read_text())
-    assert f"{record['acc1_last']:.2f} % of 15 images (val)" in printed
+    assert f"{record['score_last']:.2f} % of 15 images (val)" in printed
     assert "images/s" in printed
     joined = printed.replace("│", "").replace("\n", "").replace(" ", "")
     assert str(out) in joined
@@ -58,7 +58,7 @@ def test_a_run_folder_holds_everything(run):
     assert len(rows) == 2
     for column in ("acc_mixed", "acc_clean", "acc1", "val_loss", "loss_label", "loss_consistency", "lr"):
         assert torch.isfinite(torch.tensor(float(rows[-1][column])))
-    assert float(rows[-1]["acc1"]) == record["acc1_last"]
+    assert float(rows[-1]["acc1"]) == record["score_last"]
 
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert (settings["seed"], settings["epochs"], settings["mixer"]) == (3, 2, "recursivemix")
@@ -76,7 +76,7 @@ def test_test_gives_the_same_accuracy_again(run, image_root, capsys):
     arguments = ["test", "--checkpoint", str(run / "checkpoints" / "last.ckpt"), "--data", str(image_root)]
     assert main([*arguments, "--workers", "0"]) == 0
     printed = capsys.readouterr().out
-    assert f"{record['acc1_last']:.2f} %" in printed
+    assert f"{record['score_last']:.2f} %" in printed
     assert f"{record['epochs'][-1]['val_loss']:.4f}" in printed
 
 
@@ -102,7 +102,7 @@ def test_every_mixer_trains(mixer, image_root, tmp_path):
     record = json.loads((out / "record.json").read_text())
     assert "loss_consistency" not in record["epochs"][0]
     if mixer == "none":
-        assert record["acc1_last"] == 100  # the colour tells the class
+        assert record["score_last"] == 100  # the colour tells the class
 
 
 def test_options_of_mixer_model_and_trainer(image_root, tmp_path):
@@ -138,7 +138,7 @@ def test_one_folder_with_val_split(image_root, tmp_path, capsys):
     capsys.readouterr()
     last = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert main(["test", "--checkpoint", last, "--data", flat, "--workers", "0"]) == 0
-    assert f"{record['acc1_last']:.2f} %" in capsys.readouterr().out
+    assert f"{record['score_last']:.2f} %" in capsys.readouterr().out
 
 
 def spoil_nothing(root):
@@ -160,8 +160,8 @@ def spoil_nothing(root):
         (spoil_nothing, ["--trainer.limit-val-batches", "0"], "leaves nothing"),
         (spoil_nothing, ["--trainer.max-steps", "0"], "no epoch was finished"),
         (shutil.rmtree, [], "there is no folder"),
-        (lambda root: shutil.rmtree(root / "val"), [], "no val or test folder"),
-        (lambda root: shutil.rmtree(root / "val" / "red"), [], "differ in their classes"),
+        (lambda root: shutil.rmtree(root / "val"), [], "no labelled val or test split"),
+        (lambda root: shutil.rmtree(root / "val" / "red"), [], "have different classes"),
         (lambda root: [p.unlink() for p in (root / "train" / "red").iterdir()], [], "holds no image"),
         (lambda root: (root / "train" / "red" / "7.png").write_bytes(b"no"), [], "red/7.png"),
         (lambda root: (root / "val" / "red" / "2.png").write_bytes(b"no"), [], "red/2.png"),
@@ -241,7 +241,9 @@ def shown(capsys, *words):
 
 
 def test_help_is_short_and_the_rest_is_in_groups(capsys):
-    short, full, trainer = (shown(capsys, "fit", f"--{name}") for name in ("help", "help-all", "help-trainer"))
+    short, full, trainer = (
+        shown(capsys, "fit", f"--{name}") for name in ("help", "help-all", "help-trainer")
+    )
     for option in ("--data", "--val-split", "--batch-size", "--config", "--print-config", "--help-all"):
         assert option in short
     assert "--batch_size" not in short + full
@@ -269,7 +271,7 @@ def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_p
     assert main([*command, "--trainer.check-val-every-n-epoch", "2"]) == 0
     record = json.loads((out / "record.json").read_text())
     assert ["acc1" in row for row in record["epochs"]] == [False, True, False, True, True]
-    assert record["acc1_last"] == record["epochs"][-1]["acc1"]
+    assert record["score_last"] == record["epochs"][-1]["acc1"]
 
 
 def test_a_callback_of_ones_own(image_root, tmp_path):

@@ -11,7 +11,9 @@ from PIL import Image
 from recursivemix.cli import main
 from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
 from recursivemix.models.trained import load
-from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.backbone_weights import load_backbone
+from recursivemix.tasks.detection.names import BOX_DETECTORS
+from recursivemix.tasks.segmentation.names import HEADS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SHORT = [
@@ -83,9 +85,9 @@ def test_a_run_and_its_predictions(task, tmp_path, capsys):
     ("task", "more"),
     [
         ("detection", ["--mixer", "recursivemix"]),
-        ("detection", ["--detector", "gfl"]),
+        ("detection", ["--detector", "gfl", "--ema-decay", "0.9"]),
         ("segmentation", ["--mixer", "recursivemix", "--mixer-options.across-epochs", "true"]),
-        ("segmentation", ["--head", "pspnet"]),
+        ("segmentation", ["--head", "pspnet", "--ema-decay", "0.9"]),
     ],
 )
 def test_resumed_is_uninterrupted(task, more, tmp_path):
@@ -173,9 +175,28 @@ def test_a_broken_annotation_is_told_in_one_line(workers, tmp_path, capsys):
     words = ["--data", str(tmp_path / "data"), "--workers", workers, "--image-size", "[64]"]
     assert run("detection", tmp_path / "run", *words) == 2
     error = capsys.readouterr().err
-    assert "image 8 is said to be 64x99" in error
+    assert "image 8 is annotated as 64x99" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
+    for split in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (64, 64), (50 * i, 9, 9)).save(tmp_path / "data/images" / split / f"{i}.png")
+            Image.new("L", (64, 64), 1 + i % 2).save(tmp_path / "data/annotations" / split / f"{i}.png")
+    broken = tmp_path / "data" / "annotations" / "training" / "3.png"
+    broken.write_bytes(b"no image")
+    words = ["--data", str(tmp_path / "data"), "--workers", "0", "--image-size", "64"]
+    assert run("segmentation", tmp_path / "run", *words) == 2
+    assert "3.png" in capsys.readouterr().err
+    assert run("segmentation", tmp_path / "run", *words, "--skip-bad") == 0
+    assert "left out 1 unreadable files" in capsys.readouterr().out
+    assert str(broken) in (tmp_path / "run" / "skipped.txt").read_text()
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["data"]["train_images"] == 4
 
 
 @pytest.mark.parametrize(
@@ -189,7 +210,7 @@ def test_a_broken_annotation_is_told_in_one_line(workers, tmp_path, capsys):
         (["detection", "--frozen-stages", "9"], "0 to 4"),
         (["segmentation", "--batch-size", "1"], "batch of one"),
         (["segmentation", "--norm", "sync", "--device", "cpu"], "needs GPUs"),
-        (["detection", "--recipe", "cifar100-resnet18"], "is of another command"),
+        (["detection", "--recipe", "cifar100-resnet18"], "is for another command"),
         (["predict", "--checkpoint", "a.ckpt", "--images", "nowhere", "--out", "o"], "no folder nowhere"),
     ],
 )
@@ -200,6 +221,21 @@ def test_what_is_refused(arguments, words, tmp_path, monkeypatch, capsys):
     assert words in error
     assert error.count("\n") == 1
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "registry"),
+    [("detection", "--detector", BOX_DETECTORS), ("segmentation", "--head", HEADS)],
+)
+def test_choices_come_from_the_registries(task, option, registry, capsys):
+    with pytest.raises(SystemExit):
+        main(["transfer", task, option, "none_such"])
+    assert f"{option} must be one of {', '.join(registry)}, got none_such" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["transfer", task, "--help"])
+    printed = capsys.readouterr().out
+    choices = printed[printed.index(f"{option} ") :][:300]
+    assert all(name in choices for name in registry)
 
 
 def test_a_classifier_is_no_detector(tmp_path, capsys):

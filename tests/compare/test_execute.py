@@ -14,7 +14,7 @@ import yaml
 from recursivemix.compare import execute
 from recursivemix.compare.execute import check_unchanged, is_finished, run_job, run_locally
 from recursivemix.compare.grid import Job, Run
-from recursivemix.training.commands import GridStoppedError, RunError
+from recursivemix.compare.processes import GridStoppedError, RunError
 
 PRETENDER = """
 import json, os, pathlib, sys, time
@@ -46,9 +46,9 @@ def pretend(tmp_path, monkeypatch):
     return tmp_path
 
 
-def job(label: str = "none", seed: int = 0, images: int | None = 50, **settings) -> Job:
+def job(label: str = "none", seed: int = 0, images: int = 50, **settings) -> Job:
     settings = {"mixer": label, "seed": seed, **settings}
-    return Job((Run(f"runs/{label}-seed{seed}", ("fit",), settings, seed, label, None, images),))
+    return Job((Run(f"runs/{label}-seed{seed}", ("fit",), settings, seed, label, None, "all", images),))
 
 
 def commands(log: Path) -> list[list[str]]:
@@ -69,6 +69,7 @@ def test_a_run_is_fitted_evaluated_and_then_left_alone(pretend):
     assert evaluate[evaluate.index("--checkpoint") + 1].endswith("none-seed0/checkpoints/last.ckpt")
     assert evaluate[evaluate.index("--data") + 1] == "D"
     assert evaluate[evaluate.index("--images") + 1] == "50"
+    assert evaluate[evaluate.index("--probes") + 1] == "all"
 
 
 def test_an_interrupted_run_is_resumed_and_an_unborn_one_begins_anew(pretend):

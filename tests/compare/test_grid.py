@@ -9,8 +9,9 @@ import torch
 from recursivemix.compare.grid import check_grid, jobs_of, labelled_runs
 from recursivemix.compare.pace import Pace, epochs_in_budget, total_seconds
 from recursivemix.compare.settings import BackboneSettings, CompareSettings, budget_seconds
-from recursivemix.tasks.classification_fit import prepare
 from recursivemix.tasks.settings import ClassificationSettings, DetectionSettings
+from recursivemix.training.learner import training_order
+from recursivemix.training.prepare import prepare
 
 TWO = CompareSettings(
     mixers="none,recursivemix",
@@ -28,7 +29,12 @@ def test_the_grid_is_methods_times_seeds_seed_by_seed():
         "none-seed1", "recursivemix-seed1", "gentle-seed1",
     ]  # fmt: skip
     (run,) = jobs[1].runs
-    assert (run.command, run.folder, run.images) == (("fit",), "runs/recursivemix-seed0", 2000)
+    assert (run.command, run.folder, run.probes, run.images) == (
+        ("fit",),
+        "runs/recursivemix-seed0",
+        "all",
+        2000,
+    )
     assert run.settings == {
         "model": "resnet20", "epochs": 4, "seed": 0, "lr": 0.05, "mixer": "recursivemix",
         "mixer_options": {"omega": 0.1}, "trainer": {"limit_train_batches": 2},
@@ -56,7 +62,7 @@ def test_other_tasks_compare_dense_mixing(task):
     assert runs[1].settings == {
         "epochs": 20, "seed": 0, "data": "cells", "backbone": "x.ckpt", "mixer": "recursivemix",
     }  # fmt: skip
-    assert (runs[1].images, runs[1].backbone) == (None, None)
+    assert (runs[1].probes, runs[1].backbone) == (None, None)
 
 
 def test_backbones_are_trained_once_and_transferred_by_every_label_that_names_them():
@@ -92,11 +98,12 @@ def test_a_seed_gives_every_method_the_same_weights_order_and_split(image_root, 
     for seed in (0, 1):
         runs = {}
         for label in config.labels:
-            run = prepare(config.run(label, seed, out=tmp_path / f"{label}{seed}"), [], {})
-            network = getattr(run.module.network, "backbone", run.module.network)
+            run = prepare(config.standalone_run(label, seed, out=tmp_path / f"{label}{seed}"), [], {})
+            network = getattr(run.learner.network, "backbone", run.learner.network)
             names = [run.data.train.name(i) for i in range(len(run.data.train))]
             held = [run.data.evaluation.name(i) for i in range(len(run.data.evaluation))]
-            runs[label] = (network.state_dict(), names, held, run.loaders.seed)
+            order = training_order(run.settings, len(names), 1, 0)
+            runs[label] = (network.state_dict(), names, held, order)
         weights, *others = runs["none"]
         for label in ("cutmix", "recursivemix"):
             other_weights, *same = runs[label]
@@ -204,5 +211,5 @@ def test_the_budget_decides_the_epochs():
 
 
 def test_runs_have_the_settings_of_their_task():
-    assert isinstance(TWO.run("gentle", 1), ClassificationSettings)
-    assert isinstance(BackboneSettings().run("none", 0), DetectionSettings)
+    assert isinstance(TWO.standalone_run("gentle", 1), ClassificationSettings)
+    assert isinstance(BackboneSettings().standalone_run("none", 0), DetectionSettings)

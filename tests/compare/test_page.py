@@ -75,7 +75,7 @@ def test_a_comparison_of_backbones_has_the_same_page(tmp_path):
         "Repeat it",
     ):  # fmt: skip
         assert f"<h2>{title}</h2>" in html
-    assert "box AP by class (%)" in html
+    assert "Box AP by class (%)" in html
     assert "Backbones were trained on my &lt;photos&gt;: 90 images of 32 pixels, 3 epochs." in html
     assert "apl" not in comparison["methods"][0]["estimates"]
     assert comparison["methods"][2]["mixer"] == "none"

@@ -185,12 +185,11 @@ def test_copies_of_an_image_differ():
     assert sum(not torch.equal(a, b) for a, b in pairs) >= 4
 
 
-def test_names_are_those_of_the_batch():
-    batches = TrainingBatches(
-        Loose(coded(10)), TrainingOrder(10, 4, 3), augmentation(), lambda: 1, device=CPU, hold=False
-    )
+def test_a_batch_knows_its_images():
+    order = TrainingOrder(10, 4, 3)
+    batches = TrainingBatches(Loose(coded(10)), order, augmentation(), lambda: 1, device=CPU, hold=False)
     for step, batch in enumerate(batches):
-        assert batches.names(1, step) == [f"loose {label}" for label in batch.targets.tolist()]
+        assert torch.equal(batch.indices, order.batch(1, step))
         assert torch.equal(batch.indices, batch.targets)  # an image's label is its index
 
 

@@ -9,12 +9,12 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import recursivemix
-from conftest import trained_content, write_images
 from recursivemix.evaluation import predict as module
 from recursivemix.evaluation.predict import UnreadableImage, merge, mirror, predict, predictions
 from recursivemix.models.checkpoint_file import write_checkpoint
 from recursivemix.models.trained import load
 from recursivemix.tasks.backbone import Backbone
+from samples import trained_content, write_images
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from recursivemix.models.create import create_model
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    return write_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt", mixer="recursivemix")
+    return write_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")
 
 
 def network(name, size=32, classes=5):
@@ -71,7 +71,7 @@ def test_transformers(name, method):
 
 
 def test_cam_says_where_it_is_not_defined():
-    with pytest.raises(ValueError, match="for which cam is defined: take gradcam"):
+    with pytest.raises(ValueError, match=r"cam needs one linear layer .* use --method gradcam"):
         activation_maps(
             network("vit_tiny_patch16_224", 64), torch.randn(1, 3, 64, 64), LABELS[:1], method="cam"
         )
@@ -137,12 +137,11 @@ def test_names_that_tell_apart(tmp_path):
     ("words", "message"),
     [
         (["--images", "nowhere"], "--images: there is no folder nowhere"),
-        (["--classes", "cat"], "no class is called cat; there are blue, green, red"),
+        (["--classes", "cat"], "--classes must be some of blue, green, red, got cat"),
         (["--top", "9"], "--top must be in 1..3"),
         (["--out", "e.gif"], "--out must end in .png or .html"),
         ([], "was not trained on the digits: name a folder with --images DIR"),
         (["--checkpoint", "missing.ckpt"], "there is no checkpoint missing.ckpt"),
-        (["--checkpoint"], "--checkpoint needs a value"),
         (["--layer", "layer9"], "layer9"),
     ],
 )
@@ -158,7 +157,13 @@ def test_a_refusal_is_one_line(words, message, checkpoint, image_root, tmp_path,
     assert not list(folder.iterdir())
 
 
+def test_an_option_without_its_value_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["explain", "--checkpoint"])
+    assert "--checkpoint" in capsys.readouterr().err
+
+
 def test_other_classes_do_not_stand_side_by_side(checkpoint, image_root, tmp_path):
     other = write_checkpoint(tmp_path / "other.ckpt", classes=["cat", "dog"])
-    with pytest.raises(ValueError, match="only networks of the same classes"):
+    with pytest.raises(ValueError, match="--checkpoint must name networks of the same classes"):
         explain([checkpoint, other], image_root, out=tmp_path / "e.png", device="cpu")

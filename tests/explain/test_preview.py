@@ -1,5 +1,6 @@
 """Pictures of mixed batches: what they say is what was mixed, for every mixer and annotation."""
 
+import itertools
 import re
 
 import pytest
@@ -8,22 +9,31 @@ from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.data.images import denormalise
-from recursivemix.explain.preview import (
-    classified_cells,
-    first_batches,
-    open_preview,
-    preview,
-    two_lines,
-)
+from recursivemix.explain.batches import first_batches, open_images
+from recursivemix.explain.captions import two_lines
+from recursivemix.explain.mixed_cells import mixed_cell, mixed_steps
+from recursivemix.explain.preview import preview
 from recursivemix.explain.sources import SourceTracker
 from recursivemix.mixing import MIXERS, RecursiveMix
 from recursivemix.report.cells import as_bytes
-from recursivemix.tasks.classification_fit import FitConfig, prepare
+from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.prepare import prepare
 
 
 def size_of(path):
     with Image.open(path) as image:
         return image.size
+
+
+def mixed_columns(tracker, data, steps, samples, seed):
+    """The first cells of the first batches."""
+    batches = itertools.islice(first_batches(data, tracker.batch_size, seed), steps)
+    columns = []
+    for step in mixed_steps(tracker, batches):
+        images = step.composition.batch.images[:samples]
+        pictures = as_bytes(denormalise(images, data.mean, data.std))
+        columns.append([mixed_cell(step, i, p, data.classes) for i, p in enumerate(pictures)])
+    return columns
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -49,9 +59,9 @@ def test_every_task(task, mixer, tmp_path):
 
 
 def test_cells_tell_what_the_mixer_did():
-    data = open_preview(None, "digits", None, None, 0)
+    data = open_images(None, "digits", None, None, 0)
     tracker = SourceTracker("recursivemix", 4, 5, seed=7)
-    columns = classified_cells(tracker, data, 5, 2, 0)
+    columns = mixed_columns(tracker, data, 5, 2, 0)
     mixer = RecursiveMix(len(data.classes), seed=7)
     for column, step in zip(columns, first_batches(data, 4, 0), strict=False):
         batch = mixer(step.images, step.labels)
@@ -75,20 +85,20 @@ def test_cells_tell_what_the_mixer_did():
 
 def test_these_are_the_batches_of_a_run(tmp_path):
     """With a run's batch size and seed, the images are the ones that it trains on."""
-    config = FitConfig(batch_size=24, device="cpu", seed=3, out=tmp_path / "run")
+    config = ClassificationSettings(batch_size=24, device="cpu", seed=3, out=tmp_path / "run")
     run = prepare(config, [], {"enable_progress_bar": False}, None, False)
     run.loaders.trainer = run.trainer
-    run.loaders.fill_cache()
+    run.loaders.loading.fill_cache()
     trained = next(iter(run.loaders.train_dataloader()))
-    mine = next(first_batches(open_preview(None, "digits", None, None, 3), 24, 3))
+    mine = next(first_batches(open_images(None, "digits", None, None, 3), 24, 3))
     assert torch.equal(mine.labels, trained[1])
     assert torch.equal(mine.images, trained[0])
 
 
 def test_an_epoch_that_ends_drops_the_history(image_root):
-    data = open_preview(image_root, None, None, None, 0)  # 36 images
+    data = open_images(image_root, None, None, None, 0)  # 36 images
     tracker = SourceTracker("recursivemix", 12, 5, seed=0)
-    columns = classified_cells(tracker, data, 5, 1, 0)
+    columns = mixed_columns(tracker, data, 5, 1, 0)
     assert [column[0].lines[2] == "lam 1.000" for column in columns][3]
     assert columns[3][0].box is None
 
@@ -146,11 +156,14 @@ def test_names_stay_with_what_is_said_of_them():
         (["--out", "p.bmp"], "--out must end in .png or .html or .gif"),
         (["--mixer", "cutmx"], "unknown mixer 'cutmx'"),
         (["--mixer-options.omga", "1"], "does not take these options"),
-        (["--task", "detection", "--mixer", "cutmix"], "--task detection has --mixer none or recursivemix"),
-        (["--task", "instance", "--image-size", "9"], "--image-size is of --task segmentation"),
-        (["--task", "detection", "--dataset", "digits"], "are not of --task detection"),
+        (
+            ["--task", "detection", "--mixer", "cutmix"],
+            "--mixer must be none or recursivemix with --task detection",
+        ),
+        (["--task", "instance", "--image-size", "9"], "--image-size does not apply to --task instance"),
+        (["--task", "detection", "--dataset", "digits"], "do not apply to --task detection"),
         (["--data", "nowhere"], "there is no folder nowhere"),
-        (["--image-size", "64"], "belong to a folder"),
+        (["--image-size", "64"], "need a folder of images"),
         (["--mixer", "transmix"], "class token"),
     ],
 )

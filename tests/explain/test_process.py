@@ -1,4 +1,4 @@
-"""The mixing process in numbers: closed forms, the values of paper.md 1.4, and a simulation in loops."""
+"""The mixing process in numbers: closed forms, values of docs/paper.md 1.3, a simulation in loops."""
 
 import itertools
 import json
@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from recursivemix.cli import main
-from recursivemix.explain.statistics import (
-    AGES,
-    chance_of_no_paste,
-    half_side_chances,
-    mean_history_area,
-    mean_weight_of_age,
-    measure_process,
-    statistics,
+from recursivemix.explain.closed_form import (
+    empty_box_probability,
+    half_side_probabilities,
+    mean_pasted_share,
+    mean_weight_by_age,
 )
+from recursivemix.explain.process import AGES, measure_process
+from recursivemix.explain.statistics import statistics
 from recursivemix.mixing import MIXERS
 
-# paper.md 1.4: width, alpha, mean history area, chance of no paste in percent.
+# docs/paper.md 1.3: width, alpha, mean pasted area, nothing pasted in percent.
 PAPER = [
     (32, 0.1, 0.033, 3.9),
     (32, 0.3, 0.103, 1.3),
@@ -32,8 +31,8 @@ PAPER = [
 
 @pytest.mark.parametrize(("side", "max_area", "mean", "empty"), PAPER)
 def test_closed_forms_are_the_papers_values(side, max_area, mean, empty):
-    assert mean_history_area(side, max_area) == pytest.approx(mean, abs=0.0015)
-    assert 100 * chance_of_no_paste(side, max_area) == pytest.approx(empty, abs=0.08)
+    assert mean_pasted_share(side, max_area) == pytest.approx(mean, abs=0.0015)
+    assert 100 * empty_box_probability(side, max_area) == pytest.approx(empty, abs=0.08)
 
 
 def test_mean_weights_by_age_are_the_papers_values():
@@ -41,26 +40,26 @@ def test_mean_weights_by_age_are_the_papers_values():
     published = [(0.833, 2e-3), (0.139, 1e-3), (0.023, 5e-4), (0.0038, 1e-4), (0.00064, 2e-5)]
     published += [(1.1e-4, 5e-6), (2e-5, 5e-6)]
     for age, (value, reach) in enumerate(published):
-        assert mean_weight_of_age(age, 32, 0.5) == pytest.approx(value, abs=reach)
+        assert mean_weight_by_age(age, 32, 0.5) == pytest.approx(value, abs=reach)
 
 
 @pytest.mark.parametrize(("side", "max_area"), [(32, 0.5), (9, 0.7), (16, 1.0)])
 def test_the_closed_form_counts_every_place(side, max_area):
     """Every half side, and every centre both ways, one by one."""
-    chances = half_side_chances(side, max_area)
+    chances = half_side_probabilities(side, max_area)
     assert float(chances.sum()) == pytest.approx(1)
     total = 0.0
     for half, chance in enumerate(chances.tolist()):
         lengths = [min(c + half, side) - max(c - half, 0) for c in range(side)]
         total += chance * (sum(lengths) / side**2) ** 2
-    assert mean_history_area(side, max_area) == pytest.approx(total, rel=1e-9)
+    assert mean_pasted_share(side, max_area) == pytest.approx(total, rel=1e-9)
 
 
 def test_half_sides_have_the_chances_of_the_drawn_ratio():
-    """Of many evenly spaced u, the integer arithmetic of paper.md 1.2, step 2."""
+    """Of many evenly spaced u, the integer arithmetic of the paper's box."""
     side, max_area, n = 32, 0.5, 200_000
     halves = [int(side * math.sqrt((i + 0.5) / n * max_area)) // 2 for i in range(n)]
-    for half, chance in enumerate(half_side_chances(side, max_area).tolist()):
+    for half, chance in enumerate(half_side_probabilities(side, max_area).tolist()):
         assert halves.count(half) / n == pytest.approx(chance, abs=1e-4)
 
 
@@ -73,11 +72,13 @@ def published():
 def test_the_measured_process_is_the_closed_form(published):
     # The mean of 8000 independent shares with a deviation of about 0.11, at four standard errors.
     assert 1 - published.lam_mean == pytest.approx(
-        mean_history_area(32, 0.5), abs=4 * 0.11 / math.sqrt(8000)
+        mean_pasted_share(32, 0.5), abs=4 * 0.11 / math.sqrt(8000)
     )
-    assert published.unmixed == pytest.approx(chance_of_no_paste(32, 0.5), abs=4 * 0.088 / math.sqrt(8000))
+    assert published.unmixed == pytest.approx(
+        empty_box_probability(32, 0.5), abs=4 * 0.088 / math.sqrt(8000)
+    )
     for age in range(4):
-        assert published.label_by_age[age] == pytest.approx(mean_weight_of_age(age, 32, 0.5), rel=0.12)
+        assert published.label_by_age[age] == pytest.approx(mean_weight_by_age(age, 32, 0.5), rel=0.12)
 
 
 def test_the_measured_process_is_the_papers(published):
@@ -120,7 +121,7 @@ def test_the_scale_is_the_side_of_the_box():
     """At one fixed side: the root of the pasted share, where no border clips."""
     found = measure_process("recursivemix", (64, 64), 400, 1, 0, options={"max_area": 0.3})
     exact = 0.0
-    chances = half_side_chances(64, 0.3)
+    chances = half_side_probabilities(64, 0.3)
     for half, chance in enumerate(chances.tolist()):
         if half == 0:
             continue
@@ -131,7 +132,7 @@ def test_the_scale_is_the_side_of_the_box():
 
 def test_other_methods():
     cutmix = measure_process("cutmix", (32, 32), 3000, 16, 0)
-    # paper.md 1.4: .300 with a partner that is always another image; one in 16 is the image itself.
+    # docs/paper.md 1.3: .300 with a partner that is always another image; one in 16 is the image itself.
     assert 1 - cutmix.lam_mean == pytest.approx(0.300, abs=0.015)
     assert cutmix.label_of_partners == pytest.approx(0.300 * 15 / 16, abs=0.02)
     assert cutmix.label_by_age[1:] == (0,) * (AGES - 1)
@@ -157,7 +158,10 @@ def test_every_mixer_has_numbers_and_a_page(mixer, tmp_path):
     found, record = statistics(mixer, size=32, batches=3, batch_size=4, out=tmp_path / "s.html")
     assert found.images == 12
     assert sum(found.label_by_age) + found.label_of_partners == pytest.approx(1, abs=1e-3)
-    assert f"{found.mixer}: an image shows" in (tmp_path / "s.html").read_text()
+    assert (
+        f"{found.mixer}: {100 * (1 - found.lam_mean):.1f} % of an image comes from other"
+        in (tmp_path / "s.html").read_text()
+    )
     assert (record["closed_form"] is None) == (mixer != "recursivemix")
 
 
@@ -196,7 +200,7 @@ def test_the_command_prints_tables(tmp_path, capsys):
     out = tmp_path / "s.html"
     assert main(["statistics", "--size", "32", "--batches", "50", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "the same by its closed form" in printed
+    assert "pasted share, closed form" in printed
     assert "0.1664" in printed
     assert "2 steps ago" in printed
     assert out.is_file()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning
+import numpy as np
 import onnxruntime
 import pytest
 import safetensors
@@ -25,10 +26,12 @@ from recursivemix.export import onnx_file
 from recursivemix.export.export import TARGETS, export_checkpoint
 from recursivemix.export.reference import logits_of, read_reference
 from recursivemix.export.torchvision_file import TORCHVISION, rename_by_order
-from recursivemix.models.checkpoint_file import write_checkpoint
+from recursivemix.models.checkpoint_file import read_checkpoint, write_checkpoint
 from recursivemix.models.region import RegionModel
+from recursivemix.models.trained import load
 from recursivemix.models.weight_keys import ShapeMismatch, compare_keys
 from recursivemix.tasks.classification import MixedClassifier
+from recursivemix.tasks.settings import ClassificationSettings
 
 CLASSES = ("cat", "dog", "[red] $fox_")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -55,9 +58,8 @@ def save_checkpoint(
 ) -> MixedClassifier:
     """What a training run would leave, less its optimiser; returns the module."""
     data = {"embedded": True, "val_split": None, "seed": 0, "mean": list(MEAN), "std": list(STD)}
-    module = MixedClassifier(
-        model=model, classes=list(CLASSES), image_size=image_size, mixer=mixer, data=data
-    )
+    settings = ClassificationSettings(model=model, mixer=mixer)
+    module = MixedClassifier(settings, CLASSES, image_size, data)
     awake(module.network)
     checkpoint = {
         "state_dict": module.state_dict(),
@@ -93,10 +95,9 @@ def images_of(image_size: int) -> Tensor:
 
 
 def run_call(report) -> dict[str, object]:
-    """The names that the report's loading call makes."""
+    """The names that the report's loading call makes; of ONNX, without the preparation of a file."""
     names: dict[str, object] = {}
-    first, _, rest = report.loading_call.partition("images}")
-    exec(first if not rest else first[: first.rindex("\n")], names)
+    exec(report.loading_call.partition("# of a file")[0], names)
     return names
 
 
@@ -427,3 +428,95 @@ def test_the_table_shows_paths_as_they_are(checkpoints, tmp_path):
     printed = shown.get()
     for part in ("[red]out.safetensors", "121", "conv1.weight is (64, 3, 3, 3) here", report.loading_call):
         assert part in printed
+
+
+# -- the same files, the same labels ----------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Smooth pictures of several sizes and formats."""
+    (tmp_path / "photographs").mkdir()
+    files = []
+    for seed, size in enumerate([(320, 213), (150, 200), (96, 96), (120, 90), (1000, 400)]):
+        coarse = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(seed))
+        pixels = (255 * nn.functional.interpolate(coarse[None], size[::-1], mode="bicubic")[0]).clamp(
+            0, 255
+        )
+        files.append(tmp_path / "photographs" / f"{seed}.{'png' if seed % 2 else 'jpg'}")
+        Image.fromarray(pixels.permute(1, 2, 0).byte().numpy()).save(files[-1])
+    return files
+
+
+def balanced(path, files, out):
+    """The checkpoint with a bias that makes no class likelier than another on average over the files."""
+    logs = torch.zeros(len(CLASSES))
+    for one in load(path).predict(files, top_k=3):
+        for name, probability in zip(one.labels, one.probabilities, strict=True):
+            logs[CLASSES.index(name)] += np.log(probability) / len(files)
+    content = read_checkpoint(path)
+    (bias,) = (
+        v
+        for k, v in content["state_dict"].items()
+        if k.endswith(("backbone.fc.bias", "backbone.head.bias"))
+    )
+    bias -= logs
+    write_checkpoint(content, out)
+    return out
+
+
+def check_predictions(expected, classes, logits):
+    """Equal labels in equal order, and probabilities as near as another resize allows."""
+    for one, row in zip(expected, logits, strict=True):
+        probabilities = torch.as_tensor(row).float().softmax(0)
+        assert tuple(classes[k] for k in probabilities.argsort(descending=True).tolist()) == one.labels
+        ordered = probabilities.sort(descending=True).values
+        torch.testing.assert_close(ordered, torch.tensor(one.probabilities), rtol=0, atol=0.02)
+    assert len({one.labels for one in expected}) > 1  # the pictures differ
+
+
+def test_onnx_predicts_the_same_labels_for_the_same_files(checkpoints, photographs, tmp_path):
+    """With nothing but PIL, NumPy and what the file says of itself."""
+    path = balanced(checkpoints("resnet18", 96)[0], photographs, tmp_path / "balanced.ckpt")
+    report = export_checkpoint(path, "onnx", tmp_path / "a")
+    session = onnxruntime.InferenceSession(report.path)
+    told = {
+        k: json.loads(v)
+        for k, v in session.get_modelmeta().custom_metadata_map.items()
+        if k != "architecture"
+    }
+    side, short = told["input_size"][-1], told["resize"]
+    assert told["interpolation"] == "bilinear"
+    logits = []
+    for file in photographs:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+        scale = short / min(picture.size)
+        picture = picture.resize(
+            [int(scale * length) for length in picture.size], Image.Resampling.BILINEAR
+        )
+        left, top = (round((length - side) / 2) for length in picture.size)
+        pixels = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
+        images = (pixels - np.float32(told["mean"])) / np.float32(told["std"])
+        logits += list(session.run(["logits"], {"images": images.transpose(2, 0, 1)[None]})[0])
+    expected = load(path).predict(photographs, top_k=3)
+    check_predictions(expected, told["label_names"], logits)
+    names: dict[str, object] = {"file": photographs[0]}
+    exec(report.loading_call, names)  # prepares a file likewise
+    assert names["label"] == expected[0].labels[0]
+
+
+@pytest.mark.parametrize(("model", "size"), [("resnet18", 96), ("vit_tiny_patch16_224", 32)])
+def test_hugging_face_predicts_the_same_labels_for_the_same_files(
+    model, size, checkpoints, photographs, tmp_path
+):
+    path = balanced(checkpoints(model, size)[0], photographs, tmp_path / "balanced.ckpt")
+    names = run_call(export_checkpoint(path, "hf", tmp_path / "folder"))
+    pictures = []
+    for file in photographs:
+        with Image.open(file) as opened:
+            pictures.append(opened.convert("RGB"))
+    with torch.no_grad():
+        logits = names["model"](**names["processor"](pictures, return_tensors="pt")).logits
+    classes = names["model"].config.id2label
+    check_predictions(load(path).predict(photographs, top_k=3), classes, logits)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recursivemix.mixing import DenseRecursiveMix, DenseTarget, RecursiveMix
-from recursivemix.mixing.dense import mask_boxes, uncovered
+from recursivemix.mixing.dense_targets import mask_boxes, uncovered
 
 SIZE = (40, 56)
 

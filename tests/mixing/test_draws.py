@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from recursivemix import CutMix, RecursiveMix, ResizeMix
-from recursivemix.mixing.boxes import nearest_index, resize_weights, shrink
-from recursivemix.mixing.draw import beta, box_shares, centred_boxes, seeded_generator
+from recursivemix.mixing.draw import beta, box_shares, centred_boxes
+from recursivemix.mixing.paste import nearest_index, resize_weights, shrink
+from recursivemix.mixing.stream import seeded_generator
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0, 4.0])
@@ -32,7 +33,7 @@ def test_centred_boxes_by_the_book(size):
     """paper.md 1.2, step 2, in plain Python for every draw."""
     generator = torch.Generator().manual_seed(0)
     u = torch.rand(500, 3, generator=generator, dtype=torch.float64)
-    boxes = centred_boxes(u[:, 0] * 0.5, u[:, 1:], size)
+    boxes = centred_boxes(u[:, 0] * 0.5, u[:, 1:].unbind(1), size)
     height, width = size
     for (area, row, column), box in zip(u.tolist(), boxes.tolist(), strict=True):
         side = math.sqrt(area * 0.5)
@@ -84,7 +85,7 @@ def test_boxes_cover_the_image_as_counted():
     At a quarter of 16x16 the half side is 4: pixel j is covered by the centres in j - 4 < c <= j + 4.
     """
     place = torch.rand(40_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    boxes = centred_boxes(torch.full((40_000,), 0.25, dtype=torch.float64), place, (16, 16))
+    boxes = centred_boxes(torch.full((40_000,), 0.25, dtype=torch.float64), place.unbind(1), (16, 16))
     at = torch.arange(16)
     expected = torch.tensor([sum(j - 4 < c <= j + 4 for c in range(16)) / 16 for j in range(16)])
     for axis in (0, 1):

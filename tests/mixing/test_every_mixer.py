@@ -512,7 +512,11 @@ def test_a_draw_for_another_batch_is_named():
         ("resizemix", {"max_scale": 1.5}, r"max_scale must be in \[0, 1\]"),
         ("resizemix", {"min_scale": 0.9}, r"min_scale must be in \[0, 0.8\]"),
         ("recursivemix", {"max_area": 2}, r"max_area must be in \[0, 1\], got 2"),
-        ("recursivemix", {"alpha": 0.3, "max_area": 0.3}, "by another name"),
+        (
+            "recursivemix",
+            {"alpha": 0.3, "max_area": 0.3},
+            "another name for max_area: set one, got 0.3 and 0.3",
+        ),
         ("recursivemix", {"omega": -1}, "0 or more"),
         ("recursivemix", {"interpolation": "cubic"}, "nearest, bilinear, area"),
         ("none", {"prob": 1.5}, r"prob must be in \[0, 1\]"),

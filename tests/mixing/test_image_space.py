@@ -277,7 +277,9 @@ def test_boxes_around_given_pixels_are_cutmixs():
     area = torch.rand(50, generator=seeded(), dtype=torch.float64)
     place = torch.rand(50, 2, generator=seeded(1), dtype=torch.float64)
     centres = (place * torch.tensor([33, 20])).long()
-    assert torch.equal(boxes_around(centres, area, (33, 20)), centred_boxes(area, place, (33, 20)))
+    assert torch.equal(
+        boxes_around(centres, area, (33, 20)), centred_boxes(area, place.unbind(1), (33, 20))
+    )
 
 
 def test_an_image_without_anything_is_no_trouble():

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from recursivemix import AlignMix, ManifoldMix, TransMix, create_mixer
 from recursivemix.mixing.alignmix import align_and_blend, transport_plan
-from recursivemix.mixing.hidden import find_stages
+from recursivemix.mixing.hooks import find_stages
 
 K = 5
 

@@ -194,23 +194,35 @@ def test_samples_without_a_partner_stay_unmixed():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["pixel", "logits"])
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_nothing_non_finite_is_read_from_the_history(value, where, per_sample):
+@pytest.mark.parametrize("side", [32, 80])  # below and above the size that is pasted sample by sample
+def test_nothing_non_finite_is_read_from_the_history(value, where, per_sample, side):
+    """Only what is pasted counts: a pixel that the shrunken image leaves out may be anything."""
     mixer = RecursiveMix(K, seed=4, per_sample=per_sample)
-    images, logits = torch.ones(4, 3, 32, 32), torch.zeros(4, K)
+    images, logits = torch.ones(4, 3, side, side), torch.zeros(4, K)
     (images[2, 1, 13, 17:18] if where == "pixel" else logits[2]).fill_(value)
     labels = torch.zeros(4, dtype=torch.long)
     mixer.remember(mixer(images, labels), logits)
-    assert mixer.stats == {"dropped_non_finite": 1}
-    for _ in range(5):
-        batch = mixer(torch.zeros(4, 3, 32, 32), labels + 1)
+    mark = torch.zeros(1, 1, side, side)
+    mark[..., 13, 17] = 1
+    dropped, mixed = 0, 0
+    for _ in range(25):
+        batch = mixer(torch.zeros(4, 3, side, side), labels + 1)
         assert torch.isfinite(batch.images).all()
-        assert batch.lam[2] == 1
-        assert (batch.images[2] == 0).all()
+        assert torch.isfinite(batch.targets).all()
         assert torch.isfinite(mixer.loss(torch.zeros(4, K), batch, torch.zeros(4, K)))
-    assert (batch.lam[[0, 1, 3]] < 1).any()
+        x1, y1, x2, y2 = batch.draw.boxes[2 if per_sample else 0].tolist()
+        empty = x2 <= x1 or y2 <= y1
+        used = where == "logits"
+        if where == "pixel" and not empty:
+            used = bool(torch.nn.functional.interpolate(mark, size=(y2 - y1, x2 - x1)).any())
+        assert (batch.lam[2] == 1) == (used or empty)
+        assert (batch.images[2] == 0).all() == (used or empty)
+        dropped, mixed = dropped + used, mixed + bool((batch.lam[[0, 1, 3]] < 1).any())
+        assert mixer.stats == {"dropped_non_finite": dropped}
+    assert dropped > 0
+    assert mixed > 20
     mixer.remember(batch, torch.zeros(4, K))
-    assert mixer.history.valid is None  # all are sound
-    assert mixer.stats == {"dropped_non_finite": 1}
+    assert mixer.history.valid is None  # all are finite
 
 
 def test_history_that_does_not_fit_is_not_used(caplog):

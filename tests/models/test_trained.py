@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import recursivemix
-from conftest import trained_content
 from recursivemix.models.checkpoint_file import CheckpointError, write_checkpoint
 from recursivemix.models.create import create_model
 from recursivemix.models.region import RegionModel
 from recursivemix.models.trained import backbone_weights, load, load_task
+from samples import trained_content
 
 TASKS = ["classification", "detection", "instance", "segmentation"]
 

@@ -13,7 +13,7 @@ import yaml
 from recursivemix.cli import main
 from recursivemix.mixing import create_mixer
 from recursivemix.recipes import PROMISES, read_recipe, recipe_names
-from recursivemix.tasks.classification_fit import FitConfig
+from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.optimizer import lr_factor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,11 +125,11 @@ def test_the_header_tells_the_settings_below_it(name):
 def test_every_sibling_can_be_built(name):
     recipe = read_recipe(name)
     assert tuple(recipe.mixers) == ("recursivemix", *SIBLINGS)
-    known = {field.name for field in dataclasses.fields(FitConfig)}
+    known = {field.name for field in dataclasses.fields(ClassificationSettings)}
     for mixer in (None, *recipe.mixers):
         settings = recipe.settings_with(mixer)
         assert set(settings) <= known
-        config = FitConfig(**settings)
+        config = ClassificationSettings(**settings)
         assert config.mixer == mixer or (mixer is None and config.mixer == "recursivemix")
         create_mixer(config.mixer, 100, label_smoothing=config.label_smoothing, **config.mixer_options)
 
@@ -141,7 +141,7 @@ def test_the_published_settings_stand_in_the_files():
     assert imagenet.mixers["recursivemix"]["omega"] == 0.5
     rates = []
     for epoch in (0, 4, 149, 150, 224, 225, 299):
-        settings = FitConfig(**cifar10.settings_with())
+        settings = ClassificationSettings(**cifar10.settings_with())
         milestones = [milestone / settings.epochs for milestone in settings.milestones]
         warmup = round(10 * settings.warmup_epochs)  # of ten steps an epoch; the last of each
         factor = lr_factor(10 * epoch + 9, 3000, warmup, settings.schedule, milestones, settings.gamma)
@@ -160,7 +160,7 @@ def test_the_network_of_a_recipe_trains(name, image_root, tmp_path, capsys):
     """Two steps: the second one mixes and trains the region head. 100 epochs have the network of 300."""
     out = tmp_path / "run"
     settings = train(name, image_root, out)
-    assert "regions seen on" in capsys.readouterr().out
+    assert "feature map of the region head" in capsys.readouterr().out
     for key, value in read_recipe(name).settings_with().items():
         if key not in REDUCED:
             assert settings[key] == value, key

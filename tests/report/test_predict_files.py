@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import write_images
 from recursivemix.cli import main
 from recursivemix.models.trained import load
 from recursivemix.report.predict import find_images, output_names, predict_files
-from recursivemix.report.prediction_table import safe_cell
+from recursivemix.report.safe_cell import safe_cell
+from samples import write_images
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def test_a_table_of_classes(save_trained, photos, tmp_path, capsys):
     for row, one in zip(rows, expected, strict=True):
         labels = tuple(row[f"label_{k}"].removeprefix("'") for k in (1, 2))
         assert labels == one.labels
-        assert [float(row[f"probability_{k}"]) for k in (1, 2)] == pytest.approx(one.probabilities, abs=1e-6)
+        assert [float(row[f"probability_{k}"]) for k in (1, 2)] == pytest.approx(
+            one.probabilities, abs=1e-6
+        )
     assert main([*words, "--out", str(out)]) == 2  # not over what is there
     assert "already exists" in capsys.readouterr().err
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from recursivemix.report.table import FORMULA, as_csv, as_json, as_latex, beats, escaped, settled
+from recursivemix.report.safe_cell import FORMULA
+from recursivemix.report.table import as_csv, as_json, as_latex, beats, escaped, settled
 
 UP = {"name": "Accuracy", "unit": "%", "higher_is_better": True}
 DOWN = {"name": "Loss_&_more", "unit": "", "higher_is_better": False}

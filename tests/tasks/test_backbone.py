@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from recursivemix.cli import main
 from recursivemix.models.trained import load
-from recursivemix.tasks.backbone import Backbone, load_backbone, new_backbone, prepare_norms
+from recursivemix.tasks.backbone import Backbone, new_backbone, prepare_norms
+from recursivemix.tasks.backbone_weights import load_backbone
 
 MODELS = {
     "resnet18": (4, 8, 16, 32),
@@ -65,7 +66,7 @@ def test_maps_are_the_networks_own():
 
 def test_a_checkpoint_of_fit(run):
     loaded = load_backbone(str(run / "checkpoints" / "last.ckpt"))
-    assert (loaded.model, loaded.matched, loaded.image_size) == ("resnet20", loaded.total, 32)
+    assert (loaded.model, loaded.matched, loaded.settings["image_size"]) == ("resnet20", loaded.total, 32)
     trained = load(run / "checkpoints" / "last.ckpt")
     own = loaded.backbone.network.state_dict()
     for key, value in trained.network.state_dict().items():
@@ -104,7 +105,7 @@ def test_a_file_that_does_not_say_its_network(tmp_path):
     ("source", "words"),
     [
         ("nowhere/last.ckpt", "there is no file"),
-        ("resnetty", "no file and no timm model"),
+        ("resnetty", "neither a file nor a timm model"),
         ("resnet18", "add --download"),
     ],
 )
@@ -115,7 +116,7 @@ def test_what_is_not_there(source, words):
 
 def test_a_damaged_file(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="can't be read as weights"):
+    with pytest.raises(ValueError, match="cannot be read as weights"):
         load_backbone(str(tmp_path / "a.pth"), "resnet18")
 
 

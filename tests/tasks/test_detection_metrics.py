@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recursivemix.data.formats.coco import as_run_lengths
+from recursivemix.data.formats.coco_masks import as_run_lengths
 from recursivemix.tasks.detection.metrics import NAMES, coco_metrics, detections_as_results
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 9, "name": "owl"}]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recursivemix.data.annotated import IGNORE
-from recursivemix.tasks.backbone import load_backbone
+from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.segmentation.metrics import RegionOverlap
 from recursivemix.tasks.segmentation.model import Segmenter, segmentation_loss
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_resume import same
 
-from conftest import write_images
 from recursivemix.data.order import TrainingOrder, evaluation_batches
+from samples import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [str(ROOT / "tests"), str(ROOT / "tests" / "training")]
@@ -68,14 +68,14 @@ def test_an_odd_test_set_counts_every_image_once(data, tmp_path):
 import sys, json; sys.path[:0] = {PATHS!r}
 from pathlib import Path
 from test_resume import config
-from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.run import quiet_lightning
+from recursivemix.training.prepare import prepare
+from recursivemix.training.trainer import quiet_lightning
 import torch
 devices = int(sys.argv[1])
 run = prepare(config(Path({str(data)!r}), Path(sys.argv[2]), devices=devices, batch_size=3), [], {{}})
-run.loaders.fill_cache()
+run.loaders.loading.fill_cache()
 with quiet_lightning():
-    metrics = run.trainer.validate(run.module, datamodule=run.loaders, verbose=False)
+    metrics = run.trainer.validate(run.learner, datamodule=run.loaders, verbose=False)
 if run.trainer.is_global_zero:
     values = {{k: v.hex() for m in metrics for k, v in m.items()}}
     Path(sys.argv[2] + ".json").write_text(json.dumps(values))
@@ -129,8 +129,8 @@ import signal
 from pathlib import Path
 from test_resume import Signalled, config
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 import os
 data, out, stop, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume"
 settings = dict(devices=2, batch_size=3, grad_accum_steps=2, ema_decay=0.9)
@@ -167,7 +167,7 @@ def test_two_processes_stop_together_and_go_on(data, tmp_path):
     assert len(states) == 2
     assert not torch.equal(states[0]["mixer"]["generator"], states[1]["mixer"]["generator"])
     assert not torch.equal(states[0]["rng"], states[1]["rng"])
-    assert last[1]["callbacks"]["EpochRows"]["resumed_at"]
+    assert last[1]["callbacks"]["EpochLog"]["resumed_at"]
 
 
 FULL_DISK = f"""
@@ -176,8 +176,8 @@ import os, resource, signal
 from pathlib import Path
 from test_resume import config
 from recursivemix.models.checkpoint_file import CheckpointError
-from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 run = prepare(config(Path(sys.argv[1]), Path(sys.argv[2]), devices=2), [], {{}})
 if os.environ["RANK"] == "0":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -202,8 +202,8 @@ from pathlib import Path
 from lightning import Callback
 from test_resume import config
 from recursivemix.training.checkpoints import NonFiniteLossError
-from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 class Poison(Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
         if os.environ["RANK"] == "1" and trainer.global_step == 2:
@@ -213,8 +213,9 @@ run = prepare(settings, [Poison()], {{}})
 try:
     fit(run)
 except NonFiniteLossError as error:
-    assert all(name in str(error) for name in run.loaders.training.names(0, 2, 1)), error
-    assert not any(name in str(error) for name in run.loaders.training.names(0, 2, 0)), error
+    for rank in (0, 1):
+        names = [run.data.train.name(i) for i in run.learner.order(rank).batch(0, 2).tolist()]
+        assert all((name in str(error)) == (rank == 1) for name in names), error
     sys.exit(8)
 """
 

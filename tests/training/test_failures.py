@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 from lightning import Callback
-from conftest import FAST
 from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main
 from recursivemix.models.checkpoint_file import CheckpointError, write_checkpoint
-from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.checkpoints import AtomicCheckpoints, NonFiniteLossError
-from recursivemix.training.run import fit
+from recursivemix.training.checkpoints import CheckpointIO, NonFiniteLossError
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
+from samples import FAST
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
@@ -68,6 +68,11 @@ class Poison(Callback):
                 next(module.parameters()).fill_(torch.inf)
 
 
+def names_of(run, epoch, step):
+    """Names of the training images of a batch."""
+    return [run.data.train.name(i) for i in run.learner.order().batch(epoch, step).tolist()]
+
+
 def test_a_loss_that_is_no_number_names_its_batch(image_root, tmp_path):
     settings = config(image_root, tmp_path / "run", checkpoint_every=1)
     run = prepare(settings, [Poison(10)], {})
@@ -75,12 +80,12 @@ def test_a_loss_that_is_no_number_names_its_batch(image_root, tmp_path):
         fit(run)
     message = str(stop.value)
     assert "step 3 of epoch 2" in message
-    expected = run.loaders.training.names(1, 2)
+    expected = names_of(run, 1, 2)
     assert len(expected) == 5
     for name in expected:
         assert name in message
         assert name.endswith(".png")
-    assert f"learning rate {0.05 * run.module.lr_factor(10):.3g}" in message
+    assert f"learning rate {0.05 * run.learner.lr_factor(10):.3g}" in message
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert str(last) in message
     good = torch.load(last, weights_only=True)
@@ -101,7 +106,7 @@ def test_ruined_weights_reach_no_checkpoint(image_root, tmp_path):
     run = prepare(settings, [Ruin()], {})
     with pytest.raises(NonFiniteLossError, match="weights were not finite at step 3 of epoch 2") as stop:
         fit(run)
-    assert all(name in str(stop.value) for name in run.loaders.training.names(1, 2))
+    assert all(name in str(stop.value) for name in names_of(run, 1, 2))
     good = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert good["global_step"] == 10
 
@@ -116,14 +121,14 @@ def test_the_command_line_says_it_in_one_line(image_root, tmp_path, capsys):
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     """The system refuses to write beyond a size, as a full disk would."""
     path = tmp_path / "last.ckpt"
-    io = AtomicCheckpoints()
+    io = CheckpointIO()
     io.save_checkpoint({"weights": torch.zeros(10)}, path)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*last.ckpt .*whole.*full"):
+        with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*last.ckpt.*intact.*full"):
             io.save_checkpoint({"weights": torch.rand(1_000_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -152,8 +157,8 @@ def test_a_folder_that_cannot_be_written(image_root, tmp_path, capsys):
     out = tmp_path / "file" / "run"
     assert main(["fit", "--data", str(image_root), "--out", str(out), *FAST]) == 2
     assert f"cannot write the run folder {out}" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="there is none before it"):
-        AtomicCheckpoints().save_checkpoint({}, out / "last.ckpt")
+    with pytest.raises(CheckpointError, match="there is no previous one"):
+        CheckpointIO().save_checkpoint({}, out / "last.ckpt")
 
 
 def test_resume_takes_a_runs_settings_and_ends_it(stopped, capsys):
@@ -189,10 +194,10 @@ def test_what_would_not_be_exact_is_refused(stopped, image_root, capsys, monkeyp
         return capsys.readouterr().err
 
     assert "--cache is no, was auto" in refused("--cache", "no")
-    assert "can't be taken up exactly" in refused("--resume-changed", "--trainer.max-steps", "5")
+    assert "cannot be resumed exactly" in refused("--resume-changed", "--trainer.max-steps", "5")
     assert "val-check-interval" in refused("--resume-changed", "--trainer.val-check-interval", "0.5")
     (image_root / "train" / "red" / "11.png").unlink()
-    assert "the run was of 36 training images, here are 35" in refused()
+    assert "the run had 36 training images, now there are 35" in refused()
     assert main(["fit", "--resume", str(stopped), "--resume-changed"]) == 0
 
 

@@ -11,9 +11,11 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
 from recursivemix import MIXERS, RecursiveMix, RegionModel, create_mixer
-from recursivemix.tasks.classification_fit import FitConfig, prepare
-from recursivemix.training.optimizer import check_optimizer, create_optimizer, lr_factor
-from recursivemix.training.run import fit, lightning_precision
+from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.devices import lightning_precision
+from recursivemix.training.fit import fit
+from recursivemix.training.optimizer import OptimizerSettings, check_optimizer, create_optimizer, lr_factor
+from recursivemix.training.prepare import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
@@ -45,7 +47,7 @@ def test_steps_are_torchs():
 
 
 def test_the_papers_warm_up():
-    """paper.md 3: five epochs of warm-up; by step, the last of them is at the peak."""
+    """Five epochs of warm-up; by step, the last of them is at the peak."""
     rates = [lr_factor(step, 3000, 50) for step in range(52)]
     assert rates[0] == pytest.approx(1 / 50)
     assert rates[49] == rates[50] == 1.0
@@ -60,9 +62,7 @@ def network():
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "lamb", "lion"])
 def test_every_parameter_is_trained(name):
     model = network()
-    optimizer = create_optimizer(
-        model, name, lr=0.1, weight_decay=0.05, momentum=0.9, decay_norms=True, options={}
-    )
+    optimizer = create_optimizer(model, OptimizerSettings(name, lr=0.1, weight_decay=0.05))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in trained} == {id(p) for p in model.parameters()}
     assert len(trained) == len(list(model.parameters()))
@@ -74,14 +74,14 @@ def test_every_parameter_is_trained(name):
 def test_no_decay_on_norms_and_biases():
     model = network()
     optimizer = create_optimizer(
-        model, "sgd", lr=0.1, weight_decay=0.05, momentum=0.9, decay_norms=False, options={}
+        model, OptimizerSettings("sgd", lr=0.1, weight_decay=0.05, decay_norms=False)
     )
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in decayed) == (parameter.dim() > 1), name
     transformer = RegionModel(timm.create_model("vit_tiny_patch16_224", num_classes=4))
     optimizer = create_optimizer(
-        transformer, "adamw", lr=0.1, weight_decay=0.05, momentum=0.9, decay_norms=False, options={}
+        transformer, OptimizerSettings("adamw", lr=0.1, weight_decay=0.05, decay_norms=False)
     )
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert id(transformer.backbone.pos_embed) not in decayed  # the backbone's own wish
@@ -89,12 +89,11 @@ def test_no_decay_on_norms_and_biases():
 
 
 def test_options_reach_the_optimiser_or_are_refused():
-    options = {"lr": 0.1, "weight_decay": 0, "momentum": 0.9, "decay_norms": True}
-    made = create_optimizer(network(), "adamw", **options, options={"betas": (0.8, 0.9)})
-    assert made.param_groups[0]["betas"] == (0.8, 0.9)
+    optimizer = create_optimizer(network(), OptimizerSettings("adamw", {"betas": (0.8, 0.9)}, lr=0.1))
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
     with pytest.raises(ValueError, match="optimizer-options of adamw"):
-        create_optimizer(network(), "adamw", **options, options={"beta": 1})
-    with pytest.raises(ValueError, match="unknown optimizer 'sgdd'"):
+        create_optimizer(network(), OptimizerSettings("adamw", {"beta": 1}, lr=0.1))
+    with pytest.raises(ValueError, match="--optimizer sgdd is unknown"):
         check_optimizer("sgdd")
 
 
@@ -129,15 +128,16 @@ def test_smoothing_leaves_the_consistency_alone():
 
 def plain_loop(run, epochs, window, average=None):
     """A loop written out: mean over the images of each window, SGD, cosine; no Lightning."""
-    module = run.module
-    run.loaders.fill_cache()
-    data, batches = run.loaders.data, []
+    module = run.learner
+    loading = run.loaders.loading
+    loading.fill_cache()
+    data, batches = loading.data, []
     from recursivemix.data.batches import TrainingBatches
     from recursivemix.data.order import TrainingOrder
 
     epoch_of = {"now": 0}
     loader = TrainingBatches(
-        data.train, TrainingOrder(len(data.train), 5, 4), run.loaders.augmentation,
+        data.train, TrainingOrder(len(data.train), 5, 4), loading.augmentation,
         lambda: epoch_of["now"], device=torch.device("cpu"), hold=True,
     )  # fmt: skip
     network = module.network.train()
@@ -222,7 +222,7 @@ def test_mixing_starts_and_stops(image_root, tmp_path):
 )
 def test_settings_that_do_not_go_together(settings, message):
     with pytest.raises(ValueError, match=message):
-        FitConfig(**settings)
+        ClassificationSettings(**settings)
 
 
 def test_precision_by_name():

@@ -10,9 +10,10 @@ import pytest
 import torch
 from lightning import Callback
 
-from recursivemix.tasks.classification_fit import FitConfig, prepare
+from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.checkpoints import StoppedError
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
@@ -32,26 +33,26 @@ class Signalled(Callback):
             os.kill(os.getpid(), self.number)
 
 
-def config(image_root: Path, out: Path, **settings: object) -> FitConfig:
+def config(image_root: Path, out: Path, **settings: object) -> ClassificationSettings:
     """A small run with dropout, whose network draws from torch's global stream as well."""
     plain = {"data": image_root, "out": out, "epochs": EPOCHS, "batch_size": 5, "workers": 0, "lr": 0.05}
-    return FitConfig(**(plain | {"device": "cpu", "precision": "32", "seed": 4} | settings))
+    return ClassificationSettings(**(plain | {"device": "cpu", "precision": "32", "seed": 4} | settings))
 
 
-def trained(run_config: FitConfig) -> dict:
+def trained(run_config: ClassificationSettings) -> dict:
     """The last checkpoint of an uninterrupted run."""
     fit(prepare(run_config, [], {}))
     return torch.load(run_config.out / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def resumed(run_config: FitConfig, batch: int, number: int = signal.SIGTERM) -> dict:
+def resumed(run_config: ClassificationSettings, batch: int, number: int = signal.SIGTERM) -> dict:
     """The last checkpoint of a run that was stopped after a batch, and taken up again."""
     with pytest.raises(StoppedError):
         fit(prepare(run_config, [Signalled(batch, number)], {}))
     return gone_on(run_config)
 
 
-def gone_on(run_config: FitConfig) -> dict:
+def gone_on(run_config: ClassificationSettings) -> dict:
     last = run_config.out / "checkpoints" / "last.ckpt"
     fit(prepare(run_config, [], {}, resume=last))
     return torch.load(last, weights_only=True)
@@ -141,7 +142,7 @@ def test_stopped_again_and_again(image_root, tmp_path):
             fit(prepare(parts, [Signalled(batches)], {}, resume=last))
     result = gone_on(parts)
     same(whole, result)
-    assert result["callbacks"]["EpochRows"]["resumed_at"] == [2, 3, 8, 11]
+    assert result["callbacks"]["EpochLog"]["resumed_at"] == [2, 3, 8, 11]
 
 
 def test_killed(image_root, tmp_path):
@@ -152,8 +153,8 @@ def test_killed(image_root, tmp_path):
 import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "tests" / "training")!r}]
 from pathlib import Path
 from test_resume import Signalled, config
-from recursivemix.tasks.classification_fit import prepare
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 parts = config(Path({str(image_root)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r})
 fit(prepare(parts, [Signalled(13, 9)], {{}}))
 """

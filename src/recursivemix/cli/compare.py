@@ -24,8 +24,8 @@ def compare(settings: CompareSettings) -> None:
     from recursivemix.compare.compare import compare, plan_lines, with_epochs
     from recursivemix.compare.grid import check_grid
     from recursivemix.compare.pace import measure
+    from recursivemix.compare.processes import GridStoppedError
     from recursivemix.training.checkpoints import StoppedError
-    from recursivemix.training.commands import GridStoppedError
 
     try:
         with usage_errors(MisconfigurationException):
@@ -74,8 +74,8 @@ def report(
         latex: File to write the table of methods to, as LaTeX.
     """
     from recursivemix.compare.compare import report as make_report
-    from recursivemix.report.records import write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
+    from recursivemix.training.atomic_write import write_text
 
     with usage_errors():
         comparison = make_report(folder, baseline)

@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Commands by group: the module of this folder that holds the function, and one line of help."""
 UNLISTED = {
-    "test": ("measure", "evaluate without --probes, under its old name"),
+    "test": ("measure", "evaluate, under its old name"),
     "transfer predict": ("files", "predict for a folder, under its old name"),
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()} | UNLISTED
@@ -72,20 +72,18 @@ class Call(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted)."""
+    """Run one command; return the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted).
+
+    Raises:
+        SystemExit: after ``--help`` or ``--version`` (code 0), or a wrong option (code 2).
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    prog = "recursivemix"
+    prog = " ".join(["recursivemix", *words[: command_length(words)]])
     try:
-        if words[:1] == ["--version"]:
-            print(f"{prog} {__version__}")
-        elif asks_for_commands(words):
-            print(overview(words[:1]))
-            return 0 if words else 2
-        else:
-            name, options = split(words)
-            prog = f"{prog} {name}"
-            parse(name, options).run()
-        sys.stdout.flush()
+        try:
+            parse(words).run()
+        finally:
+            sys.stdout.flush()  # a closed pipe raises here, not when Python exits
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
@@ -110,49 +108,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def asks_for_commands(words: Sequence[str]) -> bool:
-    """Return whether the words are no command but the start of some, alone or with ``--help``."""
-    start = " ".join(word for word in words if word not in ("-h", "--help"))
-    return start not in COMMANDS and (start == "" or any(name.startswith(f"{start} ") for name in COMMANDS))
-
-
-def overview(start: Sequence[str] = ()) -> str:
-    """Return the help of all commands, or of those that begin with a word, such as ``transfer``."""
-    prefix = f"{start[0]} " if start and not start[0].startswith("-") else ""
-    lines = [f"usage: recursivemix {prefix}COMMAND [options]", "", "Mixed-sample training with a memory."]
+def overview(start: str = "") -> str:
+    """Return the list of commands, or of those whose name begins with ``start``."""
+    lines = [f"usage: recursivemix {start}COMMAND [options]", "", "Mixed-sample training with a memory."]
     for title, commands in GROUPS.items():
-        shown = {name: line for name, (_, line) in commands.items() if name.startswith(prefix)}
+        shown = {name: line for name, (_, line) in commands.items() if name.startswith(start)}
         if shown:
             lines += ["", f"{title}:", *(f"  {name:<22} {line}" for name, line in shown.items())]
-    return "\n".join([*lines, "", EXAMPLES])
+    return "\n".join(lines)
 
 
-def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the command and its options.
-
-    Raises:
-        UsageError: there is no such command.
-    """
-    for count in (2, 1):
-        name = " ".join(words[:count])
-        if name in COMMANDS:
-            return name, words[count:]
-    near = get_close_matches(name, COMMANDS, 1) or get_close_matches(" ".join(words[:2]), COMMANDS, 1)
-    hint = f"did you mean {near[0]}?" if near else "recursivemix --help lists the commands"
-    raise UsageError(f"unknown command {name!r}; {hint}")
+def command_length(words: Sequence[str]) -> int:
+    """Return how many of the words name a command; 0 if there is no such command."""
+    return next((count for count in (2, 1) if " ".join(words[:count]) in COMMANDS), 0)
 
 
-def parse(name: str, options: Sequence[str]) -> Call:
-    """Return a command with its arguments; nothing is run.
+def parse(words: Sequence[str]) -> Call:
+    """Return the command that was typed, with its arguments; nothing is run.
 
     Raises:
-        UsageError: settings that are out of range or exclude each other.
-        SystemExit: after ``--help`` (code 0) or a wrong option (code 2).
+        UsageError: no such command, or settings that are out of range or exclude each other.
+        SystemExit: after ``--help`` or ``--version`` (code 0), or a wrong option (code 2).
     """
+    count = command_length(words)
+    if count == 0:
+        show_overview(words)
+        name = " ".join(words[: 2 if words[0] == "transfer" else 1])
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else "recursivemix --help lists the commands"
+        raise UsageError(f"unknown command {name!r}; {hint}")
     from .parser import parse_options
 
+    name, options = " ".join(words[:count]), words[count:]
     module = import_module(f"{__package__}.{COMMANDS[name][0]}")
     function = getattr(module, name.replace(" ", "_"))
     with usage_errors():
-        options = getattr(module, "expand", lambda name, options: options)(name, options)
+        if hasattr(module, "expand"):
+            options = module.expand(name, options)
         return Call(function, parse_options(name, function, options, getattr(module, "COMMON", ())))
+
+
+def show_overview(words: Sequence[str]) -> None:
+    """Print the version or the list of commands and exit, if the words ask for it."""
+    asked, start = words[-1:] in (["-h"], ["--help"]), words[:1] == ["transfer"]
+    if words == ["--version"]:
+        print(f"recursivemix {__version__}")
+        sys.exit(0)
+    if len(words) == asked + start:
+        print(overview("transfer ") if start else f"{overview()}\n\n{EXAMPLES}")
+        sys.exit(0 if asked else 2)

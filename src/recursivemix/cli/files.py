@@ -53,7 +53,7 @@ def report_predicted(predicted: Predicted, out: Path | None) -> None:
 
 
 def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> None:
-    """Check a folder of images: unreadable files, duplicates across splits, class counts, sizes, colour modes.
+    """Check images for unreadable files, duplicates across splits, class counts, sizes and colour modes.
 
     Args:
         folder: Folder of images: train/CLASS and val/CLASS, or CLASS.
@@ -62,7 +62,7 @@ def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> Non
     """
     from recursivemix.data.diagnosis import print_diagnosis
     from recursivemix.data.doctor import examine
-    from recursivemix.report.records import write_json
+    from recursivemix.training.atomic_write import write_json
 
     with usage_errors():
         diagnosis = examine(folder, workers=workers)

@@ -76,7 +76,9 @@ class HelpFormatter(argparse.HelpFormatter):
             return flags if action.default is False else flags.replace("--", "--[no-]")
         if get_origin(hint) is dict:
             flags += ".KEY"
-        return flags if action.nargs == 0 or action.dest == "print_config" else f"{flags} {metavar(hint)}"
+        if action.nargs == 0 or action.dest == "print_config":
+            return flags
+        return f"{flags} {action.metavar if hint is None else metavar(hint)}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = dashed(action.help or "").removesuffix(".")

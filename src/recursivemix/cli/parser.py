@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
 from textwrap import indent
@@ -19,6 +19,8 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
+
+from recursivemix.training.options import add_option, add_settings, helps_of
 
 from .help import HelpFormatter, dashed, metavar, readable, type_of
 from .trainer import HelpTrainer, TrainerOptions, add_trainer, names_trainer, trainer_options
@@ -111,17 +113,30 @@ def underscored(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 
 
-def parameters_of(function: Function) -> dict[str, Any]:
-    """Return the types of a function's parameters that are options; callables are not."""
-    hints = get_type_hints(function)
-    names = inspect.signature(function).parameters
-    return {name: hints[name] for name in names if get_origin(hints[name]) is not Callable}
+class Parameters:
+    """The parameters of a function that runs a command, by the kind of options that they become."""
 
-
-def positional_of(function: Function) -> dict[str, Any]:
-    """Return the positional-only parameters of a function, with their defaults."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is Parameter.POSITIONAL_ONLY}
+    def __init__(self, function: Function) -> None:
+        self.types = get_type_hints(function)
+        """Type of each parameter."""
+        self.positional: dict[str, Any] = {}
+        """Default of each positional argument; ``Parameter.empty`` if it is required."""
+        self.settings: dict[str, Any] = {}
+        """Settings class of each parameter that has one."""
+        self.trainer: list[str] = []
+        """Parameters that take options of Lightning's Trainer."""
+        self.options: dict[str, Any] = {}
+        """Default of each option. Callables are none: a command line cannot give them."""
+        for name, parameter in inspect.signature(function).parameters.items():
+            kind = self.types[name]
+            if parameter.kind is Parameter.POSITIONAL_ONLY:
+                self.positional[name] = parameter.default
+            elif kind is TrainerOptions:
+                self.trainer.append(name)
+            elif is_dataclass(kind):
+                self.settings[name] = kind
+            elif get_origin(kind) is not Callable:
+                self.options[name] = parameter.default
 
 
 def title_of(settings: type, name: str) -> str:
@@ -141,43 +156,29 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
         common: names of the options that ``--help`` shows; empty: all.
     """
     document = parse_docstring(inspect.getdoc(function) or "")
-    helps = {parameter.arg_name: parameter.description for parameter in document.params}
+    helps = helps_of(inspect.unwrap(function))
     examples = "".join(f"{example.description}\n" for example in document.examples)
     parser = CommandParser(
         prog=f"recursivemix {name}",
         description=document.short_description,
         epilog=examples and "examples:\n" + indent(examples, "  "),
     )
-    parser.common = common
-    parser.sections = {}
-    parameters, positional = parameters_of(function), positional_of(function)
-    settings: dict[str, Any] = {name: kind for name, kind in parameters.items() if is_dataclass(kind)}
-    usage = [parser.prog]
-    for parameter, default in positional.items():
-        word, optional = parameter.upper(), default is not Parameter.empty
-        usage.append(f"[{word}]" if optional else word)
-        parser.add_argument(
-            parameter,
-            type=parameters[parameter],
-            help=helps[parameter],
-            metavar=word,
-            nargs="?" if optional else None,
-        )
-    for kind in settings.values():
-        if kind is not TrainerOptions:
-            parser.add_class_arguments(kind, as_group=False)
-            for item in fields(kind):
-                parser.sections.setdefault(title_of(kind, item.name), []).append(item.name)
-    if settings:
-        parser.add_argument("--config", action="config")
-    parser.sections["options"] = [parameter for parameter in parameters if parameter not in settings]
-    if parameters.keys() - settings.keys() - positional.keys():
-        skip = inspect.signature(function).parameters.keys() - parameters.keys()
-        skip |= settings.keys() | positional.keys()
-        parser.add_function_arguments(inspect.unwrap(function), as_group=False, skip={*skip})
+    parser.common, parser.sections = common, {}
+    parameters = Parameters(function)
+    usage = [parser.prog, *add_positional(parser, parameters, helps)]
+    for kind in parameters.settings.values():
+        add_settings(parser, kind)
+        for item in fields(kind):
+            parser.sections.setdefault(title_of(kind, item.name), []).append(item.name)
+    parser.sections["options"] = [*parameters.positional, *parameters.options]
+    for option, default in parameters.options.items():
+        default = MISSING if default is Parameter.empty else default
+        add_option(parser, option, parameters.types[option], default, helps)
+    if parameters.settings:
+        parser.add_argument("--config", action="config", metavar="PATH")
     if common:
         parser.add_argument("--help_all", action=HelpAll, nargs=0, default=argparse.SUPPRESS)
-    if TrainerOptions in settings.values():
+    if parameters.trainer:
         parser.add_argument("--help_trainer", action=HelpTrainer, nargs=0, default=argparse.SUPPRESS)
     for action in parser._actions:
         action.help = HELP.get(action.dest, action.help)
@@ -185,6 +186,24 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
             usage.append(f"{dashed(action.option_strings[0])} {metavar(type_of(action))}")
     parser.usage = " ".join([*usage, "[options]"])
     return parser
+
+
+def add_positional(
+    parser: CommandParser, parameters: Parameters, helps: Mapping[str, str | None]
+) -> list[str]:
+    """Add the positional arguments; return how the usage line shows them."""
+    usage = []
+    for name, default in parameters.positional.items():
+        word, optional = name.upper(), default is not Parameter.empty
+        parser.add_argument(
+            name,
+            type=parameters.types[name],
+            help=helps[name],
+            metavar=word,
+            nargs="?" if optional else None,
+        )
+        usage.append(f"[{word}]" if optional else word)
+    return usage
 
 
 def parse_options(
@@ -204,18 +223,13 @@ def parse_options(
     """
     words = [underscored(word) for word in words]
     parser = make_parser(name, function, common)
-    parameters = parameters_of(function)
-    if TrainerOptions in parameters.values() and names_trainer(words):
+    parameters = Parameters(function)
+    if parameters.trainer and names_trainer(words):
         add_trainer(parser)
     values = parser.parse_args(parser.completed(words))
-    chosen = parser.instantiate(values)
-    arguments: dict[str, Any] = {}
-    for parameter, kind in parameters.items():
-        if kind is TrainerOptions:
-            arguments[parameter] = trainer_options(parser, values, chosen)
-        elif is_dataclass(kind):
-            made: Any = kind
-            arguments[parameter] = made(**{item.name: chosen[item.name] for item in fields(kind)})
-        else:
-            arguments[parameter] = chosen[parameter]
+    arguments = {name: values[name] for name in (*parameters.positional, *parameters.options)}
+    for name, kind in parameters.settings.items():
+        arguments[name] = kind(**{item.name: values[item.name] for item in fields(kind)})
+    for name in parameters.trainer:
+        arguments[name] = trainer_options(parser, values)
     return arguments

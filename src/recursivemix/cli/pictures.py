@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
-from recursivemix.explain import activation
+from recursivemix.explain import activation, server, statistics_plots
 from recursivemix.explain import preview as previews
 from recursivemix.explain import statistics as process
-from recursivemix.explain import studio as live
 
 from .errors import usage_errors
 
@@ -39,28 +38,20 @@ def statistics(**options: Any) -> None:
     with usage_errors():
         measured, record = process.statistics(**options)
     table = Table(title=f"{measured.mixer}, {measured.images} images", show_header=False)
-    for name, value in process.summary_rows(measured, record):
+    for name, value in statistics_plots.summary_rows(measured, record):
         table.add_row(name, value)
     Console().print(table)
-    ages = Table(title="means by age")
-    columns = [
-        "source",
-        "label",
-        "pixels",
-        "scale",
-        *(["label, closed form"] if record["closed_form"] else []),
-    ]
-    for name in columns:
-        ages.add_column(name)
-    for row in process.rows_by_age(measured, record):
+    by_age = statistics_plots.age_table(measured, record)
+    ages = Table(*by_age.columns, title=by_age.caption)
+    for row in by_age.rows:
         ages.add_row(*row)
     Console().print(ages)
     if options["out"] is not None:
         print(options["out"])
 
 
-@wraps(live.serve)
+@wraps(server.serve)
 def studio(**options: Any) -> None:
     """Serve until Ctrl-C."""
     with usage_errors():
-        live.serve(**options, tell=lambda line: print(line, flush=True))
+        server.serve(**options, tell=lambda line: print(line, flush=True))

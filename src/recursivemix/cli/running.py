@@ -1,63 +1,121 @@
-"""Start a prepared run from the command line, and turn what goes wrong into one-line errors."""
+"""Train from the command line, and turn failures into one-line errors."""
 
 from __future__ import annotations
 
-import shutil
+from pathlib import Path
 from typing import Any
 
-import yaml
+from lightning import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.table import Table
 
 from recursivemix.data.annotated import AnnotationError
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.models.checkpoint_file import CheckpointError
-from recursivemix.report.records import environment, write_text
+from recursivemix.report.predictions import write_predictions
+from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-from recursivemix.training.run import PreparedRun, Result, fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import PreparedRun, RunFolderError, prepare
+from recursivemix.training.record import Result, finite
+from recursivemix.training.resume import ResumeError
+from recursivemix.training.settings import RunSettings
 
-from .errors import Failed, Interrupted, UsageError, one_line
+from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
 
-AnyRun = PreparedRun[Any, Any, Any, Any]
+USER_ERRORS = (
+    UnreadableImageError,
+    AnnotationError,
+    MisconfigurationException,
+    ResumeError,
+    RunFolderError,
+)
+"""Errors of a run that the user can fix."""
 
 
-def begin(run: AnyRun, config: dict[str, Any]) -> dict[str, Any]:
-    """Create the run's folder with its settings; return the environment, for the record."""
-    where = environment(gpu=run.config.device != "cpu")
+def transfer(
+    settings: RunSettings, trainer_options: dict[str, Any], resume: Path | None, changed: bool
+) -> None:
+    """Train a detector or segmenter as `train` does, and draw predictions into the run folder."""
+    run: Any = train(settings, trainer_options, resume, changed)
+    if run is not None:
+        write_predictions(run.learner, run.data, run.folder / "predictions.png")
+
+
+def train(
+    settings: RunSettings,
+    trainer_options: dict[str, Any],
+    resume: Path | None,
+    changed: bool,
+    *callbacks: Callback,
+) -> PreparedRun | None:
+    """Train and print the result; return the run, or None on processes other than the first.
+
+    Args:
+        settings: of the task.
+        trainer_options: arguments of Lightning's Trainer.
+        resume: checkpoint to resume from.
+        changed: resume although data or the number of processes differ.
+        callbacks: additional callbacks.
+
+    Raises:
+        UsageError, Failed, Interrupted: in one line.
+    """
+    with usage_errors():
+        run = prepare(settings, callbacks, trainer_options, resume, changed)
+    first = run.trainer.is_global_zero
+    if first:
+        for note in run.learner.notes:
+            print(note)
+        skipped = getattr(run.data, "skipped", ())
+        if skipped:
+            print(f"left out {len(skipped)} unreadable files, see {run.folder / 'skipped.txt'}")
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise UsageError(f"cannot write the run folder {run.folder} (--out): {error}") from error
-    return where
-
-
-def follow(run: AnyRun) -> None:
-    """Train on a process that is not the first; the first one reports."""
-    try:
-        fit(run)
-    except (StoppedError, NonFiniteLossError, CheckpointError):
-        return  # all processes stop; the exit code of the first one counts
-    except (UnreadableImageError, AnnotationError, MisconfigurationException) as error:
-        raise UsageError(one_line(error)) from error
-
-
-def train(run: AnyRun, command: str) -> Result:
-    """Train; turn failures into one-line errors; delete the run folder if it holds no checkpoint."""
-    try:
-        return fit(run)
-    except BaseException as error:
-        started = any((run.folder / "checkpoints").glob("*.ckpt"))
-        if not started and run.resume is None:
-            shutil.rmtree(run.folder, ignore_errors=True)
-        hint = (
-            f"resume with: recursivemix {command} --resume {run.folder}" if started else "nothing was kept"
-        )
+        result = fit(run)
+    except (StoppedError, NonFiniteLossError, CheckpointError) as error:
+        if not first:
+            return None  # all processes stop; the exit code of the first one counts
         if isinstance(error, StoppedError):
-            raise Interrupted(f"{error}; {hint}") from error
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):  # Lightning turns the one into the other
-            raise Interrupted(f"interrupted; {hint}") from error
-        if isinstance(error, (UnreadableImageError, AnnotationError, MisconfigurationException)):
-            raise UsageError(one_line(error)) from error
-        if isinstance(error, (NonFiniteLossError, CheckpointError, OSError)):
-            raise Failed(one_line(error)) from error
-        raise
+            raise Interrupted(f"{error}; {resume_hint(run)}") from error
+        raise Failed(one_line(error)) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+        raise Interrupted(f"interrupted; {resume_hint(run)}") from error
+    except USER_ERRORS as error:
+        raise UsageError(one_line(error)) from error
+    except OSError as error:
+        raise Failed(one_line(error)) from error
+    if not first:
+        return None
+    print_result(run, result)
+    return run
+
+
+def resume_hint(run: PreparedRun) -> str:
+    """Return the command that resumes a run, if it has a checkpoint."""
+    if not any((run.folder / "checkpoints").glob("*.ckpt")):
+        return "nothing was kept"
+    return f"resume with: recursivemix {run.task.command} --resume {run.folder}"
+
+
+def print_result(run: PreparedRun, result: Result) -> None:
+    """Print the metrics of the last epoch, the best score, and the cost of a run."""
+    learner, last = run.learner, result.rows[-1]
+    table = Table(title=f"{learner.hparams['model']}, {run.settings.mixer}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # show paths in full
+    name = METRIC_NAMES[result.score]
+    images = f"{result.evaluated} images ({run.data.split})"
+    table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
+    table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
+    for metric in learner.evaluated:
+        value = finite(last.get(metric))
+        if metric != result.score:
+            table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}")
+    table.add_row("time", f"{result.seconds:.1f} s")
+    table.add_row("training speed", f"{result.images_per_second:,.1f} images/s")
+    feature_map = learner.record().get("feature_map")
+    if feature_map is not None:
+        table.add_row("feature map of the region head", feature_map)
+    table.add_row("run folder", str(result.folder))
+    Console().print(table)

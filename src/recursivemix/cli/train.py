@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -15,15 +15,13 @@ from recursivemix.tasks.settings import (
     DetectionSettings,
     InstanceSettings,
     SegmentationSettings,
-    TransferSettings,
 )
 from recursivemix.training.settings import RunSettings
 
-from .errors import UsageError, usage_errors
+from .errors import UsageError
 from .parser import parse_options
 from .trainer import TrainerOptions, values_of
 
-SettingsT = TypeVar("SettingsT", bound=RunSettings)
 COMMON = (
     "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
     "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
@@ -62,30 +60,11 @@ def fit(source: SettingsSource, settings: ClassificationSettings, trainer: Train
         recursivemix fit --resume RUN
     """
     from recursivemix.explain.gallery import MixedBatchGallery
-    from recursivemix.report.records import write_json, write_text
-    from recursivemix.tasks.classification_fit import prepare
 
-    from .records import fit_record, print_result
-    from .running import begin, follow, train
+    from .running import train
 
-    settings = with_absolute_paths(settings)
     resume = checkpoint_to_resume("fit", fit, source, settings, trainer)
-    gallery = MixedBatchGallery()
-    with usage_errors():
-        run = prepare(settings, [gallery], trainer.values, resume, source.resume_changed)
-    if not run.trainer.is_global_zero:
-        follow(run)
-        return
-    config = plain(settings) | ({"trainer": trainer.plain} if trainer.plain else {})
-    where = begin(run, config)
-    if run.data.skipped:
-        write_text(run.folder / "skipped.txt", "\n".join(run.data.skipped) + "\n")
-        print(f"left out {len(run.data.skipped)} unreadable files, see {run.folder / 'skipped.txt'}")
-    if resume is None:
-        gallery.prepare(run.folder / "mixed_batches.png", run.data.classes, run.data.mean, run.data.std)
-    result = train(run, "fit")
-    write_json(run.folder / "record.json", fit_record(run, result, where, config))
-    print_result(run, result)
+    train(settings, trainer, resume, source.resume_changed, MixedBatchGallery())
 
 
 def transfer_detection(
@@ -97,7 +76,10 @@ def transfer_detection(
         recursivemix transfer detection --backbone RUN/checkpoints/last.ckpt --data DIR
         recursivemix transfer detection --detector retinanet --backbone resnet50 --download --data DIR
     """
-    transfer("detection", transfer_detection, source, settings, trainer)
+    from .running import transfer
+
+    resume = checkpoint_to_resume("transfer detection", transfer_detection, source, settings, trainer)
+    transfer(settings, trainer, resume, source.resume_changed)
 
 
 def transfer_instance(source: SettingsSource, settings: InstanceSettings, trainer: TrainerOptions) -> None:
@@ -106,7 +88,10 @@ def transfer_instance(source: SettingsSource, settings: InstanceSettings, traine
     Examples:
         recursivemix transfer instance --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    transfer("instance", transfer_instance, source, settings, trainer)
+    from .running import transfer
+
+    resume = checkpoint_to_resume("transfer instance", transfer_instance, source, settings, trainer)
+    transfer(settings, trainer, resume, source.resume_changed)
 
 
 def transfer_segmentation(
@@ -117,39 +102,10 @@ def transfer_segmentation(
     Examples:
         recursivemix transfer segmentation --head upernet --backbone RUN/checkpoints/last.ckpt --data DIR
     """
-    transfer("segmentation", transfer_segmentation, source, settings, trainer)
+    from .running import transfer
 
-
-def transfer(
-    task: str,
-    command: Callable[..., None],
-    source: SettingsSource,
-    settings: TransferSettings,
-    trainer: TrainerOptions,
-) -> None:
-    """Train on boxes, masks or label maps."""
-    from recursivemix.report.predictions import write_predictions
-    from recursivemix.report.records import write_json
-    from recursivemix.tasks.transfer_fit import prepare
-
-    from .records import print_transfer, transfer_record
-    from .running import begin, follow, train
-
-    settings = with_absolute_paths(settings)
-    resume = checkpoint_to_resume(f"transfer {task}", command, source, settings, trainer)
-    with usage_errors():
-        run, loaded = prepare(settings, [], trainer.values, resume, source.resume_changed)
-    if not run.trainer.is_global_zero:
-        follow(run)
-        return
-    print(f"backbone: {loaded}")
-    config = plain(settings) | ({"trainer": trainer.plain} if trainer.plain else {})
-    where = begin(run, config)
-    result = train(run, f"transfer {task}")
-    record = transfer_record(run, result, where, task, config)
-    write_json(run.folder / "record.json", record | {"backbone": loaded.origin})
-    write_predictions(run.module, run.data, run.folder / "predictions.png")
-    print_transfer(run, result, task)
+    resume = checkpoint_to_resume("transfer segmentation", transfer_segmentation, source, settings, trainer)
+    transfer(settings, trainer, resume, source.resume_changed)
 
 
 def expand(command: str, options: Sequence[str]) -> list[str]:
@@ -172,22 +128,11 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
     return list(options)
 
 
-def with_absolute_paths(settings: SettingsT) -> SettingsT:
-    """Return settings with absolute paths, so that the run can be resumed from another folder."""
-    paths = {name: getattr(settings, name, None) for name in ("data", "backbone")}
-    absolute = {
-        name: type(path)(Path(path).absolute())
-        for name, path in paths.items()
-        if path and Path(path).exists()
-    }
-    return replace(settings, **absolute)
-
-
 def checkpoint_to_resume(
     name: str,
     command: Callable[..., None],
     source: SettingsSource,
-    settings: Any,
+    settings: RunSettings,
     trainer: TrainerOptions,
 ) -> Path | None:
     """Return the checkpoint to resume from, if any.
@@ -199,7 +144,7 @@ def checkpoint_to_resume(
         return None
     before = parse_options(name, command, ["--config", str(settings_file(source.resume))])
     was = flat(before["settings"], before["trainer"])
-    now = flat(settings, trainer)
+    now = flat(settings.with_absolute_paths(), trainer)
     changes = [
         f"--{key.replace('_', '-')} is {now.get(key, 'unset')}, was {was.get(key, 'unset')}"
         for key in sorted(was.keys() | now.keys())
@@ -247,15 +192,6 @@ def settings_file(resume: Path) -> Path:
     return file
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """Return settings as plain values, for YAML and JSON."""
-    values = asdict(settings)
-    return {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-    }
-
-
-def flat(settings: Any, trainer: TrainerOptions) -> dict[str, Any]:
+def flat(settings: RunSettings, trainer: TrainerOptions) -> dict[str, Any]:
     """Return all settings with the names of their options."""
-    return plain(settings) | {f"trainer.{name}": value for name, value in trainer.plain.items()}
+    return settings.as_plain() | {f"trainer.{name}": value for name, value in trainer.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 
-@dataclass(frozen=True)
-class TrainerOptions:
-    """Arguments of Lightning's Trainer that differ from its defaults."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    """Ready to use: callbacks, loggers and strategies are objects."""
-    plain: dict[str, Any] = field(default_factory=dict)
-    """As a YAML file holds them."""
+class TrainerOptions(dict[str, Any]):
+    """Arguments of Lightning's Trainer that differ from its defaults, as a YAML file holds them."""
 
 
 def add_trainer(parser: ArgumentParser) -> None:
@@ -48,29 +42,22 @@ def names_trainer(words: Sequence[str]) -> bool:
 def values_of(words: Sequence[str], option: str) -> list[str]:
     """Return the values of ``--option VALUE`` and ``--option=VALUE``, in order."""
     values = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         if name == option:
             values.append(value if equals else following)
     return values
 
 
-def trainer_options(parser: ArgumentParser, values: Namespace, chosen: Namespace) -> TrainerOptions:
-    """Return the options that differ from Lightning's defaults.
-
-    Args:
-        parser: with the options of the Trainer, or without.
-        values: what was parsed.
-        chosen: the same, with objects instead of class paths.
-    """
-    if "trainer" not in chosen:
+def trainer_options(parser: ArgumentParser, values: Namespace) -> TrainerOptions:
+    """Return the options of what was parsed that differ from Lightning's defaults."""
+    if "trainer" not in values:
         return TrainerOptions()
     from lightning import Trainer
 
-    defaults = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
-    objects = {name: value for name, value in chosen.trainer.items() if value != defaults[name]}
+    defaults = inspect.signature(Trainer.__init__).parameters
     plain = yaml.safe_load(parser.dump(values, skip_unset=False))["trainer"]
-    return TrainerOptions(objects, {name: plain[name] for name in objects})
+    return TrainerOptions((n, value) for n, value in plain.items() if value != defaults[n].default)
 
 
 class HelpTrainer(argparse.Action):

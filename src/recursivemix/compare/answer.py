@@ -61,7 +61,8 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
 def score_name(comparison: dict[str, Any]) -> str:
     """Return the name of the score by which methods are compared, such as accuracy or box AP."""
     name = str(comparison["metrics"][comparison["score"]]["name"]).removesuffix(", last epoch")
-    return "accuracy" if name == "Accuracy" else name
+    first, space, rest = name.partition(" ")
+    return f"{first.lower()}{space}{rest}" if first.istitle() else name
 
 
 def _place(comparison: dict[str, Any]) -> str:

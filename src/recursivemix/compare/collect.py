@@ -88,7 +88,7 @@ def read_run(run: Run, out: Path) -> dict[str, Any]:
     for name in ("per_class", "score_last", "score_best"):
         if name in record:
             read[name] = record[name]
-    if run.images is not None:
+    if run.probes is not None:
         evaluation = json.loads((out / run.folder / EVALUATION).read_text())
         predictions = evaluation.pop("predictions", None)
         read |= {"evaluation": evaluation, "correct": (predictions or {}).get("correct")}
@@ -119,7 +119,7 @@ def _read(out: Path, folder: str) -> dict[str, Any]:
 def _data_of(record: dict[str, Any], run: Run, out: Path) -> dict[str, Any]:
     """Return the data set's name, sizes and classes."""
     data: dict[str, Any] = dict(record["data"])
-    if run.images is not None:
+    if run.probes is not None:
         data["classes"] = json.loads((out / run.folder / EVALUATION).read_text())["classes"]
     path = run.settings.get("data")
     data["name"] = Path(path).name if path is not None else data.get("name", "digits")

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from recursivemix.report.comparison_page import build_page
-from recursivemix.report.records import environment, write_json, write_text
+from recursivemix.training.atomic_write import write_json, write_text
+from recursivemix.training.environment import environment
 
 from .collect import collect, config_values
 from .execute import RECORD, check_unchanged, is_finished, run_locally

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from recursivemix.report.records import write_json
-from recursivemix.training.commands import Start, beside, check_code, run_all
+from recursivemix.training.atomic_write import write_json
 
 from .grid import Job, Run
+from .processes import Start, beside, check_code, run_all
 
 CLI = (sys.executable, "-m", "recursivemix.cli")
 RECORD, EVALUATION = "record.json", "evaluation.json"
@@ -28,7 +28,7 @@ LAST = Path("checkpoints", "last.ckpt")
 def is_finished(run: Run, out: Path) -> bool:
     """Return whether a run has all of its records."""
     folder = out / run.folder
-    return (folder / RECORD).is_file() and (run.images is None or (folder / EVALUATION).is_file())
+    return (folder / RECORD).is_file() and (run.probes is None or (folder / EVALUATION).is_file())
 
 
 def check_unchanged(run: Run, out: Path) -> None:
@@ -45,7 +45,7 @@ def check_unchanged(run: Run, out: Path) -> None:
             raise ValueError(
                 f"{folder} was made with other settings ({changes}): choose another --out, or remove it"
             )
-    if run.images is not None and is_finished(run, out):
+    if run.probes is not None and is_finished(run, out):
         evaluation = json.loads((folder / EVALUATION).read_text())
         # Records of earlier versions have no "subset".
         measured = evaluation.get("subset", evaluation.get("corruption_images"))
@@ -90,9 +90,10 @@ def _finish_run(run: Run, out: Path, threads: int | None, start: Start) -> None:
             words += ["--config", yaml.safe_dump(settings), "--out", str(folder)]
             words += ["--trainer.enable-progress-bar", "false"]
         check_code(start([*CLI, *words], log, threads), run.name, log)
-    if run.images is None:
+    if run.probes is None:
         return
-    words = ["evaluate", "--checkpoint", str(folder / LAST), "--images", str(run.images), "--probes", "all"]
+    words = ["evaluate", "--checkpoint", str(folder / LAST)]
+    words += ["--probes", run.probes, "--images", str(run.images)]
     for name in ("data", "dataset"):
         if name in run.settings and run.settings[name] != "auto":
             words += [f"--{name}", str(run.settings[name])]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from recursivemix.mixing import create_mixer
-from recursivemix.models.create import create_model
-from recursivemix.tasks.classification_fit import open_run_data
+from recursivemix.training.prepare import prepare
+from recursivemix.training.settings import RunSettings
+from recursivemix.training.task import task_of
 
 from .settings import CompareSettings
 
@@ -27,8 +27,10 @@ class Run:
     """The method; None for a run that trains a backbone."""
     backbone: str | None = None
     """Folder, below the comparison's, of the run that trains its backbone."""
-    images: int | None = None
-    """Number of test images for the probes of its checkpoint; None if it is not evaluated."""
+    probes: str | None = None
+    """Probes to evaluate its checkpoint with; None if it is not evaluated."""
+    images: int = 0
+    """Number of test images for the probes."""
 
     @property
     def name(self) -> str:
@@ -75,7 +77,8 @@ def run_of(settings: CompareSettings, label: str, seed: int, backbone: str | Non
         seed=seed,
         label=label,
         backbone=backbone,
-        images=None if settings.is_dense else settings.images,
+        probes=None if settings.is_dense else settings.probes,
+        images=settings.images,
     )
 
 
@@ -91,13 +94,25 @@ def check_grid(settings: CompareSettings) -> None:
         ValueError: names the method and what is wrong.
     """
     settings.check_methods()
-    runs: dict[str, Any] = {label: settings.run(label, settings.first_seed) for label in settings.labels}
-    if settings.is_dense:
-        return
-    data = open_run_data(runs[settings.labels[0]])
-    for label, method in runs.items():
-        network = create_model(method.model, len(data.classes), data.image_size)
+    seed = settings.first_seed
+    if settings.pretrains:
+        _check_runs(
+            {f"backbone {name!r}": settings.pretrain_run(name, seed) for name in settings.named_mixers}, {}
+        )
+    trainer = settings.settings.get("trainer", {})
+    _check_runs(
+        {f"method {label!r}": settings.standalone_run(label, seed) for label in settings.labels}, trainer
+    )
+
+
+def _check_runs(runs: dict[str, RunSettings], trainer: dict[str, Any]) -> None:
+    """Prepare the first run; of the others, which have the same data, create the networks alone."""
+    data = None
+    for name, run in runs.items():
         try:
-            create_mixer(method.mixer, len(data.classes), network, **method.mixer_options)
+            if data is None:
+                data = prepare(run, trainer_options=trainer).data
+            else:
+                task_of(run).create_learner(run, data, None)
         except ValueError as error:
-            raise ValueError(f"method {label!r}: {error}") from error
+            raise ValueError(f"{name}: {error}") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recursivemix.evaluation.probes import compared_metrics
-from recursivemix.report.words import at
-from recursivemix.tasks.transfer_settings import METRIC_NAMES
+from recursivemix.report.words import at, heading
+from recursivemix.tasks import METRIC_NAMES
 
 Metrics = dict[str, dict[str, Any]]
 """``metrics`` of ``comparison.json``: name, unit, whether higher is better, and whether it is drawn."""
@@ -20,15 +20,16 @@ def metrics_of(record: dict[str, Any], pretrained: bool) -> Metrics:
         pretrained: whether its runs start from backbones that were trained before.
     """
     metrics: Metrics = {}
-    if "metrics" in record:
-        for name in record["metrics"]:
-            metrics[name] = _metric(f"{METRIC_NAMES[name]}, last epoch", drawn=name == record["score"])
-    else:
+    if record.get("score", "acc1") == "acc1":
         metrics["acc1_last"] = _metric("Accuracy, last epoch", drawn=True)
         metrics["acc1_best"] = _metric("Accuracy, best epoch")
-        for metric in compared_metrics():
-            about = _metric(metric.title, metric.unit, metric.higher_is_better, metric.drawn)
-            metrics[metric.name] = about | {"bounds": list(metric.bounds)}
+        for probed in compared_metrics():
+            about = _metric(probed.title, probed.unit, probed.higher_is_better, probed.drawn)
+            metrics[probed.name] = about | {"bounds": list(probed.bounds)}
+    else:
+        for name in record["metrics"]:
+            title = f"{heading(METRIC_NAMES[name])}, last epoch"
+            metrics[name] = _metric(title, drawn=name == record["score"])
     if pretrained:
         metrics["pretrain_acc1"] = _metric("Accuracy of the backbone before", drawn=True)
     metrics["images_per_second"] = _metric("Training speed", "images/s")
@@ -42,9 +43,13 @@ def values_of(run: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
         run: in ``comparison.json``, without its ``values``.
         record: the run's own record; a run of an older ``comparison.json`` holds the same keys itself.
     """
-    values: dict[str, Any] = dict(record.get("metrics", {}))
-    values |= {name: record[name] for name in ("acc1_last", "acc1_best") if name in record}
-    values |= {metric.name: metric.read(run["evaluation"]) for metric in compared_metrics()}
+    values: dict[str, Any]
+    if record.get("score", "acc1") == "acc1":
+        last, best = (record.get(f"score_{when}", record.get(f"acc1_{when}")) for when in ("last", "best"))
+        values = {"acc1_last": last, "acc1_best": best}
+        values |= {probed.name: probed.read(run["evaluation"]) for probed in compared_metrics()}
+    else:
+        values = dict(record["metrics"])
     values["pretrain_acc1"] = at(run, "backbone", "acc1_last")
     values["images_per_second"] = run["cost"]["images_per_second"]
     return {name: value for name, value in values.items() if value is not None}

@@ -19,10 +19,9 @@ from uuid import uuid4
 
 import torch
 
-from recursivemix.training.commands import GridStoppedError, RunError, environment_with
-
 from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
+from .processes import GridStoppedError, RunError, environment_with
 
 PR_SET_PDEATHSIG = 1
 """Linux prctl(2): signal to receive when the parent process dies."""

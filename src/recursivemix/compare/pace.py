@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from recursivemix.tasks import classification_fit, transfer_fit
-from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.run import fit
+from recursivemix.training.fit import fit
+from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
 
-from .settings import CompareSettings, budget_seconds, task_settings
+from .settings import CompareSettings, budget_seconds
 
 STEPS = 12
 """Measured steps of each method, after `WARM_UP` steps in which memory is allocated."""
@@ -117,19 +116,15 @@ def epochs_in_budget(settings: CompareSettings, paces: list[Pace]) -> int:
 
 def _measure_method(settings: CompareSettings, label: str) -> Pace:
     seed = settings.first_seed
+    run = settings.standalone_run(label, seed)
+    pace = _measure(run, label, settings.settings.get("trainer", {}))
     if not settings.pretrains:
-        pace = _measure(settings.run(label, seed), label)
         return pace if settings.is_dense else _with_probes(settings, pace)
-    method = settings.method(label)
-    before = task_settings(
-        "classification", settings.pretrain_settings(method["backbone"], seed), "--pretrain"
-    )
-    # Time does not depend on the weights.
-    after = settings.run(label, seed, model=getattr(before, "model", None), backbone="random")
-    pace = _measure(after, label)
-    if method["backbone"] != label:  # another method counts its backbone
+    backbone = settings.method(label)["backbone"]
+    if backbone != label:  # another method counts its backbone
         return pace
-    return Pace(label, pace.epoch, pace.once + _measure(before, label).run(before.epochs))
+    before = settings.pretrain_run(backbone, seed)
+    return Pace(label, pace.epoch, pace.once + _measure(before, label, {}).run(before.epochs))
 
 
 @dataclass(frozen=True)
@@ -146,17 +141,17 @@ def _with_probes(settings: CompareSettings, pace: _Measured) -> Pace:
     return Pace(pace.label, pace.epoch, pace.once + images / pace.batch_size * pace.batch)
 
 
-def _measure(settings: RunSettings, label: str) -> _Measured:
+def _measure(settings: RunSettings, label: str, trainer: dict[str, Any]) -> _Measured:
     clock = Clock()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="recursivemix-") as folder:
-        options = {
+        options = trainer | {
             "max_epochs": 1,
             "limit_train_batches": STEPS + WARM_UP,
             "limit_val_batches": STEPS,
             "enable_progress_bar": False,
         }
-        run: Any = prepare_run(settings, Path(folder, "run"), clock, options)
+        run = prepare(replace(settings, out=Path(folder, "run")), [clock], options)
         fit(run)
     step, batch = _median_gap(clock.training[WARM_UP:]), _median_gap(clock.evaluation)
     elapsed = time.perf_counter() - start
@@ -169,14 +164,6 @@ def _measure(settings: RunSettings, label: str) -> _Measured:
         batch,
         settings.batch_size,
     )
-
-
-def prepare_run(settings: RunSettings, out: Path, clock: Clock, options: dict[str, Any]) -> Any:
-    """Prepare a run of any task in a folder."""
-    settings = replace(settings, out=out)
-    if isinstance(settings, ClassificationSettings):
-        return classification_fit.prepare(settings, [clock], options)
-    return transfer_fit.prepare(settings, [clock], options)[0]  # type: ignore[arg-type]
 
 
 def _median_gap(times: list[float]) -> float:

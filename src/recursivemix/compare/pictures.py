@@ -13,15 +13,14 @@ from torch import Tensor
 from recursivemix.data.augment import augmentation_of, colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
+from recursivemix.data.open import open_images
 from recursivemix.evaluation.activation import activation_maps
 from recursivemix.mixing import create_mixer
 from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
-from recursivemix.report.records import write_json
-from recursivemix.tasks.classification_fit import open_run_data
 from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.whole import written_whole
+from recursivemix.training.atomic_write import atomic_write, write_json
 
 from .execute import LAST, is_finished
 from .grid import Run, labelled_runs
@@ -45,9 +44,9 @@ def make_pictures(settings: CompareSettings, out: Path) -> None:
         for label, run in first.items():
             _copy_as_jpeg(out / run.folder / "predictions.png", pictures / f"predictions-{label}.jpg")
     else:
-        run_settings = settings.run(settings.labels[0], settings.first_seed)
+        run_settings = settings.standalone_run(settings.labels[0], settings.first_seed)
         assert isinstance(run_settings, ClassificationSettings)
-        data = open_run_data(run_settings)
+        data = open_images(run_settings, run_settings.seed)
         checkpoints = {label: out / run.folder / LAST for label, run in first.items()}
         _classification_pictures(data, checkpoints, pictures)
 
@@ -55,7 +54,7 @@ def make_pictures(settings: CompareSettings, out: Path) -> None:
 def _copy_as_jpeg(source: Path, target: Path) -> None:
     """Photographs as PNG would make the page five times as large."""
     if source.is_file():
-        with Image.open(source) as image, written_whole(target) as part:
+        with Image.open(source) as image, atomic_write(target) as part:
             image.convert("RGB").save(part, "JPEG", quality=88)
 
 

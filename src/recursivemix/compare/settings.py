@@ -59,8 +59,9 @@ class CompareSettings:
             such as --pretrain.model resnet18, then train --task on each of them.
         budget: Time for all runs, such as 2h or 45m; sets the number of epochs.
         baseline: Label of the method that the others are compared with (default: none, else the first).
-        images: Number of test images for corruptions, occlusion, scale and localization; classification
-            only.
+        probes: Comma-separated probes to evaluate each checkpoint with, as in recursivemix evaluate;
+            classification only.
+        images: Number of test images for the probes that modify images; classification only.
         executor: local, or ray for a cluster of machines.
         jobs: Number of runs at the same time on this machine; they share its cores.
         address: Address of a running Ray cluster (default: start one on this machine).
@@ -81,6 +82,7 @@ class CompareSettings:
     pretrain: dict[str, Any] | None = None
     budget: str | None = None
     baseline: str | None = None
+    probes: str = "all"
     images: int = 2000
     executor: Executor = "local"
     jobs: int = 1
@@ -205,7 +207,7 @@ class CompareSettings:
                     f"unknown mixer {method['mixer']!r}: choose from {', '.join(MIXERS)}, or give "
                     f"the label a mixer with --methods.{label} '{{mixer: NAME}}'"
                 )
-            self.run(label, self.first_seed)
+            self.standalone_run(label, self.first_seed)
         if self.pretrains:
             for name in ("seed", "out", "mixer"):
                 if name in (self.pretrain or {}):
@@ -213,13 +215,22 @@ class CompareSettings:
             for mixer in self.named_mixers:
                 if mixer not in MIXERS:
                     raise ValueError(f"--mixers: unknown mixer {mixer!r}: choose from {', '.join(MIXERS)}")
-                task_settings(
-                    "classification", self.pretrain_settings(mixer, self.first_seed), "--pretrain"
-                )
+                self.pretrain_run(mixer, self.first_seed)
 
-    def run(self, label: str, seed: int, **others: Any) -> RunSettings:
-        """Return the validated settings of one run; raises ValueError for values that its task refuses."""
+    def pretrain_run(self, mixer: str, seed: int) -> RunSettings:
+        """Return the validated settings of the run that trains a backbone."""
+        return task_settings("classification", self.pretrain_settings(mixer, seed), "--pretrain")
+
+    def standalone_run(self, label: str, seed: int, **others: Any) -> RunSettings:
+        """Return the validated settings of one run, with a random backbone instead of a pretrained one.
+
+        Raises:
+            ValueError: a value that the task refuses.
+        """
         settings = self.run_settings(label, seed) | others
+        if self.pretrains:
+            before: Any = self.pretrain_run(self.method(label)["backbone"], seed)
+            settings |= {"backbone": "random", "model": before.model}
         return task_settings(self.task, settings, "--settings or --methods")
 
 
@@ -252,18 +263,19 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     try:
         parsed = _parser(task).parse_object(plain)
-        made: RunSettings = TASKS[task](**{name: parsed[name] for name in known})
     except ArgumentError as error:
         raise ValueError(f"{options}: {' '.join(str(error).split())}") from error
-    return made
+    return TASKS[task](**{name: parsed[name] for name in known})
 
 
 @cache
 def _parser(task: Task) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
+    from recursivemix.training.options import add_settings
+
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TASKS[task], as_group=False)
+    add_settings(parser, TASKS[task])
     return parser
 
 

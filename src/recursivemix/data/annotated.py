@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 IGNORE = 255
 """Value of unlabelled pixels in a label map; losses and metrics leave them out."""
+LARGEST_SIDE = 10**6
+"""Pixels; no image that is annotated as larger can be read."""
 
 
 class AnnotationError(ValueError):
     """An unusable annotation; the message is one line with file, id and reason."""
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether a value read from a file is a number that float32 can hold."""
+    return isinstance(value, int | float) and abs(value) <= torch.finfo(torch.float32).max
+
+
+def shortened(value: Any) -> str:
+    """Return a value read from a file for a message: in one line, whatever its length, depth and type."""
+    brief = reprlib.Repr()
+    brief.maxstring = 100
+    return brief.repr(value)
 
 
 class Objects(NamedTuple):
@@ -69,6 +85,44 @@ class SegmentationImages(Protocol):
 
 
 @dataclass(frozen=True)
+class SelectedImages:
+    """Some images of a data set, as a data set of the same kind.
+
+    Args:
+        images: `DetectionImages` or `SegmentationImages`.
+        indices: of the selected ones.
+    """
+
+    images: Any
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        pair: tuple[Tensor, Any] = self.images[self.indices[index]]
+        return pair
+
+    def objects(self, index: int) -> Objects:
+        """Return the objects of an image without reading the image."""
+        objects: Objects = self.images.objects(self.indices[index])
+        return objects
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (H, W) of an image without reading it."""
+        size: tuple[int, int] = self.images.size(self.indices[index])
+        return size
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return str(self.images.name(self.indices[index]))
+
+    def image_id(self, index: int) -> int:
+        """Return the id of an image in COCO's files."""
+        return int(self.images.image_id(self.indices[index]))
+
+
+@dataclass(frozen=True)
 class DetectionData:
     """A detection data set, ready for loaders."""
 
@@ -82,6 +136,8 @@ class DetectionData:
     flip: bool = True
     """Whether a mirrored object keeps its class."""
     has_masks: bool = False
+    skipped: tuple[str, ...] = ()
+    """Images left out with ``--skip-bad``, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +149,16 @@ class SegmentationData:
     classes: tuple[str, ...]
     split: str
     flip: bool = True
+    skipped: tuple[str, ...] = ()
+    """Images left out with ``--skip-bad``, with the reason."""
 
 
 @dataclass(frozen=True)
 class DetectionFormat:
     """A format of images with objects; `recursivemix.data.names.DETECTION_FORMATS` lists them."""
 
-    open: Callable[[Path, bool], DetectionData]
-    """Open a folder; the second argument asks for masks."""
+    open: Callable[[Path, bool, bool], DetectionData]
+    """Open a folder; the other arguments ask for masks, and to leave out images with broken annotations."""
     detect: Callable[[Path], bool] | None = None
     """Tell whether a folder is in this format; None if the format needs no folder."""
     layout: str = ""
@@ -111,8 +169,8 @@ class DetectionFormat:
 class SegmentationFormat:
     """A format of images with label maps; `recursivemix.data.names.SEGMENTATION_FORMATS` lists them."""
 
-    open: Callable[[Path], SegmentationData]
-    """Open a folder."""
+    open: Callable[[Path, bool], SegmentationData]
+    """Open a folder; the second argument asks to leave out images with broken annotations."""
     detect: Callable[[Path], bool] | None = None
     """Tell whether a folder is in this format; None if the format needs no folder."""
     layout: str = ""

@@ -6,7 +6,7 @@ A batch is a pure function of (seed, epoch, step, rank), as for plain images: se
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -45,20 +45,22 @@ class JointTransform(Protocol):
 
 @dataclass(frozen=True)
 class DetectionTransform:
-    """Mirror half of the images, with boxes and masks; the detector resizes.
+    """Mirror half of the images, with boxes and masks, and vary their colors; the detector resizes.
 
     Args:
-        flip: mirror at all.
+        flip: mirror half of the images.
+        color_jitter: largest relative change of brightness, contrast and saturation.
     """
 
     flip: bool
+    color_jitter: float = 0.0
 
     def __call__(
         self, image: Tensor, target: Objects, generator: torch.Generator
     ) -> tuple[Tensor, Objects]:
-        if not self.flip or torch.rand((), generator=generator) < 0.5:
-            return image, target
-        return image.flip(-1), mirrored(target, image.shape[-1])
+        if self.flip and torch.rand((), generator=generator) >= 0.5:
+            image, target = image.flip(-1), mirrored(target, image.shape[-1])
+        return with_color_jitter(image, self.color_jitter, generator), target
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,18 @@ class SegmentationTransform:
         image = image[:, y : y + self.size, x : x + self.size]
         if self.flip and torch.rand((), generator=generator) < 0.5:
             image, crop = image.flip(-1), crop.flip(-1)
-        if self.color_jitter:
-            jitter = ColorJitter(*(self.color_jitter,) * 3)
-            with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-                image = jitter(image)
+        image = with_color_jitter(image, self.color_jitter, generator)
         return image.contiguous(), crop.contiguous()
+
+
+def with_color_jitter(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Vary brightness, contrast and saturation of (3, H, W) uint8 by random factors up to ``strength``."""
+    if not strength:
+        return image
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        jittered: Tensor = ColorJitter(*(strength,) * 3)(image)
+    return jittered
 
 
 def mirrored(objects: Objects, width: int) -> Objects:
@@ -219,11 +227,6 @@ class AnnotatedTraining(Generic[Target]):
         )
         for samples in self._reader.loader:
             yield collated(samples, self._device)
-
-    def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
-        """Return the names of the images of a batch, of this process or of another."""
-        order = self.order if rank is None else replace(self.order, rank=rank)
-        return [self.images.name(index) for index in order.batch(epoch, step).tolist()]
 
 
 class AnnotatedEvaluation(Generic[Target]):

@@ -7,7 +7,6 @@ start an epoch at any step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -219,11 +218,6 @@ class TrainingBatches:
         for step, images in enumerate(batches, start=first):
             normalised = normalise(images, self._colours, self._lighting(epoch, step, len(images)))
             yield Batch(normalised, self._targets.take(order[step]), order[step])
-
-    def names(self, epoch: int, step: int, rank: int | None = None) -> list[str]:
-        """Return the names of the images of a batch, of this process or of another."""
-        order = self.order if rank is None else replace(self.order, rank=rank)
-        return [self.images.name(index) for index in order.batch(epoch, step).tolist()]
 
     def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
         assert self._held is not None

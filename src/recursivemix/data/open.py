@@ -20,7 +20,7 @@ def open_data(
     data: Path | None = None, dataset: Source = "auto", *, seed: int = 0, **options: Any
 ) -> ImageData:
     """Open a data set; the keyword arguments are the fields of `ImageSettings`, see `open_images`."""
-    return open_images(ImageSettings(data, dataset, **options), seed)
+    return open_images(ImageSettings(data=data, dataset=dataset, **options), seed)
 
 
 def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:

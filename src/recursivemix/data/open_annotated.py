@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .annotated import DetectionData, DetectionFormat, SegmentationData, SegmentationFormat
+from .annotated import (
+    AnnotationError,
+    DetectionData,
+    DetectionFormat,
+    SegmentationData,
+    SegmentationFormat,
+    SelectedImages,
+)
+from .decode import FIX_FILE, UnreadableImageError
 from .names import DETECTION_FORMATS, SEGMENTATION_FORMATS, DetectionSource, SegmentationSource, load_format
+
+AnnotatedData = TypeVar("AnnotatedData", DetectionData, SegmentationData)
 
 
 def open_detection(
-    data: Path | None, dataset: DetectionSource = "auto", *, masks: bool = False
+    data: Path | None, dataset: DetectionSource = "auto", *, masks: bool = False, skip_bad: bool = False
 ) -> DetectionData:
     """Open images with boxes.
 
@@ -19,20 +31,25 @@ def open_detection(
         data: the folder; None for the synthetic scenes.
         dataset: its format; "auto" detects it.
         masks: read a mask for each object.
+        skip_bad: leave out images that cannot be read or have a broken annotation; reads them all.
 
     Raises:
         ValueError: no format recognizes the folder, it has no masks, or an annotation is broken.
     """
     detection_format: DetectionFormat = _choose_format(data, dataset, DETECTION_FORMATS, "boxes")
-    return detection_format.open(data or Path(), masks)
+    opened = detection_format.open(data or Path(), masks, skip_bad)
+    return _readable(opened) if skip_bad else opened
 
 
-def open_segmentation(data: Path | None, dataset: SegmentationSource = "auto") -> SegmentationData:
+def open_segmentation(
+    data: Path | None, dataset: SegmentationSource = "auto", *, skip_bad: bool = False
+) -> SegmentationData:
     """Open images with label maps.
 
     Args:
         data: the folder; None for the synthetic scenes.
         dataset: its format; "auto" detects it.
+        skip_bad: leave out images that cannot be read or have a broken label map; reads them all.
 
     Raises:
         ValueError: no format recognizes the folder, or an annotation is broken.
@@ -40,7 +57,32 @@ def open_segmentation(data: Path | None, dataset: SegmentationSource = "auto") -
     segmentation_format: SegmentationFormat = _choose_format(
         data, dataset, SEGMENTATION_FORMATS, "label maps"
     )
-    return segmentation_format.open(data or Path())
+    opened = segmentation_format.open(data or Path(), skip_bad)
+    return _readable(opened) if skip_bad else opened
+
+
+def _readable(data: AnnotatedData) -> AnnotatedData:
+    """Read every image and its annotation, and leave out those that fail."""
+    skipped = list(data.skipped)
+
+    def readable(images: Any) -> SelectedImages:
+        def reason(index: int) -> str | None:
+            try:
+                images[index]
+            except (AnnotationError, UnreadableImageError) as error:
+                return str(error).removesuffix(f"; {FIX_FILE}")
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            reasons = list(pool.map(reason, range(len(images))))
+        skipped.extend(reason for reason in reasons if reason is not None)
+        indices = [index for index, reason in enumerate(reasons) if reason is None]
+        if not indices:
+            raise ValueError(f"--skip-bad leaves no image of a split: {skipped[-1]}")
+        return SelectedImages(images, indices)
+
+    train, evaluation = readable(data.train), readable(data.evaluation)
+    return replace(data, train=train, evaluation=evaluation, skipped=tuple(skipped))
 
 
 def _choose_format(data: Path | None, dataset: str, registry: Mapping[str, str], what: str) -> Any:

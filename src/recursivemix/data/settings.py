@@ -1,6 +1,7 @@
-"""Where the images of a run come from. Standard library only."""
+"""Where the images of a run come from. Standard library only.
 
-from __future__ import annotations
+Annotations are evaluated here: jsonargparse would look up their names in the modules of other classes.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,23 @@ from .names import Source
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """Choice of a data set of labelled images, and of its splits.
+class SourceSettings:
+    """Data set.
+
+    Args:
+        data: Folder of images (default: small sample images that come with the installation).
+        download: Allow downloads of data sets and of pretrained weights.
+        skip_bad: Read every image and its annotation before training; leave out and list the broken ones.
+    """
+
+    data: Path | None = None
+    download: bool = False
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class ImageSettings(SourceSettings):
+    """Data set of labelled images, and its splits.
 
     Args:
         data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
@@ -28,7 +44,6 @@ class ImageSettings:
         shard_cache: Folder for copies of shards that are not local tar files, and for the indexes of all
             shards (default: ~/.cache/recursivemix/shards).
         shard_cache_gb: Largest total size of these copies in GiB.
-        download: Allow downloads of CIFAR or of a Hugging Face data set.
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
@@ -36,10 +51,8 @@ class ImageSettings:
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
         train_images: Number of training images; a stratified random subset (default: all).
-        skip_bad: Read every image before training, and leave out and list those that cannot be read.
     """
 
-    data: Path | None = None
     dataset: Source = "auto"
     table: Path | None = None
     image_column: str | None = None
@@ -48,13 +61,11 @@ class ImageSettings:
     multi_label: bool = False
     shard_cache: Path | None = None
     shard_cache_gb: float = 20.0
-    download: bool = False
     val_split: float | None = None
     folds: int | None = None
     fold: int = 0
     image_size: int | None = None
     train_images: int | None = None
-    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         self.check()

@@ -1,19 +1,14 @@
-"""Run the probes on a checkpoint."""
+"""Run the probes on a checkpoint. Torch and the probes are imported when they run."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recursivemix.data.names import Source
-from recursivemix.training.run import check_device
 from recursivemix.training.settings import Device, Precision
-
-from .checkpoint import open_measured
-from .probe import Record
-from .probes import PROBES, select_probes
-from .subject import Predictor, Subject
 
 
 def evaluate_checkpoint(
@@ -27,6 +22,7 @@ def evaluate_checkpoint(
     precision: Precision = "auto",
     seed: int = 0,
     probes: str = "accuracy,calibration",
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint on the split that its training was evaluated on.
 
@@ -40,8 +36,9 @@ def evaluate_checkpoint(
         images: Size of the subset, spread over the split, that is corrupted, covered, shrunk and combined.
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
-        probes: Comma-separated names of probes, or all; accuracy always runs. The default costs one forward
-            pass over the split.
+        probes: Comma-separated names of probes, see recursivemix list, or all; accuracy always runs. The
+            default costs one forward pass over the split.
+        out: File to write the record to, as JSON.
 
     Returns:
         Plain values; accuracies, shares and calibration error in percent. None where a probe does not
@@ -53,6 +50,14 @@ def evaluate_checkpoint(
     for name, value in (("batch-size", batch_size), ("images", images)):
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
+    from recursivemix.training.atomic_write import write_json
+    from recursivemix.training.devices import check_device
+    from recursivemix.training.environment import environment
+
+    from .checkpoint import open_measured
+    from .probes import select_probes
+    from .subject import Predictor, Subject
+
     check_device(device)
     selected = select_probes(probes)
     start = time.perf_counter()
@@ -76,11 +81,19 @@ def evaluate_checkpoint(
         ended = time.perf_counter()
         seconds[probe.name] = round(ended - begun, 2)  # the first one's includes the predictions
         begun = ended
-    return result | {"probe_seconds": seconds, "seconds": round(time.perf_counter() - start, 2)}
+    result |= {"probe_seconds": seconds, "seconds": round(time.perf_counter() - start, 2)}
+    if out is not None:
+        try:
+            write_json(out, environment(gpu=device != "cpu") | result)
+        except OSError as error:
+            raise ValueError(f"cannot write {out} (--out): {error}") from error
+    return result
 
 
-def evaluation_rows(record: Record) -> list[tuple[str, str]]:
+def evaluation_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the name and value of every summary number in an evaluation, for a printed table."""
+    from .probes import PROBES
+
     rows = []
     for metric in (metric for probe in PROBES for metric in probe.metrics):
         value = metric.read(record)

@@ -14,7 +14,7 @@ from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, StackedImages
 from recursivemix.data.order import evaluation_batches
 from recursivemix.models.feature_map import as_logits
-from recursivemix.training.run import LightningPrecision, lightning_precision
+from recursivemix.training.devices import LightningPrecision, lightning_precision
 from recursivemix.training.settings import Device, Precision
 
 AUTOCAST: dict[LightningPrecision, torch.dtype | None] = {

@@ -1,4 +1,4 @@
-"""Where trained networks look: activation maps of several checkpoints side by side on the same images."""
+"""Draw where trained networks look: activation maps of several checkpoints on the same images."""
 
 from __future__ import annotations
 
@@ -6,69 +6,94 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
+from recursivemix.data.augment import evaluation_transform
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
-from recursivemix.evaluation.activation import Method, activation_maps, deciding_map
+from recursivemix.evaluation.activation import METHODS, Method, activation_maps, deciding_map
+from recursivemix.evaluation.predict import network_inputs
 from recursivemix.models.feature_map import as_logits, evaluating
-from recursivemix.models.trained import load_task
+from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
-from recursivemix.report.records import write_text
-from recursivemix.training.run import check_device
+from recursivemix.training.atomic_write import write_text
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
 
 MOST_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A trained backbone, in eval mode, and how it wants its images."""
+class NamedModel:
+    """A trained classifier and its name in the picture."""
 
     name: str
-    network: nn.Module
-    classes: tuple[str, ...]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    dataset: str
-    """What it was trained on, as `recursivemix fit` calls it."""
+    trained: TrainedModel
 
     def inputs(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) of (3, H, W) uint8 pictures: as bytes, and as the network takes them."""
-        prepare = evaluation_transform(self.image_size)
-        prepared = torch.stack([prepare(picture) for picture in pictures])
-        device = next(self.network.parameters()).device
-        colours = colour_scale(self.mean, self.std, device)
-        return prepared, normalise(prepared.to(device), colours)
+        """Return (N, 3, S, S) of (3, H, W) uint8 pictures: resized uint8, and normalized."""
+        transform = evaluation_transform(self.trained.preprocessing.size)
+        resized = torch.stack([transform(picture) for picture in pictures])
+        return resized, network_inputs(self.trained, resized)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
-        """(N, K) on the CPU."""
-        with evaluating(self.network):
-            return as_logits(self.network(inputs)).float().softmax(1).cpu()
+        """Return (N, K) on the CPU."""
+        with evaluating(self.trained.network):
+            return as_logits(self.trained.network(inputs)).float().softmax(1).cpu()
+
+    def map_cells(
+        self,
+        shown: Tensor,
+        inputs: Tensor,
+        scores: Tensor,
+        classes: Tensor,
+        method: Method,
+        layer: str | None,
+    ) -> list[Cell]:
+        """Return the maps of one class per image, drawn over the images.
+
+        Args:
+            shown: (N, 3, S, S) uint8.
+            inputs: (N, 3, S, S), normalized.
+            scores: (N, K) probabilities.
+            classes: (N,) class indices.
+            method: see `activation_maps`.
+            layer: see `activation_maps`.
+        """
+        maps = activation_maps(
+            self.trained.network, inputs, classes.to(inputs.device), method=method, layer=layer
+        )
+        return [
+            map_cell(picture, heat, self.trained.classes, row, label)
+            for picture, heat, row, label in zip(shown, maps, scores, classes.tolist(), strict=True)
+        ]
 
 
-def read_looked(checkpoint: Path, name: str, device: Device = "cpu") -> Looked:
-    """The backbone of a checkpoint of ``recursivemix fit``.
+def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
+    """Load classifiers of the same classes.
 
     Raises:
-        ValueError: no such checkpoint.
+        ValueError: no checkpoint, a file that is none, or networks of different classes.
     """
-    trained = load_task(checkpoint, "classification")
-    trained.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    return Looked(
-        name=name,
-        network=trained.network,
-        classes=trained.classes,
-        image_size=trained.preprocessing.size,
-        mean=trained.preprocessing.mean,
-        std=trained.preprocessing.std,
-        dataset=str(trained.settings["data"]["dataset"]),
-    )
+    check_device(device)
+    if not checkpoints:
+        raise ValueError("--checkpoint must name at least one file")
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    models = [
+        NamedModel(name, load_task(path, "classification").to(place))
+        for name, path in zip(distinct_names(checkpoints), checkpoints, strict=True)
+    ]
+    first = models[0]
+    for other in models[1:]:
+        if other.trained.classes != first.trained.classes:
+            raise ValueError(
+                f"--checkpoint must name networks of the same classes: {first.name} has "
+                f"{len(first.trained.classes)}, {other.name} has {len(other.trained.classes)} or others"
+            )
+    return models
 
 
 def explain(
@@ -83,137 +108,137 @@ def explain(
     device: Device = "auto",
     out: Path = Path("explained.png"),
 ) -> tuple[Path, list[str]]:
-    """Draw where networks look: a row an image, a column a checkpoint and class.
+    """Draw where networks look: one row per image, one column per checkpoint and class.
 
     Args:
-        checkpoint: File written by recursivemix fit; give the option several times to compare, for networks
-            of the same classes.
-        images: Folder of images, searched with its folders; one whose folder is called as a class is known
-            to be of it. Default: held-out digits, for networks trained on the digits.
-        method: cam (Zhou et al., for networks that classify the mean of their last map), or one of
+        checkpoint: File written by recursivemix fit; repeat the option to compare networks of the same
+            classes.
+        images: Folder of images, searched recursively; a folder named as a class labels its images
+            (default: held-out digits, for networks trained on the digits).
+        method: cam (Zhou et al., for networks that classify the mean of their last map), or a method of
             pytorch-grad-cam: gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, scorecam.
-        classes: Name of a class to explain; give the option several times for more. Default: for each image
-            its own, where that is known, then those that the networks together think likeliest.
-        top: How many these are.
-        count: Images at most, spread over the folder.
-        layer: Submodule that returns the feature map. Default: found, and said.
-        theme: light or dark, of a PNG; a page follows the reader's.
-        device: cpu, gpu, or auto for what is there.
+        classes: Name of a class to explain; repeat the option for more (default: the image's own class, if
+            it is known, then the most probable ones).
+        top: Number of such default classes.
+        count: Largest number of images, spread over the folder.
+        layer: Submodule that returns the feature map (default: found and printed).
+        theme: light or dark, for PNG; a page follows the reader's setting.
+        device: cpu, gpu, or auto.
         out: File to write: .png or .html.
 
     Returns:
-        The file, and for each checkpoint a line that says which feature map was taken.
+        The file, and one line per checkpoint that names its feature map.
 
     Raises:
-        ValueError: checkpoints, images, classes or a file that can't be used.
+        ValueError: checkpoints, images, classes or a file that cannot be used.
     """
     check_out(out, (".png", ".html"))
-    check_device(device)
-    if not checkpoint:
-        raise ValueError("--checkpoint: name one or more")
+    if method not in METHODS:
+        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method}")
     if not 1 <= count <= MOST_IMAGES:
         raise ValueError(f"--count must be in 1..{MOST_IMAGES}, got {count}")
-    looked = [
-        read_looked(path, name, device)
-        for path, name in zip(checkpoint, distinct_names(checkpoint), strict=True)
-    ]
-    known = looked[0].classes
-    for other in looked[1:]:
-        if other.classes != known:
-            raise ValueError(
-                f"{other.name} knows {len(other.classes)} classes, {looked[0].name} others ({len(known)}): "
-                f"only networks of the same classes can stand side by side"
-            )
+    models = load_named(checkpoint, device)
+    known = models[0].trained.classes
     if not 1 <= top <= len(known):
         raise ValueError(f"--top must be in 1..{len(known)}, the number of classes, got {top}")
     unknown = [name for name in classes or () if name not in known]
     if unknown:
-        raise ValueError(
-            f"--classes: no class is called {', '.join(unknown)}; there are {', '.join(known)}"
-        )
-    pictures, truths = pictures_of(images, looked[0], count)
-    inputs = [one.inputs(pictures) for one in looked]
-    probabilities = [one.probabilities(x) for one, (_, x) in zip(looked, inputs, strict=True)]
-    if classes:
-        chosen = torch.tensor([known.index(name) for name in classes]).expand(len(pictures), -1)
-    else:
-        together = torch.stack(probabilities).mean(0)
-        for i, truth in enumerate(truths):
-            if truth is not None:
-                together[i, known.index(truth)] = 2  # comes first
-        chosen = together.topk(top).indices  # (N, shown)
-    columns = [[image_cell(p, t) for p, t in zip(inputs[0][0], truths, strict=True)]]
-    heads = ["image"]
-    for one, (shown, x), scores in zip(looked, inputs, probabilities, strict=True):
-        for place in range(chosen.shape[1]):
-            maps = activation_maps(
-                one.network, x, chosen[:, place].to(x.device), method=method, layer=layer
-            )
-            columns.append(
-                [
-                    map_cell(shown[i], maps[i], known, scores[i], int(chosen[i, place]))
-                    for i in range(len(pictures))
-                ]
-            )
-            heads.append(one.name if place == 0 else "")
-    rows = tuple(zip(*columns, strict=True))
-    cells = Cells(f"What speaks for a class, by {method}", tuple(heads), rows, ("",) * len(rows))
-    said = []
-    for one in looked:
-        found = deciding_map(one.network, (one.image_size, one.image_size), layer)
-        said.append(f"{one.name}: {found.name} ({found.layout}, {found.channels} channels)")
+        raise ValueError(f"--classes must be some of {', '.join(known)}, got {', '.join(unknown)}")
+    pictures, truths = pictures_of(images, models[0], count)
+    cells = explained_cells(models, pictures, truths, classes, top, method, layer)
+    lines = []
+    for model in models:
+        size = model.trained.preprocessing.size
+        feature_map = deciding_map(model.trained.network, (size, size), layer)
+        shape = f"{feature_map.layout}, {feature_map.channels} channels"
+        lines.append(f"{model.name}: {feature_map.name} ({shape})")
     if out.suffix.lower() == ".png":
         write_cells(cells, out, theme)
     else:
-        write_text(out, render(explained_page(cells, said)))
-    return out, said
+        write_text(out, render(explained_page(cells, lines)))
+    return out, lines
 
 
-def explained_page(cells: Cells, said: list[str]) -> Page:
-    """The page of the maps."""
+def explained_cells(
+    models: list[NamedModel],
+    pictures: list[Tensor],
+    truths: list[str | None],
+    classes: list[str] | None,
+    top: int,
+    method: Method,
+    layer: str | None,
+) -> Cells:
+    """Return the grid of maps; see `explain`."""
+    known = models[0].trained.classes
+    inputs = [model.inputs(pictures) for model in models]
+    scores = [model.probabilities(x) for model, (_, x) in zip(models, inputs, strict=True)]
+    if classes:
+        chosen = torch.tensor([known.index(name) for name in classes]).expand(len(pictures), -1)
+    else:
+        mean = torch.stack(scores).mean(0)
+        for i, truth in enumerate(truths):
+            if truth is not None:
+                mean[i, known.index(truth)] = 2  # above any probability
+        chosen = mean.topk(top).indices  # (N, columns per model)
+    columns = [[image_cell(p, t) for p, t in zip(inputs[0][0], truths, strict=True)]]
+    heads = ["image"]
+    for model, (shown, x), score in zip(models, inputs, scores, strict=True):
+        for place, labels in enumerate(chosen.unbind(1)):
+            columns.append(model.map_cells(shown, x, score, labels, method, layer))
+            heads.append(model.name if place == 0 else "")
+    rows = tuple(zip(*columns, strict=True))
+    return Cells(f"Evidence for a class, by {method}", tuple(heads), rows, ("",) * len(rows))
+
+
+def explained_page(cells: Cells, lines: list[str]) -> Page:
+    """Return the page of the maps."""
     text = [
-        "Bright yellow speaks most for the class under the picture, dark blue not at all; every map is "
-        "scaled by itself. The percentage is what the network gives the class.",
-        f"Feature maps: {'; '.join(said)}.",
+        "Bright yellow is the strongest evidence for the class under the picture, dark blue none; each map "
+        "is scaled to its own range. The percentage is the predicted probability of the class.",
+        f"Feature maps: {'; '.join(lines)}.",
     ]
     return Page(
         title="Where the networks look",
         answer=cells.title,
-        facts="One row an image, one column a checkpoint and class.",
+        facts="One row per image, one column per checkpoint and class.",
         labels=(),
         sections=[Section("Maps", text, grids=[as_grid(cells)])],
     )
 
 
-def pictures_of(images: Path | None, looked: Looked, count: int) -> tuple[list[Tensor], list[str | None]]:
-    """(3, H, W) uint8 pictures spread over a folder, and of each its class, where its folder tells."""
+def pictures_of(
+    images: Path | None, model: NamedModel, count: int
+) -> tuple[list[Tensor], list[str | None]]:
+    """Return (3, H, W) uint8 pictures spread over a folder, and the class that the folder names, if any.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    known = model.trained.classes
     if images is None:
-        if looked.dataset != "digits":
-            raise ValueError(
-                f"{looked.name} was not trained on the digits: name a folder with --images DIR"
-            )
+        if model.trained.settings["data"]["dataset"] != "digits":
+            raise ValueError(f"{model.name} was not trained on the digits: name a folder with --images DIR")
         held_out = digits().evaluation
-        places = [i * len(held_out) // count for i in range(min(count, len(held_out)))]
-        pairs = [held_out[place] for place in places]
-        return [picture for picture, _ in pairs], [looked.classes[label] for _, label in pairs]
+        chosen = [i * len(held_out) // count for i in range(min(count, len(held_out)))]
+        return [held_out[i] for i in chosen], [known[int(held_out.labels[i])] for i in chosen]
     if not images.is_dir():
         raise ValueError(f"--images: there is no folder {images}")
     files = sorted(file for file in images.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
     if not files:
-        raise ValueError(f"--images: {images} holds no images ({', '.join(IMG_EXTENSIONS)})")
+        raise ValueError(f"--images: {images} has no images ({', '.join(IMG_EXTENSIONS)})")
     few = min(count, len(files))
     pictures, truths = [], []
     for file in (files[i * len(files) // few] for i in range(few)):
         with open_image_file(file) as source:
             pictures.append(as_rgb(source))
-        truths.append(file.parent.name if file.parent.name in looked.classes else None)
+        truths.append(file.parent.name if file.parent.name in known else None)
     return pictures, truths
 
 
 def distinct_names(checkpoints: list[Path]) -> list[str]:
-    """What to call checkpoints: the shortest ends of their paths that tell them apart.
+    """Name checkpoints by their runs, or by runs and files if these are not distinct.
 
-    ``a/checkpoints/last.ckpt`` and ``b/checkpoints/last.ckpt`` are a and b.
+    ``a/checkpoints/last.ckpt`` and ``b/checkpoints/last.ckpt`` become a and b.
     """
     paths = [path.absolute().with_suffix("") for path in checkpoints]
     runs = [path.parent.parent.name if path.parent.name == "checkpoints" else path.name for path in paths]
@@ -226,15 +251,13 @@ def distinct_names(checkpoints: list[Path]) -> list[str]:
 
 
 def image_cell(picture: Tensor, truth: str | None) -> Cell:
-    """The image as the first network gets it."""
+    """Return the cell of an image without a map."""
     return Cell(enlarged(picture)[0], (short(truth, 28) if truth else "", ""))
 
 
 def map_cell(picture: Tensor, heat: Tensor, names: tuple[str, ...], scores: Tensor, label: int) -> Cell:
-    """A map over its image; what the network says of the class, and which one it says first."""
+    """Return the cell of a map, with the probability of its class and the most probable class."""
     best = int(scores.argmax())
-    said = (
-        "its first choice" if best == label else f"first: {short(names[best])} {100 * scores[best]:.0f} %"
-    )
-    lines = (f"{short(names[label], 20)} {100 * scores[label]:.1f} %", said)
+    first = "most probable" if best == label else f"first: {short(names[best])} {100 * scores[best]:.0f} %"
+    lines = (f"{short(names[label], 20)} {100 * scores[label]:.1f} %", first)
     return Cell(draw_heat(enlarged(picture)[0], heat), lines)

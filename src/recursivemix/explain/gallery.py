@@ -1,4 +1,4 @@
-"""A picture of mixed batches: what the network gets, with box, ``lam`` and labels."""
+"""Draw the first mixed batches of a training run, with box, ``lam`` and labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from lightning import Callback, LightningModule, Trainer
 from recursivemix.data.images import denormalise
 from recursivemix.mixing import MixedBatch
 from recursivemix.report.cells import (
-    NOTHING,
     Cell,
     Cells,
     as_bytes,
@@ -20,7 +19,8 @@ from recursivemix.report.cells import (
     write_cells,
 )
 
-from .preview import percent, place_line, two_lines
+from .captions import lam_line, percent, two_lines
+from .mixed_cells import in_rows, pasted_box
 
 
 def gallery(
@@ -30,75 +30,56 @@ def gallery(
     std: tuple[float, ...],
     samples: int = 6,
 ) -> Cells:
-    """One column a step, one row a sample of the batch.
+    """Return one column per batch, one row per sample.
 
     Args:
-        batches: consecutive steps; images (B, 3, H, W), normalised with ``mean`` and ``std``.
+        batches: consecutive steps; images (B, 3, H, W), normalized with ``mean`` and ``std``.
         classes: names of the K classes.
-        samples: rows at most.
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+        samples: largest number of rows.
     """
-    rows = min(samples, max(len(batch.images) for batch in batches))
     columns = []
     for batch in batches:
-        shown = min(rows, len(batch.images))
-        pictures = as_bytes(denormalise(batch.images[:shown], mean, std))
         cells = []
-        for i, picture in enumerate(pictures):
+        for i, picture in enumerate(as_bytes(denormalise(batch.images[:samples], mean, std))):
             large, times = enlarged(picture)
             box = pasted_box(batch, i)
-            label = two_lines(
-                [(short(name), percent(w)) for name, w in heaviest(batch.targets[i], classes)]
-            )
-            lines = (place_line(float(batch.lam[i]), box), *label)
+            label = [(short(name), percent(w)) for name, w in heaviest(batch.targets[i], classes)]
+            lines = (lam_line(float(batch.lam[i]), box), *two_lines(label))
             cells.append(Cell(large, lines, box=scaled(box, times)))
-        columns.append([*cells, *[NOTHING] * (rows - shown)])
-    heads = tuple(f"iteration {step}" for step in range(1, len(batches) + 1))
-    return Cells("The first mixed batches", heads, tuple(zip(*columns, strict=True)), ("",) * rows)
-
-
-def pasted_box(batch: MixedBatch, index: int) -> tuple[int, int, int, int] | None:
-    """The box of one sample, or None where nothing was pasted."""
-    boxes = batch.draw.boxes
-    if boxes is None or float(batch.lam[index]) == 1:
-        return None
-    x1, y1, x2, y2 = boxes[index if len(boxes) > 1 else 0].tolist()
-    return x1, y1, x2, y2
+        columns.append(cells)
+    return in_rows("The first mixed batches", columns)
 
 
 class MixedBatchGallery(Callback):
-    """Draws the first mixed batches of a run, once `prepare` has said where and of what.
+    """Draws the first mixed batches of a new run into ``mixed_batches.png`` in its folder.
 
     Args:
-        steps: how many batches.
+        steps: number of batches.
     """
 
     def __init__(self, steps: int = 4) -> None:
         self.steps = steps
         self._batches: list[MixedBatch] = []
-        self._path: Path | None = None
-
-    def prepare(
-        self, path: Path, classes: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
-        """Set the picture's path, and what `draw_gallery` needs."""
-        self._path, self._classes, self._mean, self._std = path, classes, mean, std
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._path is not None and trainer.is_global_zero:
+        if trainer.global_step == 0 and trainer.is_global_zero:
             pl_module.watch = self._batches.append  # type: ignore[assignment]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if len(self._batches) >= self.steps:
-            self._finish(pl_module)
+            self._finish(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._batches:  # an epoch shorter than the picture
-            self._finish(pl_module)
+        if self._batches:  # the epoch has fewer batches than the picture
+            self._finish(trainer, pl_module)
 
-    def _finish(self, pl_module: LightningModule) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.watch = None  # type: ignore[assignment]
-        assert self._path is not None  # said in `prepare`, or nothing would have been watched
-        write_cells(gallery(self._batches, self._classes, self._mean, self._std), self._path, "light")
+        classes, data = pl_module.hparams["classes"], pl_module.hparams["data"]
+        picture = gallery(self._batches, classes, data["mean"], data["std"])
+        write_cells(picture, Path(trainer.default_root_dir, "mixed_batches.png"), "light")
         self._batches.clear()

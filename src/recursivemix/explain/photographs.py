@@ -1,4 +1,4 @@
-"""Two colour photographs that ship with scikit-learn, cut into overlapping parts: for pictures alone."""
+"""Overlapping crops of two colour photographs that ship with scikit-learn, for pictures only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD, ImageData, Sta
 SIDE = 224
 ROWS, COLUMNS = 6, 16
 PARTS = "parts of photographs"
-"""What their split is called."""
+"""Name of their split."""
 
 
 def photographs() -> ImageData:
-    """192 images of 224x224 pixels in two classes, from ``load_sample_images``; the splits are one."""
+    """Return 192 images of 224x224 pixels in two classes; both splits are the same images."""
     from sklearn.datasets import load_sample_images
 
     parts, labels, names = [], [], []

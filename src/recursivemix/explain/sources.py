@@ -1,7 +1,7 @@
-"""Of which images a mixed batch is made: every image is a class of its own, and its own id in a mask.
+"""Find out which images a mixed batch is made of, for any mixer.
 
-A mixer then tells by itself what it mixed: its targets are the weights of the images in the label, its
-masks the pixels that each of them shows. No method is known here by name.
+Every image gets a class and a mask value of its own. The mixed targets are then the label weights of the
+source images, and the mixed masks the source of every pixel.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from recursivemix.mixing import Draw, MixedBatch, Mixer, create_mixer
 
 
 class Composition(NamedTuple):
-    """What one mixed batch is made of. S sources: ``step % steps * batch_size + place in its batch``."""
+    """The sources of one mixed batch; source ``step % steps * batch_size + i`` is image i of a step."""
 
     batch: MixedBatch
     label: Tensor
-    """(B, S) float32: weight of each source in the label."""
+    """(B, S) float32: label weight of each source."""
     pixels: Tensor
-    """(B, S) float32: share of the pixels that show each source; of a blend its mean weight."""
+    """(B, S) float32: share of the pixels that show each source; mean weight in a blend."""
     shown: Tensor | None
-    """(B, H, W) int64: the source that every pixel shows; None for a method that blends."""
+    """(B, H, W) int64: source of every pixel; None for a method that blends."""
 
 
 class SourceTracker:
-    """Runs a mixer on numbered images; ``tracker(images)`` is one step, remembered at once.
+    """Runs a mixer on numbered images; ``tracker(images)`` mixes and remembers one batch.
 
     Args:
         mixer: a name in `recursivemix.mixing.MIXERS`.
-        batch_size: images a step at most.
-        steps: after so many steps the numbers of images are used again.
-        model: the network, for a method that works inside it.
+        batch_size: largest number of images per step.
+        steps: number of steps whose sources are distinguished; numbers repeat after them.
+        model: network for a method that works inside one.
         options: keyword arguments of the mixer.
 
     Raises:
-        ValueError: an unknown mixer, or options that it does not take.
+        ValueError: an unknown mixer, or options it does not take.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SourceTracker:
         self._step = 0
 
     def start_epoch(self) -> None:
-        """To be called as an epoch begins, as in training."""
+        """Call at the start of each epoch, as training does."""
         self.mixer.start_epoch()
 
     def __call__(self, images: Tensor, indices: Tensor | None = None) -> Composition:
@@ -57,7 +57,7 @@ class SourceTracker:
 
         Args:
             images: (B, C, H, W), B up to ``batch_size``.
-            indices: (B,) int64, which image of the data each one is. None: numbers of this step.
+            indices: (B,) int64 indices in the data set; None uses the source numbers.
         """
         count = len(images)
         first = self._step % self.steps * self.batch_size
@@ -78,10 +78,10 @@ class SourceTracker:
 
 
 def blended_pixels(draw: Draw, sources: Tensor, width: int) -> Tensor:
-    """(B, width) float32: mean weight of the images of one batch in their blends, from its draw."""
+    """Return (B, width) float32: mean weight of each image of a batch in its blends, from its draw."""
     count = len(sources)
     own = torch.ones(count)
-    if draw.layer is None or int(draw.layer) == 0:  # else the images are left as they are
+    if draw.layer is None or int(draw.layer) == 0:  # otherwise features are mixed, not images
         if draw.weights is not None:
             own = draw.weights.flatten(1).mean(1).expand(count)
         elif draw.lam is not None:

@@ -1,13 +1,14 @@
 "use strict";
-// The settings are the page's address after the #, so that what is seen can be kept and shared.
+// The settings are kept in the page's address after the #, so that a view can be bookmarked.
 (() => {
   const form = document.getElementById("settings");
   const shown = document.getElementById("mixed");
   const message = document.getElementById("message");
   const remove = document.getElementById("remove");
   const sliders = JSON.parse(document.body.dataset.sliders);
+  const mostBytes = Number(document.body.dataset.mostBytes);
   let image = "";
-  let asked = 0;
+  let requests = 0;
 
   function say(text, error = false) {
     message.textContent = text;
@@ -24,9 +25,9 @@
     return values;
   }
 
-  function dress() {
-    const own = sliders[form.elements.mixer.value];
-    form.querySelectorAll("[data-for]").forEach((label) => { label.hidden = !own.includes(label.dataset.for); });
+  function updateControls() {
+    const shownSliders = sliders[form.elements.mixer.value];
+    form.querySelectorAll("[data-for]").forEach((label) => { label.hidden = !shownSliders.includes(label.dataset.for); });
     form.querySelectorAll("output").forEach((out) => {
       out.textContent = out.parentElement.querySelector("input").value;
     });
@@ -37,16 +38,16 @@
   }
 
   async function draw() {
-    dress();
+    updateControls();
     const values = query();
-    const mine = ++asked;
+    const request = ++requests;
     document.documentElement.dataset.drawn = "";
     try {
       const answer = await fetch(`mixed?${values}`);
       const text = await answer.text();
-      if (mine !== asked) return; // a later question has been asked
+      if (request !== requests) return; // a later request replaces this one
       if (answer.ok) {
-        shown.innerHTML = text; // made by the server, with every name escaped
+        shown.innerHTML = text; // HTML from the server, with names escaped
         say("");
         values.delete("image");
         history.replaceState(null, "", `#${values}`);
@@ -54,14 +55,18 @@
         say(text, true);
       }
     } catch (error) {
-      if (mine === asked) say("The studio does not answer; is it still running?", true);
+      if (request === requests) say("The studio does not answer. Check that it is still running.", true);
     }
-    if (mine === asked) document.documentElement.dataset.drawn = String(asked);
+    if (request === requests) document.documentElement.dataset.drawn = String(requests);
   }
 
   async function send(file) {
     if (!file) return;
-    say(`Reading ${file.name} ...`);
+    if (file.size > mostBytes) {
+      say(`${file.name} is too large: an image must have at most ${mostBytes / 2 ** 20} MiB.`, true);
+      return;
+    }
+    say(`Sending ${file.name} ...`);
     try {
       const answer = await fetch("image", {
         method: "POST",
@@ -74,7 +79,7 @@
       }
       image = (await answer.json()).image;
     } catch (error) {
-      say("The image could not be sent.", true);
+      say("The image could not be sent. Check that the studio is still running.", true);
       return;
     }
     draw();

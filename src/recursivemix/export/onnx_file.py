@@ -40,14 +40,25 @@ def write_onnx(reference: Reference, path: Path, out: Path, allow_mismatch: bool
     program.model.metadata_props.update(reference.metadata())
     program.save(path, external_data=False)
     difference = check_run(reference, path, onnxruntime)
-    side = reference.image_size
-    call = (
-        f"import onnxruntime\n"
-        f"session = onnxruntime.InferenceSession({str(out)!r})\n"
-        f'(logits,) = session.run(["logits"], {{"images": images}})'
-        f"  # float32 (B, 3, {side}, {side}), normalised"
-    )
+    call = loading_call(reference, out)
     return ExportReport("onnx", reference.model, out, None, difference, reference.scale, call)
+
+
+def loading_call(reference: Reference, out: Path) -> str:
+    """Return Python that loads the file and classifies an image, with NumPy, Pillow and onnxruntime."""
+    colors = reference.trained.preprocessing
+    return f"""\
+import json, numpy, onnxruntime
+from PIL import Image, ImageOps
+session = onnxruntime.InferenceSession({str(out)!r})
+# of a file: resize the shorter side to {colors.resize}, crop {colors.size} x {colors.size}, normalize
+image = Image.open(file).convert("RGB")
+image = ImageOps.scale(image, {colors.resize} / min(image.size), Image.Resampling.BILINEAR)
+left, top = ((side - {colors.size}) // 2 for side in image.size)
+image = image.crop((left, top, left + {colors.size}, top + {colors.size}))
+pixels = (numpy.float32(image) / 255 - numpy.float32({colors.mean})) / numpy.float32({colors.std})
+(logits,) = session.run(["logits"], {{"images": pixels.transpose(2, 0, 1)[None]}})
+label = json.loads(session.get_modelmeta().custom_metadata_map["label_names"])[logits.argmax()]"""
 
 
 def trace(reference: Reference) -> Any:

@@ -1,4 +1,4 @@
-"""How a batch is mixed. Imports torch alone and nothing of the rest of the package."""
+"""Mixing of batches. Imports torch alone and nothing of the rest of the package."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from torch import nn
 
 from .alignmix import AlignMix
 from .batch import MixedBatch
-from .boxes import Interpolation
 from .cutmix import CutMix
 from .cutout import Cutout
 from .dense import DenseBatch, DenseRecursiveMix
-from .dense_checks import DenseTarget
+from .dense_targets import DenseTarget
 from .dlb import DLB
 from .draw import Draw
 from .fmix import FMix
 from .gridmix import GridMix
+from .history import History
 from .manifoldmix import ManifoldMix
 from .mean_teacher import MeanTeacher
 from .mixer import Mixer
 from .mixup import MixUp
 from .nomix import NoMix
-from .recursive import History, RecursiveMix
+from .paste import Interpolation
+from .recursive import RecursiveMix
 from .resizemix import ResizeMix
 from .saliencymix import SaliencyMix
 from .smoothmix import SmoothMix
@@ -50,16 +51,16 @@ MIXERS: dict[str, type[Mixer]] = {
 
 
 def create_mixer(name: str, num_classes: int, model: nn.Module | None = None, **options: Any) -> Mixer:
-    """A mixer by its lower-case name, as on the command line.
+    """Create a mixer by its lower-case name, as on the command line.
 
     Args:
-        name: a key of `MIXERS`.
+        name: A key of `MIXERS`.
         num_classes: K.
-        model: the network, for a method that works inside it; the others leave it alone.
-        options: keyword arguments of that mixer.
+        model: The network, for a method that works inside it; the others ignore it.
+        options: Keyword arguments of that mixer.
 
     Raises:
-        ValueError: an unknown name, an option that this mixer does not have, or a missing network.
+        ValueError: An unknown name, an option that this mixer does not have, or a missing network.
     """
     if name not in MIXERS:
         raise ValueError(f"unknown mixer {name!r}; there are {', '.join(MIXERS)}")

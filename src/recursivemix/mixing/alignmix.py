@@ -9,33 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batch import MixedBatch
+from .batch import Inputs, Mixed, MixedBatch, unmixed
 from .blend import blend_partners
-from .draw import Draw, gated_lam
-from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
-from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .checks import beta_parameter
+from .draw import Draw, as_column, as_number, gated_lam
+from .eager import eager
+from .hooks import NextPass, blend_hidden, find_stages, mixing, stages_of
+from .labels import fuse_partners, lam_rows
+from .mixer import Mixer
 
 INPUT, ONTO_OWN, ONTO_PARTNER = range(3)
-"""What is mixed, the values of ``draw.layer``: pixels; features with the partner's moved to where the own
-ones are; features with the own ones moved to where the partner's are."""
+"""The values of ``draw.layer``: mix pixels; mix features, the partner's moved to the places of the current
+image; mix features, the current image's moved to the places of the partner."""
 
 
 class AlignMix(Mixer):
-    """Half of the batches are mixed as `MixUp` does, half in the last feature map, aligned.
+    """Mix half of the batches as `MixUp` does, and half in the last feature map, aligned.
 
-    There, an optimal transport plan says which place of the partner's map corresponds to which place
-    of the own one. One of the two, drawn at random, is moved to the places of the other, and then they
+    In the feature map, an optimal transport plan matches places of the partner's map to places of the
+    current image's map. One of the two, drawn at random, is moved to the places of the other before they
     are blended: the result has the geometry of one image and features of both.
 
     Args:
-        model: the network that is trained, before any wrapping.
+        model: The network that is trained, before any wrapping.
         alpha: Beta parameter, above 0; 2.0 in the paper.
-        layer: name of the submodule whose output is the feature map; None takes the last stage (see
-            `recursivemix.mixing.hidden.find_stages`).
-        epsilon: entropic regularisation of the plan, above 0, in units of squared distances between
+        layer: Name of the submodule whose output is the feature map; None takes the last stage (see
+            `recursivemix.mixing.hooks.find_stages`).
+        epsilon: Entropic regularization of the plan, above 0, in units of squared distances between
             features; 0.1 in the authors' code.
-        iterations: of the Sinkhorn algorithm; 100 in the authors' code.
-        others: see `Mixer`.
+        iterations: Iterations of the Sinkhorn algorithm; 100 in the authors' code.
+        others: See `Mixer`.
     """
 
     draws = ("lam", "partners", "layer")
@@ -68,27 +71,28 @@ class AlignMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        lam = gated_lam(self.alpha, self.prob, count, generator).float()
+        lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
         partners = torch.randperm(batch_size, generator=generator)
         layer = (torch.randint(4, (1,), generator=generator) - 1).clamp(min=INPUT)  # 1/2, 1/4, 1/4
         return Draw(lam=lam, partners=partners, layer=layer)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         self._next_pass.clear()
         if draw.lam is None or draw.partners is None or draw.layer is None:
             return unmixed(inputs)
-        layer = int(draw.layer)  # of a tensor on the CPU
+        layer = int(draw.layer)  # a tensor on the CPU
         if layer > ONTO_PARTNER:
             raise ValueError(f"draw.layer must be 0, 1 or 2 for AlignMix, got {layer}")
         if layer == INPUT or inputs.masks is not None:
             return blend_partners(inputs, draw, inplace=self.inplace)
         images, device = inputs.images, inputs.images.device
-        lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
+        lam = as_number(draw.lam)
+        rows = lam_rows(lam, len(images), device)
         partners = draw.partners.to(device, non_blocking=True)
         mix = partial(
             align_and_blend,
-            lam=lam,
+            lam=rows,
             partners=partners,
             onto_own=layer == ONTO_OWN,
             image_size=(images.shape[-2], images.shape[-1]),
@@ -97,12 +101,12 @@ class AlignMix(Mixer):
             iterations=self.iterations,
         )
         self._next_pass.prepare(self._stage, len(images), mixing(mix, len(images)))
-        return Mixed(images, mix_rows(lam, inputs.targets, inputs.targets[partners]), lam)
+        return Mixed(images, fuse_partners(inputs.labels, inputs.num_classes, lam, partners), rows)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``label``, after the network's pass: without it nothing would have been mixed."""
+        """Return ``label``; raise if the network has not run since the call, as nothing is mixed then."""
         self._next_pass.check_done()
         return super().losses(logits, batch, region_logits)
 
@@ -122,10 +126,12 @@ def align_and_blend(
 
     Args:
         features: (B, C, h, w), (B, h, w, C) where only that has the image's aspect, or (B, tokens, C).
-        lam: (B,) float32, weight of the own features.
+        lam: (B,) float32, weight of the current image's features.
         partners: (B,) int64.
-        onto_own: move the partner's features to the own places; else the own ones to the partner's.
-        prefix_tokens: of a transformer, such as the class token: have no place, are blended as they are.
+        onto_own: Move the partner's features to the places of the current image; else the other way round.
+        image_size: (H, W) of the images, which tells the layouts apart.
+        prefix_tokens: Tokens of a transformer without a place, such as the class token; blended unmoved.
+        epsilon, iterations: See `transport_plan`.
     """
     places = _as_places(features, image_size, prefix_tokens)  # (B, r, C)
     other = places[partners]
@@ -145,13 +151,15 @@ def align_and_blend(
 
 @torch.no_grad()
 def transport_plan(a: Tensor, b: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Entropic optimal transport between two sets of r points with equal weights, for every sample.
+    """Compute the entropic optimal transport between two sets of r equally weighted points, per sample.
 
-    Minimises ``<P, M> - epsilon H(P)`` over plans whose rows and columns sum to 1 / r, M the squared
+    Minimizes ``<P, M> - epsilon H(P)`` over plans whose rows and columns sum to 1 / r, M the squared
     distances (paper, section 3.2), by Sinkhorn's iterations on logarithms, which cannot underflow.
 
     Args:
         a, b: (B, r, C).
+        epsilon: Weight of the entropy, above 0.
+        iterations: Iterations of the algorithm.
 
     Returns:
         (B, r, r) float32; columns sum to 1 / r exactly, rows as far as the iterations have converged.
@@ -160,7 +168,7 @@ def transport_plan(a: Tensor, b: Tensor, epsilon: float, iterations: int) -> Ten
         a, b = a.float(), b.float()
         squares = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :]
         similarity = -(squares - 2 * a @ b.mT).clamp(min=0) / epsilon  # (B, r, r)
-        # What a whole row has in common is taken out by the first iteration anyway, less exactly.
+        # The first iteration would subtract what a row has in common anyway, less exactly.
         similarity = similarity - similarity.amax(2, keepdim=True)
         share = -math.log(a.shape[1])
         rows = columns = similarity.new_zeros(a.shape[:2])
@@ -171,7 +179,7 @@ def transport_plan(a: Tensor, b: Tensor, epsilon: float, iterations: int) -> Ten
 
 
 def _as_places(features: Tensor, image_size: tuple[int, int], prefix_tokens: int) -> Tensor:
-    """(B, r, C): the features of every place."""
+    """Return (B, r, C): the features of every place."""
     if features.dim() == 3:
         return features[:, prefix_tokens:]
     if features.dim() != 4:

@@ -1,56 +1,73 @@
-"""The blend itself: each sample with its partner, by one weight or by a map of weights. Pure functions."""
+"""Blend each sample with its partner, by one weight or by a map of weights. Pure functions."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from .boxes import cast_like
-from .draw import Draw
-from .mixer import Inputs, Mixed, mix_rows, unmixed
+from .batch import Inputs, Mixed, unmixed
+from .draw import Draw, Number, as_number
+from .labels import fuse_partners, lam_rows
+from .paste import cast_like, take_samples
 
 
 def blend_partners(inputs: Inputs, draw: Draw, *, picked: bool = False, inplace: bool) -> Mixed:
     """Blend each sample with its partner, pixels and labels, by ``draw.lam`` or by ``draw.weights``.
 
     Args:
-        inputs: the batch.
-        draw: with ``partners``, and ``lam`` or ``weights``.
-        picked: the weights are 0 and 1 alone: pixels are picked and not computed, and masks too.
-        inplace: write into the inputs.
+        inputs: The batch.
+        draw: With ``partners``, and ``lam`` or ``weights``.
+        picked: The weights are 0 and 1 alone: pixels are picked and not computed, and masks too.
+        inplace: Write into the inputs.
 
     Raises:
-        ValueError: masks, if pixels are not picked.
+        ValueError: Masks, if pixels are not picked.
     """
-    if draw.partners is None:
-        return unmixed(inputs)
-    images, device = inputs.images, inputs.images.device
-    partners = draw.partners.to(device, non_blocking=True)
-    if draw.weights is not None:
-        d = draw.weights.dim() - 1
-        lam = draw.weights.double().flatten(1).mean(1).float()
-        weights = draw.weights.to(device, non_blocking=True)
-    elif draw.lam is not None:
-        d, lam = 0, draw.lam
-        weights = lam.to(device, non_blocking=True)
-    else:
+    if draw.partners is None or (draw.lam is None and draw.weights is None):
         return unmixed(inputs)
     if inputs.masks is not None and not picked:
         raise ValueError(
             "this method blends images, and a blended mask would invent classes; use CutMix, ResizeMix or "
             "RecursiveMix for masks"
         )
-    lam = lam.to(device, non_blocking=True).expand(len(images)).contiguous()
-    shape = (-1, *(1,) * (images.dim() - 1 - d), *weights.shape[1:])
-    targets = mix_rows(lam, inputs.targets, inputs.targets[partners])
-    if picked:
-        own = (weights == 1).view(shape)
-        mixed = torch.where(own, images, images[partners])
-        masks = inputs.masks
+    images, masks = inputs.images, inputs.masks
+    partners = draw.partners.to(images.device, non_blocking=True)
+    lam, weight = _weights(draw, images)
+    if picked and isinstance(weight, Tensor):
+        images = _pick(images, weight == 1, partners, inplace)
         if masks is not None:
-            both = torch.where(weights == 1, masks, masks[partners])
-            masks = masks.copy_(both) if inplace else both
-        return Mixed(images.copy_(mixed) if inplace else mixed, targets, lam, masks=masks)
+            masks = _pick(masks, weight.view(-1, *masks.shape[1:]) == 1, partners, inplace)
+    else:
+        images = _blend(images, weight, partners, inplace)
+    targets = fuse_partners(inputs.labels, inputs.num_classes, lam, partners)
+    return Mixed(images, targets, lam_rows(lam, len(images), images.device), masks=masks)
+
+
+def _weights(draw: Draw, images: Tensor) -> tuple[Number, Number]:
+    """Return the weight of the labels, and that of the pixels in a shape that broadcasts to the images."""
+    device = images.device
+    if draw.weights is not None:
+        lam: Number = as_number(draw.weights.double().flatten(1).mean(1).float())
+        between = images.dim() - draw.weights.dim()
+        shape = (-1, *(1,) * between, *draw.weights.shape[1:])
+        weight: Number = draw.weights.to(device, non_blocking=True).view(shape)
+        return lam, weight
+    assert draw.lam is not None  # checked by the caller
+    lam = as_number(draw.lam)
+    if isinstance(lam, float):
+        return lam, lam
+    return lam, lam.to(device, non_blocking=True).view(-1, *(1,) * (images.dim() - 1))
+
+
+def _pick(values: Tensor, chosen: Tensor, partners: Tensor, inplace: bool) -> Tensor:
+    """Take the pixels of the current image where chosen, else the partner's."""
+    mixed = torch.where(chosen, values, take_samples(values, partners))
+    return values.copy_(mixed) if inplace else mixed
+
+
+def _blend(images: Tensor, weight: Number, partners: Tensor, inplace: bool) -> Tensor:
     # Half precision cannot hold lam exactly enough to match the label; blend in float32.
     pixels = images if images.dtype in (torch.float32, torch.float64) else images.float()
-    blend = cast_like(torch.lerp(pixels[partners], pixels, weights.to(pixels.dtype).view(shape)), images)
-    return Mixed(images.copy_(blend) if inplace else blend, targets, lam)
+    weight = weight.to(pixels.dtype) if isinstance(weight, Tensor) else weight
+    mixed = cast_like(take_samples(pixels, partners).lerp_(pixels, weight), images)
+    return images.copy_(mixed) if inplace else mixed

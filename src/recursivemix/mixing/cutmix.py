@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
-from .boxes import Interpolation, paste
-from .draw import Draw, beta, box_shares, centred_boxes, uniform
-from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .batch import Inputs, Mixed, unmixed
+from .checks import beta_parameter
+from .draw import Draw, beta, centred_boxes, choose, kept_share, uniform_numbers
+from .labels import fuse_partners, lam_rows
+from .mixer import Mixer
+from .paste import Interpolation, paste
 
 
 class CutMix(Mixer):
@@ -19,7 +23,7 @@ class CutMix(Mixer):
     Args:
         alpha: Beta parameter, above 0; 1.0 in the paper (section 3.1). The paper mixes every batch on
             ImageNet and half of them on CIFAR (``prob=0.5``, in its code).
-        others: see `Mixer`.
+        others: See `Mixer`.
     """
 
     draws = ("boxes", "partners")
@@ -30,10 +34,10 @@ class CutMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        u = uniform(count, 1 + len(size), generator)
-        area = torch.where(u[:, 0] < self.prob, 1 - beta(self.alpha, count, generator), 0.0)
-        boxes = centred_boxes(area, u[:, 1:], size)
-        return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
+        gate, *place = uniform_numbers(count, 1 + len(size), generator)
+        area = choose(gate < self.prob, 1 - beta(self.alpha, count, generator), 0.0)
+        partners = torch.randperm(batch_size, generator=generator)
+        return Draw(boxes=centred_boxes(area, place, size), partners=partners)
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         return paste_partners(inputs, draw, shrunk=False, inplace=self.inplace)
@@ -50,27 +54,15 @@ def paste_partners(
     """Paste each sample's partner into its box, cut from the same place or shrunk whole."""
     if draw.boxes is None or draw.partners is None:
         return unmixed(inputs)
-    images, boxes, device = inputs.images, draw.boxes, inputs.images.device
-    dims = boxes.shape[1] // 2
-    lam = (1 - box_shares(boxes, images.shape[-dims:])).float().to(device, non_blocking=True)
-    lam = lam.expand(len(images)).contiguous()
-    partners = draw.partners.to(device, non_blocking=True)
-
-    def mix(pixels: torch.Tensor, mode: Interpolation) -> torch.Tensor:
-        return paste(
-            pixels,
-            pixels,
-            boxes,
-            dims=dims,
-            shrunk=shrunk,
-            interpolation=mode,
-            partners=partners,
-            inplace=inplace,
-        )
-
+    images, masks = inputs.images, inputs.masks
+    d = draw.boxes.shape[1] // 2
+    partners = draw.partners.to(images.device, non_blocking=True)
+    mix = partial(paste, boxes=draw.boxes, dims=d, shrunk=shrunk, partners=partners, inplace=inplace)
+    lam = kept_share(draw.boxes, images.shape[-d:])
+    mixed, _ = mix(images, images, interpolation=interpolation)
     return Mixed(
-        mix(images, interpolation),
-        mix_rows(lam, inputs.targets, inputs.targets[partners]),
-        lam,
-        masks=None if inputs.masks is None else mix(inputs.masks, "nearest"),
+        mixed,
+        fuse_partners(inputs.labels, inputs.num_classes, lam, partners),
+        lam_rows(lam, len(images), images.device),
+        masks=None if masks is None else mix(masks, masks)[0],
     )

@@ -1,4 +1,4 @@
-"""Cutout (DeVries & Taylor, arXiv 1708.04552): a square of each image is blanked; its label stays."""
+"""Cutout (DeVries & Taylor, arXiv 1708.04552): blank a square of each image; its label stays."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from typing import Any
 
 import torch
 
-from .boxes import inside
-from .draw import Draw, centred_boxes, uniform
-from .mixer import Inputs, Mixed, Mixer, in_range, unmixed
+from .batch import Inputs, Mixed, unmixed
+from .checks import in_range
+from .draw import Draw, centred_boxes, choose, uniform_numbers
+from .mixer import Mixer
+from .paste import inside
 
 
 class Cutout(Mixer):
-    """A box with ``size`` of each side, uniform centre, is set to 0, the mean of normalised images.
+    """Set a box with ``size`` of each side, uniform centre, to 0, the mean of normalized images.
 
-    The box is clipped at the border (section 3.2). Nothing is mixed: ``lam`` stays 1. Masks stay as they
-    are. Unlike the other methods each image gets a box of its own, as in the paper, also without
-    ``per_sample``.
+    The box is clipped at the border (section 3.2). Nothing is mixed: ``lam`` stays 1, and masks are
+    unchanged. Unlike in the other methods each image gets its own box, as in the paper, even without
+    ``per_sample``, which here applies to ``prob`` alone.
 
     Args:
-        size: share of each image side, in (0, 1]. 0.5 and 0.25 are the paper's 16 and 8 pixels of 32 for
+        size: Share of each image side, in (0, 1]. 0.5 and 0.25 are the paper's 16 and 8 pixels of 32 for
             CIFAR-10 and CIFAR-100 (section 4).
-        others: see `Mixer`.
+        others: See `Mixer`.
     """
 
     draws = ("boxes",)
@@ -33,11 +35,13 @@ class Cutout(Mixer):
         self.size = in_range("size", size, 0, 1)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
-        u = uniform(batch_size, 1 + len(size), generator)
-        gate = u[:, 0] if self.per_sample else u[:1, 0].expand(batch_size)
-        # A hair more, since the root of the power may fall short: 0.1 of 20 pixels is 2 and not 1.
-        area = (gate < self.prob).double() * (self.size ** len(size) * (1 + 1e-12))
-        return Draw(boxes=centred_boxes(area, u[:, 1:], size))
+        gates, *place = uniform_numbers(batch_size, 1 + len(size), generator)
+        # A tiny bit more, since the root of the power may fall short: 0.1 of 20 pixels is 2 and not 1.
+        area = self.size ** len(size) * (1 + 1e-12)
+        if isinstance(gates, float):
+            return Draw(boxes=centred_boxes(choose(gates < self.prob, area, 0.0), place, size))
+        gates = gates if self.per_sample else gates[:1].expand(batch_size)
+        return Draw(boxes=centred_boxes((gates < self.prob).double() * area, place, size))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         result = unmixed(inputs)

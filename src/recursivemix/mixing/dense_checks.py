@@ -1,28 +1,18 @@
-"""The door of `DenseRecursiveMix`: what a batch must be. Each function raises ValueError."""
+"""Validation of the batches of `DenseRecursiveMix`. Every function raises ValueError."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .dense_targets import DenseTarget
 from .draw import Draw
 
 
-class DenseTarget(NamedTuple):
-    """The objects of one image, N of them; N may be 0."""
-
-    boxes: Tensor
-    """(N, 4) float32 ``(x1, y1, x2, y2)`` pixels of the image, sides above 0."""
-    labels: Tensor
-    """(N,) int64 class indices."""
-    masks: Tensor | None = None
-    """(N, H, W) bool; all images of a batch have them or none."""
-
-
 def check_images(images: Any) -> None:
-    """Images of one kind, at least one."""
+    """Check that there is at least one image and that all are of one kind."""
     if not isinstance(images, (Tensor, list)) or len(images) == 0:
         raise ValueError(
             f"images must be a (B, C, H, W) tensor or a list of (C, H, W), at least one; got "
@@ -47,7 +37,7 @@ def check_images(images: Any) -> None:
 
 
 def check_targets(images: Any, targets: Any) -> None:
-    """Objects or label maps that belong to their images, all of one kind."""
+    """Check that objects or label maps fit their images and are all of one kind."""
     kinds: set[type] = {type(target) for target in targets} if isinstance(targets, list) else {Tensor}
     maps = all(issubclass(kind, Tensor) for kind in kinds)
     if not isinstance(targets, (Tensor, list)) or not (maps or kinds == {DenseTarget}):
@@ -59,12 +49,12 @@ def check_targets(images: Any, targets: Any) -> None:
         )
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images need {len(images)} targets, got {len(targets)}")
-    own: Any = targets
-    for i, (image, target) in enumerate(zip(images, own, strict=True)):
+    every: Any = targets
+    for i, (image, target) in enumerate(zip(images, every, strict=True)):
         size = tuple(image.shape[-2:])
         if not maps:
             _check_objects(i, target, size)
-            if (target.masks is None) != (own[0].masks is None):
+            if (target.masks is None) != (every[0].masks is None):
                 raise ValueError(
                     f"all images of a batch have masks or none: targets[{i}] and targets[0] differ; an "
                     f"image without objects has masks of shape (0, H, W)"
@@ -80,7 +70,7 @@ def check_targets(images: Any, targets: Any) -> None:
                 f"{targets[0].dtype}"
             )
     if not maps:
-        _check_boxes(images, own)
+        _check_boxes(images, every)
 
 
 def _check_objects(i: int, target: DenseTarget, size: tuple[int, ...]) -> None:
@@ -99,13 +89,13 @@ def _check_objects(i: int, target: DenseTarget, size: tuple[int, ...]) -> None:
 
 
 def _check_boxes(images: Any, targets: list[DenseTarget]) -> None:
-    """All boxes at once: to read a value waits for the device."""
+    """Check all boxes at once, since reading a value waits for the device."""
     boxes = torch.cat([target.boxes for target in targets])
     limits = [image.shape[:-3:-1] for image in images]  # (W, H)
     limit = torch.cat(
         [t.boxes.new_tensor(wh).expand(len(t.boxes), 2) for t, wh in zip(targets, limits, strict=True)]
     )
-    # A box that was scaled with its image may stick out by what was rounded.
+    # A box that was scaled with its image may extend over the border by a rounding error.
     bad = ~((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] > -1) & (boxes[:, 2:] < limit + 1)).all(1)
     if bad.any():
         at = int(bad.nonzero()[0])
@@ -118,11 +108,11 @@ def _check_boxes(images: Any, targets: list[DenseTarget]) -> None:
 
 
 def check_draw(draw: Draw, sizes: list[tuple[int, int]]) -> None:
-    """A draw that was made for images of these (H, W)."""
-    given = [name for name, value in draw._asdict().items() if value is not None]
+    """Check that a draw was made for images of these (H, W)."""
+    filled = [name for name, value in draw._asdict().items() if value is not None]
     boxes = draw.boxes
-    if given not in ([], ["boxes"]):
-        raise ValueError(f"DenseRecursiveMix draws boxes, got a draw of {' and '.join(given)}")
+    if filled not in ([], ["boxes"]):
+        raise ValueError(f"DenseRecursiveMix draws boxes, got a draw of {' and '.join(filled)}")
     if boxes is None:
         return
     if boxes.shape != (len(sizes), 4) or boxes.dtype != torch.int64 or boxes.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""DLB (Shen et al., arXiv 2203.16172): half of each batch is repeated, and distilled, from the last one."""
+"""DLB (Shen et al., arXiv 2203.16172): repeat half of the last batch, and distil its predictions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import MixedBatch
+from .batch import Inputs, Mixed, MixedBatch, unmixed
+from .checks import check_logits, loss_weight
 from .draw import Draw
-from .mixer import Inputs, Mixed, Mixer, loss_weight, unmixed
+from .eager import eager
+from .mixer import Mixer
 
 log = logging.getLogger(__name__)
 
@@ -25,23 +27,23 @@ class Half(NamedTuple):
     targets: Tensor
     """(n, K) float32."""
     labels: Tensor
-    """(n,) or (n, K), as they came in."""
+    """(n,) or (n, K), as they were given."""
     probs: Tensor
     """(n, K) float32: the prediction, softened by the temperature."""
     masks: Tensor | None
 
 
 class DLB(Mixer):
-    """The first half of a batch is replaced by the second half of the previous one.
+    """Replace the first half of a batch by the second half of the previous one.
 
-    The network is asked to say of the replaced samples, ``lam`` 0, what it said one step ago: the KL
-    divergence of softened predictions, times the temperature squared, averaged over them. Everything of a
-    batch (targets, labels, masks) is of the samples that stand there now.
+    For the replaced samples, ``lam`` 0, the network is trained towards its prediction of one step ago: the
+    KL divergence of softened predictions, times the temperature squared, averaged over them. Targets,
+    labels and masks of the batch are replaced along with the images.
 
     Args:
-        weight: of the distillation, 0 or more; 1 in the paper.
-        temperature: above 0, divides the logits of both predictions; 3 in the paper.
-        others: see `Mixer`; ``loss`` must be "ce". ``prob`` and ``per_sample`` have no meaning here, since
+        weight: Weight of the distillation, 0 or more; 1 in the paper.
+        temperature: Divisor of the logits of both predictions, above 0; 3 in the paper.
+        others: See `Mixer`; ``loss`` must be "ce". ``prob`` and ``per_sample`` have no meaning here, since
             nothing is drawn.
     """
 
@@ -51,7 +53,7 @@ class DLB(Mixer):
         super().__init__(num_classes, **others)
         if self.loss_name != "ce":
             raise ValueError(
-                f"DLB distils predictions that are shares of one label, so it needs loss='ce', got "
+                f"DLB distils predictions of one label per image, so it needs loss='ce', got "
                 f"{self.loss_name!r}"
             )
         self.weight = loss_weight("weight", weight)
@@ -63,19 +65,20 @@ class DLB(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         return Draw()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         if not (self.enabled and self.training):
             return unmixed(inputs)
-        result = unmixed(inputs)._replace(history_probs=torch.zeros_like(inputs.targets))
+        result = unmixed(inputs)
+        result = result._replace(history_probs=torch.zeros_like(result.targets))
         half = self._fitting(inputs)
         # The second half stays new, so that there is something to repeat next time.
         count = 0 if half is None else min(len(half.targets), len(inputs.images) // 2)
         if half is None or count == 0:
             return result
 
-        def replaced(own: Tensor, past: Tensor, inplace: bool = False) -> Tensor:
-            changed = own if inplace else own.clone()
+        def replaced(current: Tensor, past: Tensor, inplace: bool = False) -> Tensor:
+            changed = current if inplace else current.clone()
             changed[:count].copy_(past[:count], non_blocking=True)
             return changed
 
@@ -85,17 +88,17 @@ class DLB(Mixer):
             masks = replaced(inputs.masks, half.masks, self.inplace)
         return Mixed(
             images=replaced(inputs.images, self._moved(half.images), self.inplace),
-            targets=replaced(inputs.targets, half.targets),
+            targets=replaced(result.targets, half.targets),
             lam=replaced(result.lam, torch.zeros_like(result.lam)),
             history_probs=replaced(result.history_probs, half.probs),
             masks=masks,
-            labels=None if inputs.labels is None else replaced(inputs.labels, half.labels),
+            labels=replaced(inputs.labels, half.labels),
         )
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``label`` of the whole batch, and ``consistency`` of its repeated samples."""
+        """Return ``label`` of the whole batch, and ``consistency`` of its repeated samples."""
         losses = super().losses(logits, batch, region_logits)
         if batch.history_probs is None:
             return losses | {"consistency": torch.zeros_like(losses["label"])}
@@ -113,14 +116,10 @@ class DLB(Mixer):
             batch: what this mixer returned.
             logits: (B, K) of the main head.
         """
-        self._half = None  # what is old by the time it is asked for again is no last batch
+        self._half = None  # an older batch is not the previous one
         if not (self.enabled and self.training):
             return
-        if logits is None or logits.shape != batch.targets.shape:
-            raise ValueError(
-                f"remember needs the main head's logits of shape {tuple(batch.targets.shape)}, got "
-                f"{None if logits is None else tuple(logits.shape)}"
-            )
+        logits = check_logits(logits, batch.targets.shape)
         first = len(batch.images) - len(batch.images) // 2
         self._half = Half(
             batch.images[first:].detach().clone(),
@@ -138,22 +137,22 @@ class DLB(Mixer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        half = state["half"] if self._is_own(state) else None
+        half = state["half"] if self.stream.is_of_this_rank(state) else None
         self._half = None if half is None else Half(**half)
 
     def _moved(self, images: Tensor) -> Tensor:
-        """Laid out as `Inputs` are."""
+        """Return images laid out as in `Inputs`."""
         return images.movedim(self.spatial_dims, tuple(range(-len(self.spatial_dims), 0)))
 
     def _fitting(self, inputs: Inputs) -> Half | None:
-        """The last half, if its samples can stand in this batch."""
-        half, labels = self._half, inputs.labels
+        """Return the remembered half if its samples fit into this batch."""
+        half = self._half
         if half is None:
             return None
         fits = (
             self._moved(half.images).shape[1:] == inputs.images.shape[1:]
             and half.images.is_floating_point() == inputs.images.is_floating_point()
-            and (labels is None or half.labels.shape[1:] == labels.shape[1:])
+            and half.labels.shape[1:] == inputs.labels.shape[1:]
             and (half.masks is None) == (inputs.masks is None)
         )
         if not fits:

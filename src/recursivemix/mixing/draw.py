@@ -1,25 +1,30 @@
-"""All randomness of the package's mixers: a seeded stream and the draws made from it.
+"""The random draws of the mixers, made from a seeded generator.
 
-First draw, then apply: everything after these functions is deterministic. Draws live on the CPU,
-so drawing never waits for a device.
+First draw, then apply: everything after these functions is deterministic. Draws live on the CPU, so that
+drawing never waits for a device. What is drawn once per batch is computed in Python numbers and becomes one
+small tensor; what is drawn per sample is computed in tensors, by the same formulas.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import struct
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Number = float | Tensor
+"""One decision: a Python number for the whole batch, or (N,) float64, one per sample."""
+
 
 class Draw(NamedTuple):
-    """Every random decision made for one batch; feed it back to replay the batch.
+    """Every random decision made for one batch; pass it back to the mixer to replay the batch.
 
-    N is 1 (one decision for the whole batch) or B (one for each sample). A sample that is not to be
-    mixed has an empty box, or ``lam`` 1.
+    N is 1 (one decision for the whole batch) or B (one per sample). A sample that is not to be mixed has
+    an empty box, or ``lam`` 1.
     """
 
     boxes: Tensor | None = None
@@ -27,99 +32,168 @@ class Draw(NamedTuple):
     lam: Tensor | None = None
     """(N,) float32 weight of the current image, for methods that blend instead of paste."""
     partners: Tensor | None = None
-    """(B,) int64: which sample of the same batch each one is mixed with."""
+    """(B,) int64: the sample of the same batch that each one is mixed with."""
     weights: Tensor | None = None
     """(N, S1, ..., Sd) float32 in [0, 1]: weight of the current image at every pixel."""
     layer: Tensor | None = None
-    """(1,) int64: which of the network's layers is mixed, by methods that work inside it; 0: the input."""
+    """(1,) int64: the layer of the network that is mixed, by methods that work inside it; 0: the input."""
     noise_seed: Tensor | None = None
-    """(1,) int64: seeds the noise of methods that disturb images."""
-
-
-def seeded_generator(seed: int, rank: int) -> torch.Generator:
-    """A CPU generator whose stream depends on both numbers; rank 0 is the plain seed."""
-    # The golden-ratio step keeps (seed, rank) and (seed + 1, rank - 1) apart.
-    return torch.Generator().manual_seed((seed + rank * 0x9E3779B97F4A7C15) % 2**63)
-
-
-def process_rank() -> int:
-    """This process's rank: torch.distributed if it is up, else the launcher's RANK, else 0."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank()
-    return int(os.environ.get("RANK", "0"))
+    """(1,) int64: seed of the noise, for methods that add it to images."""
 
 
 def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:
-    """(count, columns) float64 in [0, 1)."""
+    """Draw (count, columns) float64 in [0, 1)."""
     return torch.rand(count, columns, generator=generator, dtype=torch.float64)
 
 
-def beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) float64 draws of Beta(alpha, alpha), as a share of two gammas.
+def uniform_numbers(count: int, columns: int, generator: torch.Generator) -> list[Number]:
+    """Draw as `uniform`; return the columns, as Python numbers if ``count`` is 1."""
+    u = uniform(count, columns, generator)
+    return u.tolist()[0] if count == 1 else list(u.unbind(1))
 
-    ``torch.distributions.Beta`` takes no generator, so it cannot be replayed or resumed.
+
+def beta(alpha: float, count: int, generator: torch.Generator) -> Number:
+    """Draw ``count`` times from Beta(alpha, alpha), as a share of two gammas.
+
+    ``torch.distributions.Beta`` takes no generator, so it can be neither replayed nor resumed.
     """
     # gamma(a) is gamma(a + 1) U^(1/a); in logarithms, since a small alpha underflows the power.
     shape = torch.full((2, count), alpha + 1, dtype=torch.float64)
-    logs = torch._standard_gamma(shape, generator=generator).log()
-    logs = logs + uniform(2, count, generator).log() / alpha
-    return torch.sigmoid(logs[0] - logs[1])
+    gammas = torch._standard_gamma(shape, generator=generator)
+    u = uniform(2, count, generator)
+    if count == 1:
+        logs = [
+            math.log(gamma) + math.log(max(power, sys.float_info.min)) / alpha
+            for (gamma,), (power,) in zip(gammas.tolist(), u.tolist(), strict=True)
+        ]
+        share = math.exp(-abs(logs[0] - logs[1]))  # cannot overflow
+        return (1.0 if logs[0] > logs[1] else share) / (1 + share)
+    columns = gammas.log() + u.log() / alpha
+    return torch.sigmoid(columns[0] - columns[1])
 
 
-def gated_lam(alpha: float, prob: float, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) float64: ``lam`` ~ Beta(alpha, alpha) with probability ``prob``, else 1, nothing mixed."""
-    chosen = uniform(count, 1, generator)[:, 0] < prob
-    return torch.where(chosen, beta(alpha, count, generator), 1.0)
+def gated_lam(alpha: float, prob: float, count: int, generator: torch.Generator) -> Number:
+    """Draw ``lam`` ~ Beta(alpha, alpha) with probability ``prob``, else 1, nothing mixed."""
+    (gate,) = uniform_numbers(count, 1, generator)
+    return choose(gate < prob, beta(alpha, count, generator), 1.0)
 
 
 def draw_patch(
     count: int, dims: int, max_area: float, prob: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """RecursiveMix's patches, before any image size is known (paper.md 1.2, step 2).
+) -> tuple[Number, list[Number]]:
+    """Draw RecursiveMix's patches, before any image size is known (arXiv 2203.06844 and the authors' code).
 
     Returns:
-        (count,) float64, the share of the area: U(0, max_area) with probability ``prob``, else 0; and
-        (count, dims) float64 in [0, 1), the centre. Both as `centred_boxes` takes them.
+        The share of the area, U(0, max_area) with probability ``prob``, else 0; and for each of ``dims``
+        dimensions the centre in [0, 1). Both as `centred_boxes` takes them.
     """
-    u = uniform(count, 2 + dims, generator)
-    return torch.where(u[:, 0] < prob, u[:, 1] * max_area, 0.0), u[:, 2:]
+    gate, area, *place = uniform_numbers(count, 2 + dims, generator)
+    return choose(gate < prob, area * max_area, 0.0), place
 
 
-def centred_boxes(area: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes of an area share around uniform centres, clipped at the border.
+def centred_boxes(area: Number, place: Sequence[Number], size: Sequence[int]) -> Tensor:
+    """Return boxes of an area share around given centres, clipped at the border.
 
-    The box keeps the image's aspect: each side is ``floor(size * area ** (1 / d))``, and reaches half
-    of it (integer division) to both sides of its centre. This is CutMix's box (arXiv 1905.04899,
-    section 3.1 and its code) and RecursiveMix's (paper.md 1.2, step 2).
+    The box keeps the image's aspect: each side is ``floor(size * area ** (1 / d))`` and extends by half of
+    it (integer division) to both sides of its centre. This is the box of CutMix (arXiv 1905.04899, section
+    3.1 and its code) and of RecursiveMix's code.
 
     Args:
-        area: (N,) float64, share of the image in [0, 1], before clipping; 0 gives an empty box.
-        place: (N, d) float64 in [0, 1): the centre, as a share of each dimension.
-        size: the d image sizes in pixels, in the order of the tensor's dimensions, (H, W).
+        area: Share of the image in [0, 1], before clipping; 0 gives an empty box.
+        place: The centre in each dimension, as a share in [0, 1).
+        size: The d image sizes in pixels, in the order of the tensor's dimensions, (H, W).
 
     Returns:
         (N, 2 d) int64, ``(x1, y1, x2, y2)``.
     """
-    limit = torch.tensor(tuple(size))
-    half = (limit * area[:, None] ** (1 / len(size))).long() // 2  # (N, d)
-    centre = (place * limit).long()
-    starts, ends = (centre - half).clamp_(min=0), torch.minimum(centre + half, limit)
-    return torch.cat([starts.flip(1), ends.flip(1)], 1)
+    d = len(size)
+    side = math.sqrt(area) if d == 2 and isinstance(area, float) else area ** (1 / d)
+    halves = [length * side // 2 for length in size]
+    centres = [length * share // 1 for length, share in zip(size, place, strict=True)]
+    starts = [clip(c - h, 0, n) for c, h, n in zip(centres, halves, size, strict=True)]
+    ends = [clip(c + h, 0, n) for c, h, n in zip(centres, halves, size, strict=True)]
+    return _boxes(starts, ends)
 
 
-def inner_boxes(side: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes with sides ``floor(size * side)``, uniform over every place where they fit whole.
+def inner_boxes(side: Number, place: Sequence[Number], size: Sequence[int]) -> Tensor:
+    """Return boxes with sides ``floor(size * side)``, uniform over every place where they fit whole.
 
-    Args and result as in `centred_boxes`, with ``side`` (N,) the share of each image side.
+    Args and result as in `centred_boxes`; ``side`` is the share of each image side.
     """
-    sizes = torch.tensor(tuple(size), dtype=torch.float64)
-    sides = (sizes * side[:, None]).floor()  # (N, d)
-    starts = (place * (sizes - sides + 1)).floor()
-    return torch.cat([starts.flip(1), (starts + sides).flip(1)], 1).long()
+    sides = [length * side // 1 for length in size]
+    starts = [(n - s + 1) * u // 1 for n, s, u in zip(size, sides, place, strict=True)]
+    return _boxes(starts, [start + s for start, s in zip(starts, sides, strict=True)])
+
+
+def _boxes(starts: list[Number], ends: list[Number]) -> Tensor:
+    """Return (N, 2 d) int64 boxes from the corners in the order of the tensor's dimensions."""
+    columns = [*reversed(starts), *reversed(ends)]
+    if isinstance(columns[0], Tensor):
+        return torch.stack([column for column in columns if isinstance(column, Tensor)], 1).long()
+    return torch.tensor([[int(column) for column in columns]])
 
 
 def box_shares(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """(N,) float64: share of the image's pixels inside each (N, 2 d) box."""
+    """Return (N,) float64: share of the image's pixels inside each (N, 2 d) box."""
     d = len(size)
     return (boxes[:, d:] - boxes[:, :d]).prod(1).double() / math.prod(size)
+
+
+def pasted_boxes(
+    boxes: Tensor | None,
+    size: Sequence[int],
+    batch_size: int,
+    device: torch.device,
+    left_out: Tensor | None = None,
+) -> Tensor:
+    """Return (B, 2 d) int64 on a device: each sample's box, the whole image where nothing was pasted.
+
+    Args:
+        boxes: (1 or B, 2 d) int64 on the CPU; None means that nothing was pasted.
+        size: The d image sizes, (H, W).
+        batch_size: B.
+        device: Of the images.
+        left_out: (B,) bool on that device, samples that were not pasted into.
+    """
+    whole = torch.tensor([[0] * len(size) + list(size[::-1])])
+    boxes = whole if boxes is None else torch.where(box_shares(boxes, size)[:, None] > 0, boxes, whole)
+    boxes = boxes.to(device, non_blocking=True).expand(batch_size, -1)
+    if left_out is None:
+        return boxes.contiguous()
+    return torch.where(left_out[:, None], whole.to(device, non_blocking=True), boxes)
+
+
+def kept_share(boxes: Tensor, size: Sequence[int]) -> Number:
+    """Return the share of the image's pixels outside each box; one number for one box that can be read."""
+    if len(boxes) > 1 or not boxes.is_cpu or torch.compiler.is_compiling():
+        return (1 - box_shares(boxes, size)).float()
+    (corners,) = boxes.tolist()
+    sides = zip(corners[: len(size)], corners[len(size) :], strict=True)
+    pixels: int = math.prod(end - start for start, end in sides)
+    lam = 1 - pixels / math.prod(size)
+    (rounded,) = struct.unpack("f", struct.pack("f", lam))  # as in float32 tensors
+    return float(rounded)
+
+
+def as_number(values: Tensor) -> Number:
+    """Return a decision for the whole batch as a Python number if it can be read without waiting."""
+    if len(values) > 1 or torch.compiler.is_compiling():
+        return values
+    return float(values.tolist()[0])
+
+
+def choose(condition: bool | Tensor, value: Number, other: float) -> Number:
+    """Return the value where the condition holds, else the other one."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, value, other)
+    return value if condition else other
+
+
+def clip(value: Number, low: float, high: float) -> Number:
+    """Return the value, limited to [low, high]."""
+    return value.clamp(low, high) if isinstance(value, Tensor) else min(max(value, low), high)
+
+
+def as_column(value: Number, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return one decision as a tensor of shape (1,), or many as (N,)."""
+    return value.to(dtype) if isinstance(value, Tensor) else torch.tensor([value], dtype=dtype)

@@ -7,21 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batch import Inputs, Mixed
 from .blend import blend_partners
-from .draw import Draw, gated_lam
-from .mixer import Inputs, Mixed, Mixer, beta_parameter
+from .checks import beta_parameter
+from .draw import Draw, as_column, gated_lam
+from .mixer import Mixer
 
 
 class FMix(Mixer):
-    """The current image is kept where low-pass filtered noise is highest, on a share ``lam`` of the pixels.
+    """Keep the current image where low-pass filtered noise is highest, on a share ``lam`` of the pixels.
 
-    ``lam`` ~ Beta(alpha, alpha), then rounded to whole pixels, so that it is their share exactly.
+    ``lam`` ~ Beta(alpha, alpha), then rounded to whole pixels, so that it is exactly their share.
 
     Args:
         alpha: Beta parameter, above 0; 1.0 in the paper (section 4).
-        decay: power by which the noise's spectrum falls with frequency, 0 or more; 3 in the paper
-            (section 4): the larger, the fewer and rounder the parts.
-        others: see `Mixer`.
+        decay: Power by which the noise's spectrum falls with frequency, 0 or more; 3 in the paper
+            (section 4). A larger value gives fewer and rounder parts.
+        others: See `Mixer`.
     """
 
     draws = ("partners", "weights")
@@ -35,7 +37,7 @@ class FMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        lam = gated_lam(self.alpha, self.prob, count, generator)
+        lam = as_column(gated_lam(self.alpha, self.prob, count, generator), torch.float64)
         field = low_pass_noise(count, size, self.decay, generator)
         partners = torch.randperm(batch_size, generator=generator)
         return Draw(partners=partners, weights=highest_share(field, lam))
@@ -45,14 +47,14 @@ class FMix(Mixer):
 
 
 def low_pass_noise(count: int, size: tuple[int, ...], decay: float, generator: torch.Generator) -> Tensor:
-    """(count, *size) float64: the real part of complex Gaussian noise divided by ``frequency ** decay``.
+    """Draw (count, *size) float64: the real part of complex Gaussian noise over ``frequency ** decay``.
 
     The frequency 0 counts as the lowest one that the longest side holds, ``1 / max(size)``.
     """
     squares = torch.zeros((), dtype=torch.float64)
     for i, length in enumerate(size):
-        own = torch.fft.fftfreq(length, dtype=torch.float64).square()
-        squares = squares + own.view(*(length if j == i else 1 for j in range(len(size))))
+        frequencies = torch.fft.fftfreq(length, dtype=torch.float64).square()
+        squares = squares + frequencies.view(*(length if j == i else 1 for j in range(len(size))))
     scale = squares.sqrt().clamp(min=1 / max(size)) ** decay
     parts = torch.randn(2, count, *size, generator=generator, dtype=torch.float64)
     spectrum = torch.complex(parts[0], parts[1]) / scale
@@ -61,7 +63,7 @@ def low_pass_noise(count: int, size: tuple[int, ...], decay: float, generator: t
 
 
 def highest_share(field: Tensor, share: Tensor) -> Tensor:
-    """(N, ...) float32: 1 at the highest ``round(share * pixels)`` values of each field, 0 elsewhere."""
+    """Return (N, ...) float32: 1 at the highest ``round(share * pixels)`` values of each field, else 0."""
     flat = field.flatten(1)
     order = flat.argsort(dim=1, descending=True, stable=True)
     count = (share * flat.shape[1]).round().long()

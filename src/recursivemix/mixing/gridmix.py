@@ -7,21 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batch import Inputs, Mixed
 from .blend import blend_partners
-from .draw import Draw, beta, uniform
-from .mixer import Inputs, Mixed, Mixer, beta_parameter
+from .checks import beta_parameter
+from .draw import Draw, as_column, beta, choose, uniform
+from .mixer import Mixer
 
 
 class GridMix(Mixer):
     """Each cell of a grid shows the current image with probability ``p`` ~ Beta(alpha, alpha).
 
-    The others show the partner. ``lam`` is the share of pixels that are the current image's. The paper's
-    second loss, which classifies every cell by itself, is not part of this: it needs a head of its own.
+    The others show the partner. ``lam`` is the share of pixels that show the current image. The paper's
+    second loss, which classifies every cell separately, is not included: it needs a head of its own.
 
     Args:
         alpha: Beta parameter, above 0.
-        grid: cells along each side, at least 1; a side that it does not divide has cells of two lengths.
-        others: see `Mixer`.
+        grid: Cells along each side, at least 1; a side that it does not divide has cells of two lengths.
+        others: See `Mixer`.
     """
 
     draws = ("partners", "weights")
@@ -37,10 +39,11 @@ class GridMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        cells = self.grid ** len(size)
-        u = uniform(count, 1 + cells, generator)
-        own = torch.where(u[:, 0] < self.prob, beta(self.alpha, count, generator), 1.0)
-        kept = (u[:, 1:] < own[:, None]).view(count, *(self.grid,) * len(size))
+        u = uniform(count, 1 + self.grid ** len(size), generator)
+        share = choose(
+            u[:, 0] < self.prob, as_column(beta(self.alpha, count, generator), torch.float64), 1.0
+        )
+        kept = (u[:, 1:] < as_column(share, torch.float64)[:, None]).view(count, *(self.grid,) * len(size))
         partners = torch.randperm(batch_size, generator=generator)
         return Draw(partners=partners, weights=over_pixels(kept.float(), size))
 
@@ -49,7 +52,7 @@ class GridMix(Mixer):
 
 
 def over_pixels(cells: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(N, *size): every pixel's cell of (N, g, ..., g); pixel i of S lies in cell ``floor(i g / S)``."""
+    """Return (N, *size), every pixel's cell of (N, g, ..., g); pixel i of S is in ``floor(i g / S)``."""
     pixels = cells
     for i, length in enumerate(size):
         pixels = pixels.index_select(1 + i, torch.arange(length) * cells.shape[1] // length)

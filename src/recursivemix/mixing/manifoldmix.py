@@ -9,26 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batch import MixedBatch
+from .batch import Inputs, Mixed, MixedBatch, unmixed
 from .blend import blend_partners
-from .draw import Draw, gated_lam
-from .hidden import NextPass, blend_hidden, find_stages, mixing, stages_of
-from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .checks import beta_parameter
+from .draw import Draw, as_column, as_number, gated_lam
+from .eager import eager
+from .hooks import NextPass, blend_hidden, find_stages, mixing, stages_of
+from .labels import fuse_partners, lam_rows
+from .mixer import Mixer
 
 
 class ManifoldMix(Mixer):
-    """A layer is drawn for each batch; its output is blended as `MixUp` blends images, and the labels.
+    """Draw a layer for each batch; blend its output as `MixUp` blends images, and blend the labels.
 
-    The draw 0 is the input, mixed as `MixUp` does. Every other batch leaves the mixer with its own
-    images and mixed targets, and is mixed by hooks in the network's next pass in training mode.
+    Layer 0 is the input, mixed as `MixUp` does. Every other batch leaves the mixer with unmixed images and
+    mixed targets; hooks mix it in the network's next pass in training mode.
 
     Args:
-        model: the network that is trained, before any wrapping (DDP, compile, `RegionModel`).
+        model: The network that is trained, before any wrapping (DDP, compile, `RegionModel`).
         alpha: Beta parameter, above 0; 2.0 in the paper.
-        layers: names of submodules, as in ``model.named_modules()``, whose output may be mixed. None takes
-            the first half of the network's stages (see `recursivemix.mixing.hidden.find_stages`), rounded
+        layers: Names of submodules, as in ``model.named_modules()``, whose output may be mixed. None takes
+            the first half of the network's stages (see `recursivemix.mixing.hooks.find_stages`), rounded
             up: two of a ResNet's three or four, which with the input are the paper's layers {0, 1, 2}.
-        others: see `Mixer`.
+        others: See `Mixer`.
     """
 
     draws = ("lam", "partners", "layer")
@@ -56,17 +59,17 @@ class ManifoldMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        lam = gated_lam(self.alpha, self.prob, count, generator).float()
+        lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
         partners = torch.randperm(batch_size, generator=generator)
         layer = torch.randint(1 + len(self.layers), (1,), generator=generator)
         return Draw(lam=lam, partners=partners, layer=layer)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         self._next_pass.clear()
         if draw.lam is None or draw.partners is None or draw.layer is None:
             return unmixed(inputs)
-        layer = int(draw.layer)  # of a tensor on the CPU
+        layer = int(draw.layer)  # a tensor on the CPU
         if layer > len(self.layers):
             raise ValueError(
                 f"draw.layer is {layer}, and this mixer has the input, 0, and {len(self.layers)} layers"
@@ -74,15 +77,16 @@ class ManifoldMix(Mixer):
         if layer == 0 or inputs.masks is not None:
             return blend_partners(inputs, draw, inplace=self.inplace)
         images, device = inputs.images, inputs.images.device
-        lam = draw.lam.to(device, non_blocking=True).expand(len(images)).contiguous()
+        lam = as_number(draw.lam)
+        rows = lam_rows(lam, len(images), device)
         partners = draw.partners.to(device, non_blocking=True)
-        mix = partial(blend_hidden, lam=lam, partners=partners)
+        mix = partial(blend_hidden, lam=rows, partners=partners)
         self._next_pass.prepare(self._stages[layer - 1], len(images), mixing(mix, len(images)))
-        return Mixed(images, mix_rows(lam, inputs.targets, inputs.targets[partners]), lam)
+        return Mixed(images, fuse_partners(inputs.labels, inputs.num_classes, lam, partners), rows)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``label``, after the network's pass: without it nothing would have been mixed."""
+        """Return ``label``; raise if the network has not run since the call, as nothing is mixed then."""
         self._next_pass.check_done()
         return super().losses(logits, batch, region_logits)

@@ -1,4 +1,4 @@
-"""Mean teacher (Tarvainen & Valpola, arXiv 1703.01780): agree with an average of one's own weights."""
+"""Mean teacher (Tarvainen & Valpola, arXiv 1703.01780): agree with an average of the network's weights."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .batch import MixedBatch
+from .batch import Inputs, Mixed, MixedBatch, unmixed
+from .checks import in_range, loss_weight
 from .draw import Draw, uniform
+from .eager import eager
 from .losses import probabilities, ramp_up, squared_difference
-from .mixer import Inputs, Mixed, Mixer, in_range, loss_weight, unmixed
+from .mixer import Mixer
 
 
 class MeanTeacher(Mixer):
-    """Mixes nothing. The loss asks for the prediction of the teacher, an average of the network's weights.
+    """Mix nothing; compare each prediction with that of a teacher, an average of the network's weights.
 
-    The network and the teacher each see the images with noise of their own, and drop units on their own.
-    The teacher runs without gradients when the mixer is called; its prediction is
-    ``batch.history_probs``. It is made from the network at the first call, and moves towards the network
-    at the first call after each `remember`, when the optimiser has stepped.
+    The network and the teacher see the images with different noise and dropout. The teacher runs without
+    gradients when the mixer is called; its prediction is ``batch.history_probs``. It is copied from the
+    network at the first call, and updated at the first call after each `remember`, when the optimizer has
+    stepped.
 
-    As in the authors' PyTorch code the teacher is in training mode: it normalises by the batch it sees.
-    Its weights are averaged, its running statistics are its own.
+    As in the authors' PyTorch code the teacher is in training mode: it normalizes by the batch it sees. Its
+    weights are averaged; its running statistics are not.
 
     Args:
-        model: the network that is trained, before any wrapping.
-        decay: of the average, in [0, 1]; 0.999 in the paper. In step t it is at most ``1 - 1 / (t + 1)``.
-        weight: of the consistency, 0 or more; 100 in the authors' code.
-        rampup: epochs over which the weight rises as ``exp(-5 (1 - t)^2)``; 5 in the authors' PyTorch code.
-        noise: standard deviation of the noise, in the units of the (normalised) images; 0.15 in the paper.
-        others: see `Mixer`; ``prob`` is the share of batches with noise and consistency; ``per_sample`` has
-            no meaning here, one draw serves a batch.
+        model: The network that is trained, before any wrapping.
+        decay: Decay of the average, in [0, 1]; 0.999 in the paper. In step t at most ``1 - 1 / (t + 1)``.
+        weight: Weight of the consistency, 0 or more; 100 in the authors' code.
+        rampup: Epochs over which the weight rises as ``exp(-5 (1 - t)^2)``; 5 in the authors' PyTorch code.
+        noise: Standard deviation of the noise, in the units of the (normalized) images; 0.15 in the paper.
+        others: See `Mixer`; ``prob`` is the share of batches with noise and consistency; ``per_sample`` has
+            no meaning here, since there is one draw per batch.
     """
 
     draws = ("noise_seed",)
@@ -68,7 +70,7 @@ class MeanTeacher(Mixer):
 
     @property
     def epoch(self) -> int:
-        """The running epoch, from 0, as `start_epoch` has counted."""
+        """The current epoch, from 0, as counted by `start_epoch`."""
         return max(self._epochs - 1, 0)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
@@ -76,7 +78,7 @@ class MeanTeacher(Mixer):
         seed = torch.randint(2**62, (1,), generator=generator)
         return Draw(noise_seed=seed) if chosen else Draw()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         result = unmixed(inputs)
         if self.enabled and self.training:
@@ -88,14 +90,14 @@ class MeanTeacher(Mixer):
                 f"noise is added to floating, normalised images, got {inputs.images.dtype}; convert them "
                 f"first, or give noise=0"
             )
-        images, seed = inputs.images, int(draw.noise_seed)  # of a tensor on the CPU
+        images, seed = inputs.images, int(draw.noise_seed)  # a tensor on the CPU
         generator = torch.Generator(images.device).manual_seed(seed)
         noise = [self._noise_like(images, generator) for _ in range(2 if self.noise > 0 else 0)]
         seen = images + noise[1] if noise else images
         if noise:
             result = result._replace(images=images.add_(noise[0]) if self.inplace else images + noise[0])
         seen = seen.movedim(tuple(range(-len(self.spatial_dims), 0)), self.spatial_dims)
-        with torch.no_grad(), _own_randomness(seed, images.device):
+        with torch.no_grad(), _isolated_randomness(seed, images.device):
             output = self.teacher(seen)
         logits = output if isinstance(output, Tensor) else output.logits
         return result._replace(history_probs=probabilities(logits, self.loss_name))
@@ -103,7 +105,7 @@ class MeanTeacher(Mixer):
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``label`` and ``consistency``, the squared difference to the teacher, averaged over the batch."""
+        """Return ``label`` and ``consistency``, the mean squared difference to the teacher."""
         losses = super().losses(logits, batch, region_logits)
         if batch.history_probs is None:
             return losses | {"consistency": torch.zeros_like(losses["label"])}
@@ -112,18 +114,18 @@ class MeanTeacher(Mixer):
         return losses | {"consistency": factor * difference.mean()}
 
     def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
-        """Note that a step was made; the teacher moves at the next call, when the optimiser has stepped.
+        """Record a finished step; the teacher is updated at the next call, when the optimizer has stepped.
 
         Args:
             batch: what this mixer returned.
             logits: not needed.
         """
         if not self.enabled:
-            self.reset()  # an average of old weights is no teacher by the time it is asked again
+            self.reset()  # its weights would be old by the time mixing is switched on again
         self._behind = self.enabled and (self.training or self._behind)
 
     def reset(self) -> None:
-        """Forget the teacher; the next one starts as the network is then. The epochs stay counted."""
+        """Forget the teacher; the next one is a copy of the network. The epochs stay counted."""
         self.teacher, self._steps, self._behind = None, 0, False
 
     def start_epoch(self) -> None:
@@ -134,13 +136,13 @@ class MeanTeacher(Mixer):
         teacher = None
         if self.teacher is not None:
             teacher = {name: value.clone() for name, value in self.teacher.state_dict().items()}
-        own = {"teacher": teacher, "epochs": self._epochs, "steps": self._steps, "behind": self._behind}
-        return super().state_dict() | own
+        counters = {"epochs": self._epochs, "steps": self._steps, "behind": self._behind}
+        return super().state_dict() | {"teacher": teacher} | counters
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; the network is to be loaded on its own.
+        """Continue exactly where `state_dict` was taken; load the network separately.
 
-        The teacher is also taken over from another rank, since all of them train the same weights.
+        The teacher of another rank is restored as well, since all ranks train the same weights.
         """
         super().load_state_dict(state)
         self.reset()
@@ -150,12 +152,12 @@ class MeanTeacher(Mixer):
             self.teacher.load_state_dict(state["teacher"])
 
     def _catch_up(self) -> None:
-        """Make the teacher, or move it towards the network if that has made a step."""
+        """Make the teacher, or update it if the network has made a step."""
         if self.teacher is None:
             self.teacher, self._behind = self._copied(), False
-        own, students = next(self.teacher.parameters()), next(self.model.parameters())
-        if own.device != students.device:
-            self.teacher.to(students.device)
+        device = next(self.model.parameters()).device
+        if next(self.teacher.parameters()).device != device:
+            self.teacher.to(device)
         if self._behind:
             self._steps += 1
             decay = min(1 - 1 / (self._steps + 1), self.decay)
@@ -175,8 +177,8 @@ class MeanTeacher(Mixer):
 
 
 @contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """What a network drops in here depends on the seed alone, and nothing outside on that it ran."""
+def _isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Run with an isolated, seeded random state; the global one is untouched."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)

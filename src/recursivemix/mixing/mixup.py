@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 
+from .batch import Inputs, Mixed
 from .blend import blend_partners
-from .draw import Draw, gated_lam
-from .mixer import Inputs, Mixed, Mixer, beta_parameter
+from .checks import beta_parameter
+from .draw import Draw, as_column, gated_lam
+from .mixer import Mixer
 
 
 class MixUp(Mixer):
-    """``lam`` ~ Beta(alpha, alpha); image and label are ``lam * own + (1 - lam) * partner's``.
+    """Blend by ``lam`` ~ Beta(alpha, alpha): image and label are ``lam * current + (1 - lam) * partner``.
 
     Args:
         alpha: Beta parameter, above 0. The paper: 1.0 on CIFAR (section 3.2), 0.2 to 0.4 on ImageNet
             (section 3.1).
-        others: see `Mixer`.
+        others: See `Mixer`.
     """
 
     draws = ("lam", "partners")
@@ -29,7 +31,7 @@ class MixUp(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        lam = gated_lam(self.alpha, self.prob, count, generator).float()
+        lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
         return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:

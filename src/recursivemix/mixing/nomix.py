@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from .batch import Inputs, Mixed, unmixed
 from .draw import Draw
-from .mixer import Inputs, Mixed, Mixer, unmixed
+from .mixer import Mixer
 
 
 class NoMix(Mixer):
-    """Every batch passes through with ``lam`` 1."""
+    """Pass every batch through with ``lam`` 1."""
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         return Draw()

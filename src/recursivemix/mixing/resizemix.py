@@ -6,22 +6,23 @@ from typing import Any
 
 import torch
 
-from .boxes import Interpolation
+from .batch import Inputs, Mixed
+from .checks import in_range, known_interpolation
 from .cutmix import paste_partners
-from .draw import Draw, inner_boxes, uniform
-from .mixer import Inputs, Mixed, Mixer, in_range, known_interpolation
+from .draw import Draw, choose, inner_boxes, uniform_numbers
+from .mixer import Mixer
+from .paste import Interpolation
 
 
 class ResizeMix(Mixer):
     """Both sides of the patch are a share ~ U(min_scale, max_scale) of the image's sides.
 
-    The patch lies whole inside the image, anywhere with equal chance; ``lam`` is the share of pixels
-    that are left.
+    The patch lies whole inside the image, at a uniform place; ``lam`` is the share of pixels that are left.
 
     Args:
-        min_scale, max_scale: bounds of the share of each side, in [0, 1]; the paper's 0.1 and 0.8.
-        interpolation: how the patch is shrunk: "nearest", "bilinear" or "area".
-        others: see `Mixer`.
+        min_scale, max_scale: Bounds of the share of each side, in [0, 1]; the paper's 0.1 and 0.8.
+        interpolation: How the patch is shrunk: "nearest", "bilinear" or "area".
+        others: See `Mixer`.
     """
 
     draws = ("boxes", "partners")
@@ -42,10 +43,10 @@ class ResizeMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        u = uniform(count, 2 + len(size), generator)
-        scale = self.min_scale + (self.max_scale - self.min_scale) * u[:, 1]
-        boxes = inner_boxes(torch.where(u[:, 0] < self.prob, scale, 0.0), u[:, 2:], size)
-        return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
+        gate, u, *place = uniform_numbers(count, 2 + len(size), generator)
+        scale = choose(gate < self.prob, self.min_scale + (self.max_scale - self.min_scale) * u, 0.0)
+        partners = torch.randperm(batch_size, generator=generator)
+        return Draw(boxes=inner_boxes(scale, place, size), partners=partners)
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         return paste_partners(

@@ -8,26 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .boxes import paste
-from .draw import Draw, gated_lam
-from .mixer import Inputs, Mixed, Mixer, beta_parameter, mix_rows, unmixed
+from .batch import Inputs, Mixed, unmixed
+from .checks import beta_parameter
+from .draw import Draw, as_column, gated_lam
+from .labels import fuse_partners
+from .mixer import Mixer
+from .paste import paste
 
 SCALES = (0.125, 0.25, 0.5)
 """Sides of the surroundings that a pixel is compared with, as shares of the image side."""
 
 
 class SaliencyMix(Mixer):
-    """A box of area ``1 - lam``, ``lam`` ~ Beta(alpha, alpha), around the partner's most salient pixel.
+    """Paste a box of area ``1 - lam``, ``lam`` ~ Beta(alpha, alpha), around the partner's salient pixel.
 
-    It is pasted at the same place; clipped at the border, after which ``lam`` is the share of pixels left.
-
-    The saliency is how much a pixel's neighbourhood differs from its surroundings at three scales: the same
-    kind of map as the paper's, which takes OpenCV's. Each partner has its own place; the paper's code takes
-    the place of the batch's first image for all.
+    The box is pasted at the same place and clipped at the border, after which ``lam`` is the share of
+    pixels that are left. Saliency is how much a pixel's neighbourhood differs from its surroundings at
+    three scales, the same kind of map as the paper's, which uses OpenCV's. Each partner has its own place;
+    the paper's code uses the place of the batch's first image for all.
 
     Args:
         alpha: Beta parameter, above 0; 1.0 as in CutMix.
-        others: see `Mixer`.
+        others: See `Mixer`.
     """
 
     draws = ("lam", "partners")
@@ -38,7 +40,7 @@ class SaliencyMix(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        lam = gated_lam(self.alpha, self.prob, count, generator).float()
+        lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
         return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
@@ -53,23 +55,23 @@ class SaliencyMix(Mixer):
         lam = 1 - pixels.float() / size.numel()
 
         def mix(values: Tensor) -> Tensor:
-            return paste(
-                values, values, boxes, dims=d, shrunk=False, partners=partners, inplace=self.inplace
-            )
+            options: dict[str, Any] = {"dims": d, "shrunk": False, "inplace": self.inplace}
+            return paste(values, values, boxes, partners=partners, **options)[0]
 
         return Mixed(
             mix(images),
-            mix_rows(lam, inputs.targets, inputs.targets[partners]),
+            fuse_partners(inputs.labels, inputs.num_classes, lam, partners),
             lam,
             masks=None if inputs.masks is None else mix(inputs.masks),
         )
 
 
 def saliency(images: Tensor, dims: int) -> Tensor:
-    """(B, S1, ..., Sd) float32: centre against surround, of the mean over all channels.
+    """Return (B, S1, ..., Sd) float32: centre against surround, of the mean over all channels.
 
     A pixel's neighbourhood is the mean over three pixels along each side; its surroundings are the means
-    over `SCALES` of the image side. Their distances are added up. Means at the border are of what is there.
+    over `SCALES` of the image side. Their distances are added up. At the border a mean covers the pixels
+    inside the image.
     """
     grey = images.float().reshape(len(images), -1, *images.shape[-dims:]).mean(1, keepdim=True)
     near = _mean_around(grey, [3] * dims)
@@ -81,22 +83,22 @@ def saliency(images: Tensor, dims: int) -> Tensor:
 
 
 def salient_pixels(images: Tensor, dims: int) -> Tensor:
-    """(B, d) int64: the most salient pixel of each image, the first of several, (y, x)."""
-    found = saliency(images, dims).flatten(1).argmax(1)
+    """Return (B, d) int64: the most salient pixel of each image, the first of several, (y, x)."""
+    flat = saliency(images, dims).flatten(1).argmax(1)
     places = []
     for length in reversed(images.shape[-dims:]):
-        places.append(found % length)
-        found = found.div(length, rounding_mode="floor")
+        places.append(flat % length)
+        flat = flat.div(length, rounding_mode="floor")
     return torch.stack(places[::-1], 1)
 
 
 def boxes_around(centres: Tensor, area: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, 2 d) int64 boxes as `recursivemix.mixing.draw.centred_boxes` makes them, around given pixels.
+    """Return (B, 2 d) int64 boxes as `recursivemix.mixing.draw.centred_boxes` does, around given pixels.
 
     Args:
         centres: (B, d) int64, (y, x).
         area: (1,) or (B,) share of the image in [0, 1], before clipping; on the CPU.
-        size: of the image.
+        size: Of the image.
     """
     limit = torch.tensor(size)
     # On the CPU: some devices have no float64.
@@ -107,7 +109,7 @@ def boxes_around(centres: Tensor, area: Tensor, size: tuple[int, ...]) -> Tensor
 
 
 def _mean_around(images: Tensor, sides: list[int]) -> Tensor:
-    """Mean over a window of (odd) sides around each pixel of (B, 1, S1, ..., Sd)."""
+    """Return the mean over a window of (odd) sides around each pixel of (B, 1, S1, ..., Sd)."""
     # One dimension at a time: pooling whole windows costs the square of half a side for every pixel.
     for i, side in enumerate(sides):
         rows = images.movedim(2 + i, -1)

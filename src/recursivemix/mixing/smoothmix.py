@@ -8,21 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batch import Inputs, Mixed
 from .blend import blend_partners
 from .draw import Draw, uniform
-from .mixer import Inputs, Mixed, Mixer
+from .mixer import Mixer
 
 
 class SmoothMix(Mixer):
     """The partner shows through a Gaussian at a uniform place: weight 1 at its centre, falling to 0.
 
     The standard deviation is uniform in ``sigma`` times each image side. ``lam`` is the mean weight of the
-    current image. Of the paper's two masks this is the round one.
+    current image. This is the round one of the paper's two masks.
 
     Args:
-        sigma: least and largest standard deviation, as a share of the image side; 0.25 and 0.5 in the
+        sigma: Least and largest standard deviation, as a share of the image side; 0.25 and 0.5 in the
             paper.
-        others: see `Mixer`.
+        others: See `Mixer`.
     """
 
     draws = ("partners", "weights")
@@ -58,16 +59,16 @@ class SmoothMix(Mixer):
 
 
 def gaussian(sigma: Tensor, place: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(N, *size) float64 in (0, 1]: ``exp(-r^2 / 2)``, r the distance in standard deviations.
+    """Return (N, *size) float64 in (0, 1]: ``exp(-r^2 / 2)``, r the distance in standard deviations.
 
     Args:
         sigma: (N,) standard deviation, a share of each side.
         place: (N, d) in [0, 1): the pixel at the centre, as a share of each side.
-        size: of the image.
+        size: Of the image.
     """
     squares = torch.zeros((), dtype=torch.float64)
     for i, length in enumerate(size):
         centre = (place[:, i, None] * length).floor()
-        own = ((torch.arange(length) - centre) / (sigma[:, None] * length)).square()  # (N, length)
-        squares = squares + own.view(-1, *(length if j == i else 1 for j in range(len(size))))
+        distance = ((torch.arange(length) - centre) / (sigma[:, None] * length)).square()  # (N, length)
+        squares = squares + distance.view(-1, *(length if j == i else 1 for j in range(len(size))))
     return torch.exp(-squares / 2)

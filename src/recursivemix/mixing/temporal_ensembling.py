@@ -1,4 +1,4 @@
-"""Temporal ensembling (Laine & Aila, arXiv 1610.02242): agree with what was said of the sample before."""
+"""Temporal ensembling (Laine & Aila, arXiv 1610.02242): agree with earlier predictions of each sample."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import MixedBatch
+from .batch import Inputs, Mixed, MixedBatch, unmixed
+from .checks import in_range, loss_weight
 from .draw import Draw
+from .eager import eager
 from .losses import probabilities, ramp_up, squared_difference
-from .mixer import Inputs, Mixed, Mixer, in_range, loss_weight, unmixed
+from .mixer import Mixer
 
 
 class TemporalEnsembling(Mixer):
-    """Mixes nothing. The loss asks for the average of the network's earlier predictions of each sample.
+    """Mix nothing; compare each prediction with the average of the network's earlier ones of that sample.
 
-    Call it with ``indices``, the loss, then `remember`, and `start_epoch` as each epoch begins: the
-    weight of the consistency rises with the epochs. ``batch.history_probs`` is the ensemble's
-    prediction, 0 for a sample that was not seen yet, which has no part in the consistency.
+    Call it with ``indices``, take the loss, then `remember`; call `start_epoch` at the start of each epoch,
+    since the weight of the consistency rises with the epochs. ``batch.history_probs`` is the ensemble's
+    prediction. It is 0 for a sample that was not seen before, which adds nothing to the consistency.
 
     Args:
-        weight: of the consistency, 0 or more; 30 in the paper, where all samples have labels.
-        momentum: of the ensemble, in [0, 1]; 0.6 in the paper.
-        rampup: epochs over which the weight rises as ``exp(-5 (1 - t)^2)``; 80 in the paper, of 300.
-        others: see `Mixer`; ``prob`` and ``per_sample`` have no meaning here, since nothing is drawn.
+        weight: Weight of the consistency, 0 or more; 30 in the paper, where all samples have labels.
+        momentum: Momentum of the ensemble, in [0, 1); 0.6 in the paper.
+        rampup: Epochs over which the weight rises as ``exp(-5 (1 - t)^2)``; 80 in the paper, of 300.
+        others: See `Mixer`; ``prob`` and ``per_sample`` have no meaning here, since nothing is drawn.
     """
 
     def __init__(
@@ -45,17 +47,17 @@ class TemporalEnsembling(Mixer):
         self._epochs = 0
         self._ensemble = torch.zeros(0, num_classes)  # (N, K), where the logits are
         self._counts = torch.zeros(0, dtype=torch.long)  # (N,) predictions in it, on the CPU
-        self._indices: Tensor | None = None  # of the batch that `remember` will be told of
+        self._indices: Tensor | None = None  # of the batch that `remember` comes for
 
     @property
     def epoch(self) -> int:
-        """The running epoch, from 0, as `start_epoch` has counted."""
+        """The current epoch, from 0, as counted by `start_epoch`."""
         return max(self._epochs - 1, 0)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         return Draw()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         self._indices = None
         if not (self.enabled and self.training):
@@ -63,13 +65,14 @@ class TemporalEnsembling(Mixer):
         indices = inputs.indices
         if indices is None or int(indices.min()) < 0:
             raise ValueError(
-                "TemporalEnsembling remembers every sample, so it must be told which ones these are, "
+                "TemporalEnsembling remembers every sample, so it needs their positions in the data set, "
                 "counted from 0: call mixer(images, labels, indices=indices)"
             )
         self._indices = indices
-        device = inputs.targets.device
+        result = unmixed(inputs)
+        device = result.targets.device
         if len(self._counts) == 0:
-            return unmixed(inputs)._replace(history_probs=torch.zeros_like(inputs.targets))
+            return result._replace(history_probs=torch.zeros_like(result.targets))
         self._ensemble = self._ensemble.to(device)
         places = indices.clamp(max=len(self._counts) - 1)
         counts = torch.where(indices == places, self._counts[places], 0)
@@ -77,12 +80,12 @@ class TemporalEnsembling(Mixer):
         scale = torch.where(counts > 0, 1 / (1 - self.momentum ** counts.double()), 0.0).float()
         rows = self._ensemble[places.to(device, non_blocking=True)]
         probs = rows * scale.to(device, non_blocking=True)[:, None]
-        return unmixed(inputs)._replace(history_probs=probs)
+        return result._replace(history_probs=probs)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``label`` and ``consistency``, the mean squared difference to the ensemble."""
+        """Return ``label`` and ``consistency``, the mean squared difference to the ensemble."""
         losses = super().losses(logits, batch, region_logits)
         past = batch.history_probs
         if past is None:
@@ -127,19 +130,18 @@ class TemporalEnsembling(Mixer):
         self._epochs += 1
 
     def state_dict(self) -> dict[str, Any]:
-        own = {
+        return super().state_dict() | {
             "epochs": self._epochs,
             "ensemble": self._ensemble.clone(),  # written to by every step
             "counts": self._counts.clone(),
             "indices": self._indices,
         }
-        return super().state_dict() | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._epochs = state["epochs"]
         self.reset()
-        if self._is_own(state):
+        if self.stream.is_of_this_rank(state):
             self._ensemble, self._counts = state["ensemble"].clone(), state["counts"].cpu().clone()
             self._indices = state["indices"]
 
@@ -147,13 +149,13 @@ class TemporalEnsembling(Mixer):
         have = len(self._counts)
         self._ensemble = self._ensemble.to(device)
         if length > have:
-            more = max(length, have + have // 4) - have  # seldom, whatever order the indices come in
+            more = max(length, have + have // 4) - have  # rarely, in whatever order the indices come
             self._ensemble = torch.cat([self._ensemble, self._ensemble.new_zeros(more, self.num_classes)])
             self._counts = torch.cat([self._counts, self._counts.new_zeros(more)])
 
 
 def _last_of_each(indices: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Every index once, and where it stands last; None if each stands once. All on the CPU."""
+    """Return every index once, and its last position; None for that if no index repeats. All on the CPU."""
     unique, inverse = torch.unique(indices, return_inverse=True)
     if len(unique) == len(indices):
         return indices, None

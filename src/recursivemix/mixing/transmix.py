@@ -9,30 +9,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .batch import MixedBatch
-from .boxes import inside
+from .batch import Inputs, Mixed, MixedBatch
+from .checks import in_range
 from .cutmix import CutMix
 from .draw import Draw
-from .hidden import NextPass
+from .eager import eager
+from .hooks import NextPass
+from .labels import fuse_partners
 from .losses import smoothed
-from .mixer import Inputs, Mixed, in_range, mix_rows
+from .paste import inside
 
 
 class TransMix(CutMix):
-    """Images are mixed as in `CutMix`; in the loss, ``lam`` is the attention that the own patches get.
+    """Mix images as `CutMix`; in the loss, ``lam`` is the attention that the current image's patches get.
 
     The attention is that of the class token in the last block, averaged over the heads, detached, from
-    the very pass whose logits are compared. ``batch.targets`` and ``batch.lam`` are still shares of pixels.
+    the same pass as the logits. ``batch.targets`` and ``batch.lam`` are still shares of pixels.
 
     Args:
-        model: a vision transformer with a class token, as timm's ``VisionTransformer``, before wrapping.
+        model: A vision transformer with a class token, as timm's ``VisionTransformer``, before wrapping.
         alpha: Beta parameter of CutMix, above 0; 1.0 in the paper, after timm's recipe for DeiT.
-        area_share: weight in [0, 1] of the share of pixels in the label's ``lam``, the rest is the
+        area_share: Weight in [0, 1] of the share of pixels in the label's ``lam``; the rest is the
             attention's. 0 is the paper's equation; the authors' code averages the two, 0.5.
-        others: see `Mixer`.
+        others: See `Mixer`.
 
     Raises:
-        ValueError: the network has no class token, or no attention of a known kind.
+        ValueError: The network has no class token, or no attention of a known kind.
     """
 
     needs_model = True
@@ -54,7 +56,7 @@ class TransMix(CutMix):
         self._next_pass = NextPass(model, [self._attention])
         self._captured: Tensor | None = None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         self._next_pass.clear()
         self._captured = None
@@ -65,7 +67,7 @@ class TransMix(CutMix):
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``label``, against the labels weighed by attention; after the network's pass."""
+        """Return ``label``, against the labels weighted by attention; call it after the network's pass."""
         losses = super().losses(logits, batch, region_logits)
         if batch.draw.boxes is None or batch.draw.partners is None:
             return losses
@@ -76,22 +78,21 @@ class TransMix(CutMix):
             )
         attended = self.attended(batch, self._captured)
         lam = self.area_share * batch.lam + (1 - self.area_share) * attended
-        own = self._soft_targets(batch.labels, len(batch.images))
-        partners = batch.draw.partners.to(own.device, non_blocking=True)
-        targets = mix_rows(lam, own, own[partners])
+        partners = batch.draw.partners.to(lam.device, non_blocking=True)
+        targets = fuse_partners(batch.labels, self.num_classes, lam, partners)
         return {"label": self.sample_losses(logits, smoothed(targets, self.label_smoothing)).mean()}
 
     def attended(self, batch: MixedBatch, attention: Tensor) -> Tensor:
-        """(B,) float32: the share of the (B, patches) attention on patches that were not pasted over."""
+        """Return (B,) float32: the share of (B, patches) attention on patches that were not pasted over."""
         size = tuple(batch.images.shape[-2:])
         if self.spatial_dims != (-2, -1) or batch.images.dim() != 4 or batch.draw.boxes is None:
             raise ValueError(
-                f"attention is known of (B, C, H, W) images mixed along (-2, -1), got shape "
+                f"TransMix needs (B, C, H, W) images mixed along (-2, -1), got shape "
                 f"{tuple(batch.images.shape)} and spatial_dims={self.spatial_dims}"
             )
         rows = round(math.sqrt(attention.shape[1] * size[0] / size[1]))
         if rows < 1 or attention.shape[1] % rows:
-            raise ValueError(f"{attention.shape[1]} patches make no grid of the aspect of images of {size}")
+            raise ValueError(f"{attention.shape[1]} patches form no grid with the aspect of {size} images")
         pasted = inside(batch.draw.boxes.to(attention.device, non_blocking=True), size)
         grid = (rows, attention.shape[1] // rows)
         pasted = interpolate(pasted[:, None].float(), grid, mode="nearest").flatten(1)  # (1 or B, patches)
@@ -101,21 +102,21 @@ class TransMix(CutMix):
         if any(v is not None and v is not False for v in (*args[1:], *kwargs.values())):
             raise ValueError(
                 "the last block's attention was called with more than its tokens (a mask, rotary "
-                "positions), which TransMix does not know of: use CutMix"
+                "positions), which TransMix does not support: use CutMix"
             )
         attention = class_attention(self._attention, args[0])
         self._captured = attention[:, self._prefix_tokens :]
 
 
 def last_attention(model: nn.Module) -> Any:
-    """The attention of a vision transformer's last block, if the class token of that is classified."""
+    """Return the attention of a vision transformer's last block, if its class token is classified."""
     blocks = getattr(model, "blocks", None)
     attention: Any = None
     if isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         attention = getattr(blocks[-1], "attn", None)
     parts = ("qkv", "q_norm", "k_norm", "num_heads", "scale")
     known = all(hasattr(attention, name) for name in parts)
-    if known:  # differential attention has these parts as well, and two maps in each head
+    if known:  # differential attention has these parts as well, but two maps per head
         known = math.isclose(
             attention.scale, (attention.qkv.out_features // (3 * attention.num_heads)) ** -0.5
         )
@@ -131,7 +132,7 @@ def last_attention(model: nn.Module) -> Any:
 
 @torch.no_grad()
 def class_attention(attention: Any, tokens: Tensor) -> Tensor:
-    """(B, N) float32: what the first of (B, N, C) tokens attends to, averaged over the heads.
+    """Return (B, N) float32: the attention of the first of (B, N, C) tokens, averaged over the heads.
 
     Computed here from the module's input, since the fused attention that networks use keeps no weights.
     """

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from recursivemix.training.whole import written_whole
+from recursivemix.training.atomic_write import atomic_write
 
 from .page import Grid, GridCell, Segment
 
@@ -302,5 +302,5 @@ def _png(figure: Figure, dpi: int) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)

@@ -20,9 +20,9 @@ from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.trained import TrainedModel, load, load_task
-from recursivemix.training.run import check_device
+from recursivemix.training.atomic_write import atomic_write, write_text
+from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
-from recursivemix.training.whole import written_whole
 
 from .cells import write_picture
 from .prediction_table import (
@@ -35,7 +35,6 @@ from .prediction_table import (
     columns_of,
 )
 from .predictions import confident, drawn
-from .records import write_text
 
 MOST_CLASSES = 254
 """In a label map of bytes, where 0 and 255 are no class."""
@@ -244,13 +243,15 @@ def open_table(
     """
     columns = columns_of(models[0], top_k)
     try:
-        with nullcontext() if out is None else written_whole(out) as part:
+        with nullcontext() if out is None else atomic_write(out) as part:
             if kind == "parquet":
                 assert part is not None
                 yield ParquetTable(part, columns, features)
                 return
             with nullcontext(sys.stdout) if part is None else part.open("w", newline="") as file:
                 yield _text_table(file, models, kind, columns)
+    except BrokenPipeError:  # of standard output
+        raise
     except OSError as error:
         raise ValueError(f"cannot write the predictions ({error}): name another place") from error
 

@@ -15,10 +15,10 @@ from recursivemix.models.prediction import BoxPrediction, ClassPrediction, Predi
 from recursivemix.models.trained import TrainedModel
 from recursivemix.tasks.detection.metrics import detections_as_results
 
+from .safe_cell import safe_cell
+
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Spreadsheets take a cell that begins with one of these for a formula."""
 ROWS = 1000
 """Rows of a Parquet file that are written together."""
 
@@ -196,11 +196,6 @@ def rows(prediction: Prediction) -> list[dict[str, Any]]:
             for label, score, box in objects
         ]
     return [image | {"label": label, "share": share} for label, share in prediction.shares.items()]
-
-
-def safe_cell(value: Any) -> Any:
-    """A cell of a CSV file: text that spreadsheets take for a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def category_ids(model: TrainedModel) -> list[int]:

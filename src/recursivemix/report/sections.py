@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .metric_names import METRIC_NAMES
+from recursivemix.tasks import METRIC_NAMES
+
 from .page import Code, Plot, Section, Table
 from .plots import Series, forest, lines, points
 from .statistics import UNBOUNDED, Bounds, estimate
 from .table import decimals
-from .words import NOTHING, mean_of, number, p_words, verdict, with_interval
+from .words import NOTHING, heading, mean_of, number, p_words, verdict, with_interval
 
 Comparison = dict[str, Any]
 """The content of ``comparison.json``."""
@@ -187,7 +188,7 @@ def learning_section(comparison: Comparison) -> Section | None:
     """Draw curves over epochs."""
     score = comparison["score"].removesuffix("_last")
     curves: tuple[tuple[str, str, str, Bounds], ...] = (
-        (score, f"{METRIC_NAMES[score]} by epoch, %", BAND, Bounds(0, 100)),
+        (score, f"{heading(METRIC_NAMES[score])} by epoch, %", BAND, Bounds(0, 100)),
         ("acc_clean", "Accuracy on unmixed training images by epoch, %", BAND, Bounds(0, 100)),
         ("val_loss", "Evaluation loss by epoch", BAND, Bounds(0, None)),
         (
@@ -242,7 +243,7 @@ def classes_section(comparison: Comparison) -> Section | None:
         return None
     score = comparison["score"].removesuffix("_last")
     table = Table(
-        f"{METRIC_NAMES[score].replace('mIoU', 'IoU')} by class (%), largest differences first",
+        f"{heading(METRIC_NAMES[score]).replace('mIoU', 'IoU')} by class (%), largest differences first",
         ["Class", *(method["label"] for method in methods)],
         [row for _, row in sorted(rows, key=lambda item: item[0])],
     )

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from .safe_cell import safe_cell
 from .statistics import LEVEL
 
 LATEX = {
@@ -20,8 +21,6 @@ CSV_COLUMNS = (
     "method", "metric", "unit", "n", "mean", "low", "high",
     "difference", "difference_low", "difference_high", "p", "p_corrected", "seeds_needed",
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""First characters that make spreadsheets evaluate a cell."""
 
 
 def as_json(comparison: dict[str, Any]) -> str:
@@ -35,10 +34,7 @@ def as_json(comparison: dict[str, Any]) -> str:
 
 
 def as_csv(comparison: dict[str, Any]) -> str:
-    """Return a row per method and metric, with the difference to the baseline; missing values are empty.
-
-    Text that a spreadsheet would take for a formula is preceded by an apostrophe.
-    """
+    """Return a row per method and metric, with the difference to the baseline; missing values are empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -48,17 +44,11 @@ def as_csv(comparison: dict[str, Any]) -> str:
             pair = pairs.get((method["label"], metric), {})
             words = (method["label"], metric, comparison["metrics"][metric]["unit"])
             writer.writerow(
-                [plain_cell(word) for word in words]
+                [safe_cell(word) for word in words]
                 + [found[name] for name in ("n", "mean", "low", "high")]
                 + [pair.get(name) for name in ("mean", "low", "high", "p", "p_corrected", "seeds_needed")]
             )
     return file.getvalue()
-
-
-def plain_cell(text: str) -> str:
-    """Return text for a CSV cell that no spreadsheet evaluates."""
-    first = unicodedata.normalize("NFKC", text.lstrip(" "))[:1]  # full-width signs count, too
-    return f"'{text}" if first in FORMULA else text
 
 
 def as_latex(comparison: dict[str, Any]) -> str:

@@ -65,6 +65,11 @@ def counted(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
+def heading(name: str) -> str:
+    """Start a name with a capital, unless its first word has capitals of its own, such as mIoU."""
+    return name[:1].upper() + name[1:] if name.partition(" ")[0].islower() else name
+
+
 def listed(labels: list[str]) -> str:
     """Join labels as in a sentence."""
     if len(labels) < 2:

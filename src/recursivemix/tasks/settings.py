@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource, Source
+from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource
+from recursivemix.data.settings import ImageSettings
 from recursivemix.tasks.detection.names import BoxDetector
 from recursivemix.tasks.segmentation.names import Head
 from recursivemix.training.settings import RunSettings
@@ -16,18 +18,10 @@ NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
 
 
 @dataclass(frozen=True)
-class ClassificationSettings(RunSettings):
-    """Settings of recursivemix fit.
+class ClassificationSettings(RunSettings, ImageSettings):
+    """Classification.
 
     Args:
-        data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
-            a folder of CIFAR's binary files; with --dataset hf the name of a Hugging Face data set
-            (default: scikit-learn's handwritten digits).
-        dataset: Format of --data: auto (detect), digits, folder, cifar10, cifar100 or hf.
-        val_split: Share of each class to hold out, if there is no val or test folder.
-        image_size: Side of the network's input in pixels (default: the images' size up to 64, else 224).
-        train_images: Number of training images; a stratified random subset (default: all).
-        skip_bad: Read every file before training, and leave out and list those that cannot be read.
         cache: Keep all decoded images in memory, on the device if they fit: yes, no, or auto (small images,
             up to 2 GiB in total).
         crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
@@ -38,12 +32,9 @@ class ClassificationSettings(RunSettings):
         label_smoothing: Share of each label that is spread evenly over all classes.
     """
 
+    task: ClassVar[str] = "recursivemix.tasks.classification:CLASSIFICATION"
+
     lr: float = 0.1
-    dataset: Source = "auto"
-    val_split: float | None = None
-    image_size: int | None = None
-    train_images: int | None = None
-    skip_bad: bool = False
     cache: Cache = "auto"
     crop: Crop | None = None
     lighting: float = 0.0
@@ -54,7 +45,6 @@ class ClassificationSettings(RunSettings):
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(0, "lighting")
-        self.check_least(1, "image_size")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.label_smoothing and "label_smoothing" in self.mixer_options:
@@ -63,7 +53,7 @@ class ClassificationSettings(RunSettings):
 
 @dataclass(frozen=True)
 class TransferSettings(RunSettings):
-    """Settings of all tasks that train a head on a backbone.
+    """Backbone and head.
 
     Args:
         backbone: A checkpoint of recursivemix fit, a file of recursivemix export or other weights, the name
@@ -102,10 +92,16 @@ class TransferSettings(RunSettings):
         if self.mixer == "none" and self.mixer_options:
             raise ValueError("--mixer-options need --mixer recursivemix: add it, or leave the options out")
 
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        backbone = Path(self.backbone)
+        source = str(backbone.absolute()) if backbone.exists() else self.backbone
+        return replace(super().with_absolute_paths(), backbone=source)
+
 
 @dataclass(frozen=True)
 class ObjectSettings(TransferSettings):
-    """Settings of the tasks that find objects.
+    """Objects.
 
     Args:
         image_size: Shorter side of the images in pixels; of several, one is drawn for each training batch
@@ -125,13 +121,15 @@ class ObjectSettings(TransferSettings):
 
 @dataclass(frozen=True)
 class DetectionSettings(ObjectSettings):
-    """Settings of recursivemix transfer detection.
+    """Detection.
 
     Args:
         detector: Name of the detector; atss and gfl are of this project, the others torchvision's.
         dataset: Format of --data: auto (detect), scenes, coco or voc.
         depth: Convolutions in each tower of the head of atss and gfl; 4 in the papers.
     """
+
+    task: ClassVar[str] = "recursivemix.tasks.detection.task:DETECTION"
 
     detector: BoxDetector = "atss"
     dataset: DetectionSource = "auto"
@@ -144,18 +142,20 @@ class DetectionSettings(ObjectSettings):
 
 @dataclass(frozen=True)
 class InstanceSettings(ObjectSettings):
-    """Settings of recursivemix transfer instance: torchvision's Mask R-CNN.
+    """Instance segmentation, by torchvision's Mask R-CNN.
 
     Args:
         dataset: Format of --data: auto (detect), scenes or coco.
     """
+
+    task: ClassVar[str] = "recursivemix.tasks.detection.task:INSTANCE"
 
     dataset: DetectionSource = "auto"
 
 
 @dataclass(frozen=True)
 class SegmentationSettings(TransferSettings):
-    """Settings of recursivemix transfer segmentation.
+    """Semantic segmentation.
 
     Args:
         head: Name of the head; an auxiliary FCN head helps its training.
@@ -164,6 +164,8 @@ class SegmentationSettings(TransferSettings):
         scales: Range of the random scale of training images.
         aux_weight: Weight of the auxiliary head's loss.
     """
+
+    task: ClassVar[str] = "recursivemix.tasks.segmentation.task:SEGMENTATION"
 
     head: Head = "upernet"
     dataset: SegmentationSource = "auto"

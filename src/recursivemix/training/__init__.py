@@ -1,1 +1,1 @@
-"""The Lightning side: the module, its loaders, the run. Names no single mixing method."""
+"""One training run, whatever its task: settings, preparation, fitting, record and checkpoints."""

@@ -1,7 +1,7 @@
-"""Nothing lost: checkpoints written whole or not at all, by the clock, on a signal, none of a bad step.
+"""When a run writes checkpoints, and what Lightning's own lack.
 
-A checkpoint is only written after an optimiser step, and says at which step of which epoch its run goes
-on; with data that is a pure function of the step, that is all a run needs.
+A checkpoint is written after an optimizer step, and only if loss and weights are finite. With data that are
+a pure function of the step, it is all that a run needs to be resumed exactly.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,35 +21,39 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from recursivemix.models.checkpoint_file import CheckpointError, read_checkpoint, write_checkpoint
 
+from .atomic_write import atomic_write
 from .learner import Learner
-from .whole import written_whole
 
 LEAST_SECONDS = 30.0
-"""Between two checkpoints that nobody asked for."""
+"""Least time between two checkpoints, unless ``every`` is given."""
 SHARE_OF_TIME = 0.02
-"""Of a run's time, how much may go into writing checkpoints."""
-STEPS_BETWEEN_LOOKS = 20
-"""At a loss on a device that must not be waited for, and at what other processes want."""
+"""Largest share of the time spent on writing checkpoints, unless ``every`` is given."""
+STEPS_BETWEEN_CHECKS = 20
+"""On a GPU, or with several processes: steps between two checks of the loss, which synchronize."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss that is no finite number; the message says where in the run, and of which images."""
+    """The loss or the weights became NaN or infinite; the message names step and images."""
 
 
 class StoppedError(Exception):
-    """A run that was asked to stop, and has written where it was."""
+    """The run was asked to stop, and did so after writing a checkpoint."""
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Write checkpoints atomically and with a checksum; read tensors and plain values only."""
+class CheckpointIO(TorchCheckpointIO):
+    """Write checkpoints atomically and with a checksum; read tensors and plain values only.
+
+    Lightning's own writer keeps a second copy in memory and moves the file from the system's temporary
+    folder, which is not atomic if that is on another file system.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         try:
-            with written_whole(path) as part:
+            with atomic_write(path) as part:
                 write_checkpoint(checkpoint, part)
-        except (OSError, RuntimeError) as error:  # torch's writer hides what the system said
-            before = "the one before it is whole" if path.exists() else "there is none before it"
+        except (OSError, RuntimeError) as error:  # torch hides the system's error in the context
+            before = "the previous one is intact" if path.exists() else "there is no previous one"
             raise CheckpointError(
                 f"cannot write the checkpoint {path} ({error.__context__ or error}); {before}. Is the disk "
                 f"full, or the folder read-only?"
@@ -59,33 +64,34 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``last.ckpt`` as often as it costs little, and ``best.ckpt`` when the score was never higher.
+    """Writes ``last.ckpt`` regularly, and ``best.ckpt`` when the score improves.
 
     ``last.ckpt`` is written at the end of the run, on Ctrl-C and SIGTERM, and in between every ``every``
-    steps, or by the clock: at least 30 seconds apart and for at most 2 % of the time.
+    steps, or else at least 30 seconds apart and using at most 2 % of the time.
 
     Args:
         folder: of the files.
-        every: optimiser steps between two checkpoints; None goes by the clock.
+        every: optimizer steps between two checkpoints; None goes by the clock.
+        name_image: returns the name of a training image, for messages.
     """
 
-    def __init__(self, folder: Path, every: int | None = None) -> None:
+    def __init__(self, folder: Path, every: int | None, name_image: Callable[[int], str]) -> None:
         self.folder = folder
         self.every = every
+        self.name_image = name_image
         self.best: float | None = None
         self._step = 0
         self._index = 0
         self._saved_at = time.monotonic()
         self._cost = 0.0
-        self._seen = False
-        self._kept = False
-        self._epoch_ends = False
+        self._evaluated = False
+        self._has_last = False
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
     @property
     def last(self) -> Path:
-        """Where the run goes on."""
+        """The checkpoint that a run resumes from."""
         return self.folder / "last.ckpt"
 
     # -- when -----------------------------------------------------------------------------------
@@ -95,46 +101,44 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note)
+                self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._index = batch_idx
         if trainer.global_step == self._step:
-            return  # within an accumulation window, whose gradients no checkpoint holds
+            return  # within an accumulation window: a checkpoint holds no gradients
         self._step = trainer.global_step
-        stop, save, bad = self._look(trainer, pl_module)
+        stop, save, bad = self._decide(trainer, pl_module)
         if bad:
             self._refuse(trainer, pl_module)
         if trainer.is_last_batch:
-            return  # the epoch's end follows
+            return  # on_train_epoch_end follows
         if save or stop:
             self._save(trainer, self.last)
         if stop:
             raise StoppedError(f"stopped at step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stop, save, bad = self._look(trainer, pl_module, always=True)
+        stop, save, bad = self._decide(trainer, pl_module, always=True)
         if bad:
             self._refuse(trainer, pl_module)
-        self._epoch_ends = True
         assert isinstance(pl_module, Learner)
-        score = trainer.callback_metrics.get(pl_module.score) if self._seen else None
-        self._seen = False
+        score = trainer.callback_metrics.get(pl_module.score) if self._evaluated else None
+        self._evaluated = False
         if score is not None and (self.best is None or float(score) > self.best):
             self.best = float(score)
             self._save(trainer, self.folder / "best.ckpt")
         final = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         final |= trainer.global_step == trainer.max_steps
-        if save or stop or final or not self._kept:
+        if save or stop or final or not self._has_last:
             self._save(trainer, self.last)
-        self._epoch_ends = False
         if stop and not final:
             raise StoppedError(f"stopped after epoch {trainer.current_epoch + 1}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen = True
+        self._evaluated = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
@@ -143,19 +147,19 @@ class Checkpoints(Checkpoint):
         self._restore_handlers()
 
     def _restore_handlers(self) -> None:
-        """Before Lightning restores its own, which would come back else."""
+        """Restore the signal handlers before Lightning does; otherwise its own would stay."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        """The first signal asks for a stop; a second Ctrl-C doesn't wait for it."""
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Stop after the next step; at a second Ctrl-C, at once."""
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = number
 
-    def _look(self, trainer: Trainer, module: LightningModule, always: bool = False) -> tuple[bool, ...]:
-        """Whether to stop, to save, and whether a loss was not finite: the same answer on every process."""
+    def _decide(self, trainer: Trainer, module: LightningModule, always: bool = False) -> tuple[bool, ...]:
+        """Return whether to stop, to save, and whether a loss was not finite: the same on every process."""
         assert isinstance(module, Learner)
         on_cpu = module.device.type == "cpu"
         if self.every is not None:
@@ -163,11 +167,11 @@ class Checkpoints(Checkpoint):
         else:
             due = time.monotonic() - self._saved_at >= max(LEAST_SECONDS, self._cost / SHARE_OF_TIME)
         stop = self._signal is not None
-        look = always or on_cpu or self._step % STEPS_BETWEEN_LOOKS == 0
+        check = always or on_cpu or self._step % STEPS_BETWEEN_CHECKS == 0
         if trainer.world_size == 1:
-            bad = (look or due or stop) and module.first_bad_step >= 0
+            bad = (check or due or stop) and module.first_bad_step >= 0
             return stop, due, bad
-        if not look and not (self.every is not None and due):
+        if not check and not (self.every is not None and due):
             return False, False, False
         wishes = torch.tensor([stop, due, module.first_bad_step >= 0], device=module.device).int()
         torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
@@ -176,9 +180,9 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         module = trainer.lightning_module
-        # A step of a finite loss can still ruin the weights; the next loss would only say so after this.
+        # A step with a finite loss can still ruin the weights; the next loss would show it too late.
         sound = all(bool(weights.isfinite().all()) for weights in module.state_dict().values())
-        # Batch norm's statistics are each process's own.
+        # The statistics of batch normalization differ between processes.
         if not trainer.strategy.reduce_boolean_decision(sound, all=True):
             self._refuse(trainer, module)
         start = time.monotonic()
@@ -191,58 +195,42 @@ class Checkpoints(Checkpoint):
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise CheckpointError(problem)
-        self._kept |= path == self.last
+        self._has_last |= path == self.last
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
 
     def _refuse(self, trainer: Trainer, module: LightningModule) -> None:
+        """Raise NonFiniteLossError."""
         assert isinstance(module, Learner)
         what, (step, rank) = "loss was", first_bad_of(trainer, module)
         if step < 0:
             what, step = "weights were", self._index
         good = [file for file in (self.last, self.folder / "best.ckpt") if file.exists()]
-        kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint was kept"
+        kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint"
         epoch = trainer.current_epoch
-        batches: Any = trainer.train_dataloader
-        names = batches.names(epoch, step, rank)
+        names = [self.name_image(i) for i in module.order(rank).batch(epoch, step).tolist()]
         window = trainer.accumulate_grad_batches
-        taken = epoch * -(-int(trainer.num_training_batches) // window) + step // window
-        lr = float(trainer.optimizers[0].defaults["lr"]) * module.lr_factor(taken)
+        done = epoch * -(-int(trainer.num_training_batches) // window) + step // window
+        lr = float(trainer.optimizers[0].defaults["lr"]) * module.lr_factor(done)
         raise NonFiniteLossError(
             f"the {what} not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
             f"{kept}. Try a lower --lr, or --warmup-epochs. The images of that batch: {', '.join(names)}"
         )
-
-    # -- what -----------------------------------------------------------------------------------
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Says at which step of its epoch the run goes on; Lightning's counters say in which epoch."""
-        done = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
-        checkpoint["next_step"] = 0 if self._epoch_ends and trainer.is_last_batch else done
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        if datamodule is not None:
-            datamodule.first = checkpoint["next_step"]
-        self._kept = True
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        self._has_last = True
 
 
 def first_bad_of(trainer: Trainer, module: Learner) -> tuple[int, int]:
-    """The first step of any process whose loss was not finite, and that process; -1 if there is none."""
-    own = torch.tensor(module.first_bad_step, device=module.device)
-    steps = [own]
+    """Return the first step with a loss that is not finite, of any process, and its rank; step -1: none."""
+    step = torch.tensor(module.first_bad_step, device=module.device)
+    steps = [step]
     if trainer.world_size > 1:
-        steps = [torch.zeros_like(own) for _ in range(trainer.world_size)]
-        torch.distributed.all_gather(steps, own)
+        steps = [torch.zeros_like(step) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(steps, step)
     bad = [(int(step), rank) for rank, step in enumerate(steps) if step >= 0]
     return min(bad, default=(-1, trainer.global_rank))

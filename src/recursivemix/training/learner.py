@@ -1,9 +1,9 @@
-"""What every network that is trained here has: sums of an epoch, a schedule, and all that must last."""
+"""Base of the Lightning modules of all tasks: epoch means, optimizer, and the state of a checkpoint."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
@@ -11,13 +11,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from recursivemix.data.order import seed_of
+from recursivemix.data.order import TrainingOrder, seed_of
 
-from .optimizer import create_optimizer, lr_factor
+from .optimizer import check_state, create_optimizer, scheduled_factor
+from .settings import RunSettings
 
 
-class Stateful(Protocol):
-    """What mixes batches, and has a stream and perhaps a history to keep."""
+class StatefulMixer(Protocol):
+    """A mixer whose random stream and history are part of a checkpoint."""
 
     def start_epoch(self) -> None: ...
 
@@ -26,49 +27,81 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Learner(LightningModule):
-    """Base of what is trained; a task defines its steps, ``network`` and ``mixer``.
+def training_order(settings: RunSettings, images: int, ranks: int, rank: int) -> TrainingOrder:
+    """Return which of ``images`` training images make up which batch of a process."""
+    return TrainingOrder(images, settings.batch_size, settings.seed, settings.repeats, ranks, rank)
 
-    Its ``hparams`` hold plain values that a checkpoint can keep; among them ``optimizer``,
-    ``optimizer_options``, ``lr``, ``momentum``, ``weight_decay``, ``decay_norms`` (see `create_optimizer`),
-    ``schedule``, ``milestones``, ``gamma`` (see `lr_factor`), ``warmup_epochs`` and ``seed``.
+
+class Learner(LightningModule):
+    """Base of what a run trains. A subclass creates ``network`` and ``mixer`` and defines the steps.
+
+    ``hparams`` are the settings as plain values, with what the data determined; a checkpoint holds them.
+
+    Args:
+        settings: of the run, with all defaults resolved.
+        facts: further plain values for ``hparams``: at least ``classes`` and ``data``, a dictionary with
+            the number of training ``images``.
     """
 
-    sums: ClassVar[tuple[str, ...]]
-    """What is summed over the images of an epoch, in this order, after their count."""
-    evaluated: ClassVar[tuple[str, ...]]
-    """What an evaluation logs, in the order of the CSV's columns."""
-    score: ClassVar[str]
-    """Which of it tells the best checkpoint: the higher the better."""
-    same: ClassVar[tuple[str, ...]]
-    """Settings in which a run and its checkpoint must agree."""
-
+    means: tuple[str, ...]
+    """Names of what is averaged over the training images of an epoch."""
+    evaluated: tuple[str, ...]
+    """Names of what an evaluation logs, in the order of the CSV's columns."""
+    score: str
+    """Which of it selects the best checkpoint; higher is better."""
+    identity: tuple[str, ...]
+    """Hyperparameters in which a run and the checkpoint it resumes from must agree."""
     network: nn.Module
-    mixer: Stateful
+    mixer: Any
+    """A `StatefulMixer`, or None."""
+    per_class: dict[str, float]
+    """Score of each class in the last evaluation, if the task has one."""
+    notes: tuple[str, ...] = ()
+    """Lines to show before the training."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: RunSettings, facts: dict[str, Any]) -> None:
         super().__init__()
+        self.settings = settings
+        values = settings.as_plain() | facts
+        del values["out"]  # a checkpoint may move to another folder
+        self.save_hyperparameters(values)
+        self.per_class = {}
+        self.mixing = True
+        """Whether the current epoch mixes."""
         self._sums = torch.zeros(0)
         self._first_bad = torch.zeros(())
         self._resumed: dict[str, Any] | None = None
 
     @abstractmethod
     def training_step(self, batch: Any, index: int) -> Tensor:
-        """The loss of a batch; ends in `add_up`."""
+        """Return `finish_step` of the losses of a batch."""
 
-    def begin_epoch(self) -> None:
-        """Called as an epoch begins or goes on in its middle."""
+    @property
+    def inference_network(self) -> nn.Module:
+        """The part of the network that a prediction needs."""
+        return self.network
+
+    def record(self) -> dict[str, Any]:
+        """Return entries that the task adds to the record of a run."""
+        return {}
 
     # -- training -------------------------------------------------------------------------------
 
+    def order(self, rank: int | None = None) -> TrainingOrder:
+        """Return which training images make up which batch of this process, or of another."""
+        rank = self.global_rank if rank is None else rank
+        return training_order(self.settings, self.hparams["data"]["images"], self.trainer.world_size, rank)
+
     def on_train_start(self) -> None:
         self._clear_sums()
-        self.begin_epoch()  # an epoch that goes on in its middle has no start
+        self._start_epoch()  # Lightning calls no epoch hook if it resumes within an epoch
         state = self._resumed
         if state is None:
-            torch.manual_seed(seed_of(self.hparams["seed"], "network", self.global_rank))
+            torch.manual_seed(seed_of(self.settings.seed, "network", self.global_rank))
             return
         self._resumed = None
+        for optimizer in self.trainer.optimizers:
+            check_state(optimizer)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
@@ -76,109 +109,104 @@ class Learner(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._clear_sums()
-        self.begin_epoch()
-        self.mixer.start_epoch()
+        self._start_epoch()
+        if self.mixer is not None:
+            self.mixer.start_epoch()
 
-    def epoch_metrics(self) -> dict[str, float]:
-        """Means over the images of the epoch so far, of all processes; waits for the device."""
+    def _start_epoch(self) -> None:
+        start, stop = self.settings.mix_start, self.settings.mix_stop
+        self.mixing = start <= self.current_epoch and (stop is None or self.current_epoch < stop)
+
+    def epoch_means(self) -> dict[str, float]:
+        """Return means over all training images of the epoch so far; synchronizes processes and device."""
         sums = self._sums.clone()
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         count, *totals = sums.tolist()
-        return {name: total / max(count, 1) for name, total in zip(self.sums, totals, strict=True)}
+        return {name: total / max(count, 1) for name, total in zip(self.means, totals, strict=True)}
 
     @property
     def first_bad_step(self) -> int:
-        """The first step of this epoch whose loss was no finite number, or -1; waits for the device."""
+        """First step of this epoch whose loss was not finite, or -1; synchronizes the device."""
         return int(self._first_bad)
 
-    def add_up(self, count: int, values: list[Tensor], total: Tensor, index: int) -> None:
-        """Add to the epoch's sums, on the device, so that no step waits for them.
+    def finish_step(
+        self, losses: list[Tensor], count: int, index: int, values: list[Tensor] | None = None
+    ) -> Tensor:
+        """Add a step to the epoch's means, without synchronizing the device; return the loss to optimize.
 
         Args:
-            count: images of the step.
-            values: a number for each of `sums`, a mean over these images, detached.
-            total: the loss, detached; a step at which it is not finite is noted.
+            losses: terms of the loss, means over the images of the step.
+            count: number of images.
             index: of the step in its epoch.
+            values: one detached number for each of ``means``, means over the images too; None if ``means``
+                holds the sum of the losses only.
         """
-        self._sums += count * torch.stack([torch.ones_like(total), *values])
-        fresh = (self._first_bad < 0) & ~torch.isfinite(total)
+        total = torch.stack(losses).sum()
+        detached = total.detach()
+        values = [detached] if values is None else values
+        self._sums += count * torch.stack([torch.ones_like(detached), *values])
+        fresh = (self._first_bad < 0) & ~torch.isfinite(detached)
         self._first_bad = torch.where(fresh, index, self._first_bad)
+        return total * self._window_share(count, index)
 
-    def window_share(self, count: int, index: int) -> float:
-        """What makes Lightning's mean over steps the mean over the images of an accumulation window.
+    def _window_share(self, count: int, index: int) -> float:
+        """Return the factor that turns Lightning's mean over accumulated steps into a mean over images.
 
-        Lightning divides by the full window's number of steps, also where an epoch ends within one.
+        Lightning divides by the number of steps of a full window, even at the end of an epoch.
         """
         window = self.trainer.accumulate_grad_batches
         if window == 1:
             return 1.0
-        first = index - index % window
+        first, order = index - index % window, self.order()
         last = min(first + window, int(self.trainer.num_training_batches))
-        batches: Any = self.trainer.train_dataloader
-        images = sum(batches.order.batch_length(step) for step in range(first, last))
+        images = sum(order.batch_length(step) for step in range(first, last))
         return float(window * count / images)
 
     def _clear_sums(self) -> None:
         wide = torch.float32 if self.device.type == "mps" else torch.float64
-        self._sums = torch.zeros(1 + len(self.sums), dtype=wide, device=self.device)
+        self._sums = torch.zeros(1 + len(self.means), dtype=wide, device=self.device)
         self._first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
 
-    # -- optimiser ------------------------------------------------------------------------------
+    # -- optimizer ------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        settings = self.hparams
-        options = dict(settings["optimizer_options"] or {})
-        if self.trainer.gradient_clip_val:
-            options.setdefault("fused", False)  # Lightning can't clip between its scaling and a fused step
-        optimizer = create_optimizer(
-            self.network,
-            settings["optimizer"],
-            lr=settings["lr"],
-            weight_decay=settings["weight_decay"],
-            momentum=settings["momentum"],
-            decay_norms=settings["decay_norms"],
-            options=options,
-        )
+        # Lightning cannot clip gradients for a fused optimizer in mixed precision.
+        fused = not self.trainer.gradient_clip_val
+        optimizer = create_optimizer(self.network, self.settings, fused=fused)
         scheduler = LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_factor(self, step: int) -> float:
-        """The learning rate of an optimiser step, as a share of the peak."""
-        settings = self.hparams
+        """Return the learning rate of an optimizer step, relative to the peak."""
         total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        share = 0.05 if settings["warmup_epochs"] is None else settings["warmup_epochs"] / epochs
-        milestones = [milestone / epochs for milestone in settings["milestones"]]
-        warmup = round(share * total)
-        return lr_factor(step, total, warmup, settings["schedule"], milestones, settings["gamma"])
+        return scheduled_factor(self.settings, step, total, self.trainer.max_epochs or 1)
 
-    # -- what must last -------------------------------------------------------------------------
+    # -- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds every process's own state: mixer, generators, sums of the epoch."""
+        """Add the state of every process: mixer, generators, and sums of the epoch."""
         on_gpu = self.device.type == "cuda"
-        own = {
-            "mixer": _on_cpu(self.mixer.state_dict()),
+        state = {
+            "mixer": {} if self.mixer is None else _on_cpu(self.mixer.state_dict()),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if on_gpu else None,
             "sums": self._sums.cpu(),
             "first_bad": self._first_bad.cpu(),
         }
-        states = [own]
+        states = [state]
         if self._trainer is not None and self.trainer.world_size > 1:
             states = [{} for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(states, own)
+            torch.distributed.all_gather_object(states, state)
         checkpoint["ranks"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = checkpoint["ranks"]
-        in_run = self._trainer is not None
-        if in_run and len(states) == self.trainer.world_size:
-            self._resumed = states[self.global_rank]
-            self.mixer.load_state_dict(self._resumed["mixer"])
-        else:
-            self.mixer.load_state_dict(states[0]["mixer"])
+        state = states[0]
+        if self._trainer is not None and len(states) == self.trainer.world_size:
+            self._resumed = state = states[self.global_rank]
+        if self.mixer is not None:
+            self.mixer.load_state_dict(state["mixer"])
 
 
 def _on_cpu(state: Any) -> Any:

@@ -1,145 +1,67 @@
-"""The loaders of a run: training batches, the evaluation split, and a probe of unmixed training images."""
+"""The loaders of a run: training batches, evaluation batches, and a probe of unmixed training images."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 
-from recursivemix.data.augment import Augmentation
-from recursivemix.data.batches import EvaluationBatches, TrainingBatches
-from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
-from recursivemix.data.images import ImageData, LabelledImages
-from recursivemix.data.names import Cache
-from recursivemix.data.order import TrainingOrder, evaluation_batches
-from recursivemix.models import SMALL_IMAGE
+from recursivemix.data.order import evaluation_batches
+
+from .learner import training_order
+from .settings import RunSettings
+from .task import Batches, Images, Loading, TrainingBatches
 
 
 class RunLoaders(LightningDataModule):
-    """Base of the loaders of a run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = 0
-        """The step of its epoch that training begins with."""
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Keep the batch as it is: loaders put images and targets on the device, and indices on the CPU."""
-        return batch
-
-    def fill_cache(self) -> None:
-        """Read what is to be held in memory; before any step, so that a bad file is found first."""
-
-    def evaluation_dataloader(self) -> Any:
-        """The batches that the score is measured on."""
-        raise NotImplementedError
-
-
-class Loaders(RunLoaders):
-    """Loaders of one `ImageData`.
+    """Loaders of a run, for one process. A checkpoint holds the step at which an epoch goes on.
 
     Args:
-        data: the images.
-        augmentation: how training images are varied.
-        batch_size: images a step, on each device.
-        workers: processes that read images; 0 reads in the training process.
-        cache: hold all images in memory, decoded: "yes", "no", or "auto" for small images that fit.
-        repeats: copies of an image in a batch, each varied by itself (repeated augmentation).
-        probe: how many training images, spread over the set, measure the accuracy on unmixed images.
-        seed: of order and augmentation.
-        progress: show how far the reading into memory is.
+        loading: makes the batches of the task.
+        settings: batch size, seed and repeats.
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        augmentation: Augmentation,
-        *,
-        batch_size: int,
-        workers: int = 0,
-        cache: Cache = "auto",
-        repeats: int = 1,
-        probe: int = 512,
-        seed: int = 0,
-        progress: bool = False,
-    ) -> None:
+    def __init__(self, loading: Loading, settings: RunSettings) -> None:
         super().__init__()
-        self.augmentation = augmentation
-        self.batch_size = batch_size
-        self.workers = workers
-        self.repeats = repeats
-        self.probe = probe
-        self.seed = seed
-        self.progress = progress
-        self.data = data
-        self.hold = self._decide(cache)
-        self.training: TrainingBatches | None = None
-
-    def fill_cache(self) -> None:
-        if not self.hold:
-            return
-        size, workers = self.augmentation.size, self.workers
-        sets = {"training images": self.data.train, f"{self.data.split} images": self.data.evaluation}
-        train, evaluation = (
-            stack(images, size, workers, self.progress, what) for what, images in sets.items()
-        )
-        self.data = replace(self.data, train=train, evaluation=evaluation)
+        self.loading = loading
+        self.settings = settings
+        self._first_step = 0
 
     def train_dataloader(self) -> TrainingBatches:
-        trainer = self.trainer
-        assert trainer is not None
-        order = TrainingOrder(
-            len(self.data.train),
-            self.batch_size,
-            self.seed,
-            self.repeats,
-            ranks=trainer.world_size,
-            rank=trainer.global_rank,
-        )
-        self.training = TrainingBatches(
-            self.data.train,
-            order,
-            self.augmentation,
-            lambda: trainer.current_epoch,
-            device=trainer.strategy.root_device,
-            hold=self.hold,
-            workers=self.workers,
-        )
-        self.training.first, self.first = self.first, 0
-        return self.training
+        trainer = self._trainer
+        images = len(self.loading.data.train)
+        order = training_order(self.settings, images, trainer.world_size, trainer.global_rank)
+        batches = self.loading.training(order, lambda: trainer.current_epoch, trainer.strategy.root_device)
+        batches.first, self._first_step = self._first_step, 0
+        return batches
 
-    def val_dataloader(self) -> list[EvaluationBatches]:
-        """The evaluation split, then the probe."""
-        train = self.data.train
-        probe = train.select(torch.arange(0, len(train), max(1, len(train) // self.probe)))
-        return [self.evaluation_dataloader(), self._evaluation(probe)]
+    def val_dataloader(self) -> list[Batches]:
+        """Return the evaluation batches, then those of the probe if there is one."""
+        probe = self.loading.probe()
+        return [self.evaluation_dataloader(), *([] if probe is None else [self._evaluation(probe)])]
 
-    def evaluation_dataloader(self) -> EvaluationBatches:
-        return self._evaluation(self.data.evaluation)
+    def evaluation_dataloader(self) -> Batches:
+        """Return the batches that the score is measured on."""
+        return self._evaluation(self.loading.data.evaluation)
 
-    def _evaluation(self, images: LabelledImages) -> EvaluationBatches:
-        trainer = self.trainer
-        assert trainer is not None
-        batches = evaluation_batches(len(images), self.batch_size, trainer.world_size, trainer.global_rank)
-        return EvaluationBatches(
-            images,
-            batches,
-            self.augmentation,
-            device=trainer.strategy.root_device,
-            hold=self.hold,
-            workers=self.workers,
-        )
+    def _evaluation(self, images: Images) -> Batches:
+        trainer, size = self._trainer, self.settings.batch_size
+        share = evaluation_batches(len(images), size, trainer.world_size, trainer.global_rank)
+        return self.loading.evaluation(images, share, trainer.strategy.root_device)
 
-    def _decide(self, cache: Cache) -> bool:
-        size = self.augmentation.size
-        if cache == "yes" and not can_be_cached(self.augmentation):
-            raise ValueError(
-                "--cache yes is for images that are moved and mirrored; with --crop resized or "
-                "--color-jitter they are read anew in each epoch: leave --cache out"
-            )
-        if cache != "auto":
-            return cache == "yes"
-        needed = cache_bytes([len(self.data.train), len(self.data.evaluation)], size)
-        return can_be_cached(self.augmentation) and size <= SMALL_IMAGE and needed <= CACHE_LIMIT
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return the batch as it is: images and targets are on the device, indices stay on the CPU."""
+        return batch
+
+    @property
+    def _trainer(self) -> Any:
+        assert self.trainer is not None
+        return self.trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        progress = self._trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"next_step": progress.processed % int(self._trainer.num_training_batches)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._first_step = state_dict["next_step"]

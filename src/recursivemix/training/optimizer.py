@@ -1,19 +1,66 @@
-"""Who moves the weights, and how fast: optimiser, parameter groups, learning rate by step."""
+"""Optimizer, parameter groups and learning-rate schedule, with their settings.
+
+Importing this module needs the standard library only: the settings are part of the command line.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-import timm.optim
-import torch
-from torch import nn
+from .checked import Checked
 
-from .settings import Schedule
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
+Schedule = Literal["cosine", "step", "poly", "constant"]
 FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
-"""timm's names of optimisers that torch can update in one pass."""
+"""timm's names of optimizers that torch can update in one pass."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Checked):
+    """Optimizer and learning-rate schedule.
+
+    Args:
+        optimizer: sgd (with Nesterov momentum), momentum (without), adamw, or any optimizer of timm.optim.
+        optimizer_options: Further arguments of the optimizer, such as --optimizer-options.betas [0.9,0.95].
+        lr: Peak learning rate, for the total batch.
+        momentum: Momentum of SGD and similar optimizers.
+        weight_decay: Weight decay.
+        decay_norms: Apply weight decay to normalization layers and biases too.
+        clip: Largest norm of the gradients; 0 turns clipping off.
+        schedule: cosine, step (times gamma at each milestone), poly (power gamma) or constant; after a
+            linear warm-up.
+        milestones: Epochs at which --schedule step lowers the learning rate.
+        gamma: Factor of --schedule step, or power of --schedule poly.
+        warmup_epochs: Epochs of linear warm-up (default: a twentieth of the run).
+    """
+
+    optimizer: str = "sgd"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_norms: bool = True
+    clip: float = 0.0
+    schedule: Schedule = "cosine"
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.1
+    warmup_epochs: float | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        self.check_least(0, "momentum", "weight_decay", "clip", "gamma", "warmup_epochs")
+        if self.lr is not None and self.lr <= 0:
+            raise ValueError(f"--lr must be > 0, got {self.lr}")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(
+                "--schedule step and --milestones [60,120] belong together: give both or neither"
+            )
 
 
 def lr_factor(
@@ -24,15 +71,15 @@ def lr_factor(
     milestones: Sequence[float] = (),
     gamma: float = 0.1,
 ) -> float:
-    """The learning rate of a step, as a share of the peak.
+    """Return the learning rate of a step, relative to the peak.
 
     Args:
-        step: 0-based optimiser step.
-        total: steps of the run.
-        warmup: steps over which the rate rises linearly; the last of them is at the peak.
-        schedule: then "cosine" falls to 0 at ``total``, "poly" too, as the power ``gamma`` of what is left;
-            "step" falls to ``gamma`` times at each milestone.
-        milestones: shares of the run in [0, 1], for "step".
+        step: optimizer step, counted from 0.
+        total: number of steps of the run.
+        warmup: number of steps of linear warm-up; the last of them has the peak learning rate.
+        schedule: after the warm-up, "cosine" decays to 0 at ``total``; "poly" decays to 0 as the remaining
+            share of the run to the power ``gamma``; "step" multiplies by ``gamma`` at each milestone.
+        milestones: in [0, 1], as shares of the run; for "step".
         gamma: for "step" and "poly".
     """
     if step < warmup:
@@ -48,50 +95,68 @@ def lr_factor(
     return 1.0
 
 
+def scheduled_factor(settings: OptimizerSettings, step: int, total: int, epochs: int) -> float:
+    """Return `lr_factor` for settings in epochs, in a run of ``total`` steps and ``epochs`` epochs."""
+    share = 0.05 if settings.warmup_epochs is None else settings.warmup_epochs / epochs
+    milestones = [milestone / epochs for milestone in settings.milestones]
+    return lr_factor(step, total, round(share * total), settings.schedule, milestones, settings.gamma)
+
+
 def check_optimizer(name: str) -> None:
-    """Raises ValueError for an optimiser that timm does not know."""
-    if name not in timm.optim.list_optimizers():
-        known = ", ".join(str(known) for known in timm.optim.list_optimizers()[:12])
+    """Raise ValueError for an optimizer that timm does not have."""
+    import timm.optim
+
+    known = timm.optim.list_optimizers()
+    if name not in known:
         raise ValueError(
-            f"unknown optimizer {name!r}: sgd (with Nesterov momentum), momentum (without), adamw, or any "
-            f"of timm.optim.list_optimizers(), such as {known}"
+            f"--optimizer {name} is unknown: use sgd (with Nesterov momentum), momentum (without), adamw, "
+            f"or any of timm.optim.list_optimizers(), such as {', '.join(str(name) for name in known[:12])}"
         )
 
 
 def create_optimizer(
-    network: nn.Module,
-    name: str,
-    *,
-    lr: float,
-    weight_decay: float,
-    momentum: float,
-    decay_norms: bool,
-    options: dict[str, Any],
+    network: nn.Module, settings: OptimizerSettings, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """timm's optimiser of that name for all parameters of a network, the region head's too.
+    """Create timm's optimizer for all parameters of a network.
 
     Args:
-        name: as in ``timm.optim.list_optimizers()``; "sgd" is with Nesterov momentum, "momentum" without.
-        decay_norms: put weight decay on norms and biases too, as the paper does.
-        options: further arguments of the optimiser.
+        network: its ``no_weight_decay`` is respected if ``decay_norms`` is False.
+        settings: with a learning rate.
+        fused: use torch's fused implementation if the optimizer has one.
 
     Raises:
-        ValueError: an unknown name, or options that it does not take.
+        ValueError: unknown name, or options that the optimizer does not take.
     """
+    import timm.optim
+
+    name, options = settings.optimizer, dict(settings.optimizer_options)
     check_optimizer(name)
-    fused = {"fused": True} if name in FUSED and "foreach" not in options else {}
-    if options.get("fused") is False and name not in FUSED:
-        options = {key: value for key, value in options.items() if key != "fused"}
+    if name in FUSED and "foreach" not in options:
+        options.setdefault("fused", fused)
     try:
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             network,
             opt=name,
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            filter_bias_and_bn=not decay_norms,
-            **(fused | options),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            filter_bias_and_bn=not settings.decay_norms,
+            **options,
         )
     except TypeError as error:
         raise ValueError(f"--optimizer-options of {name}: {error}") from error
     return optimizer
+
+
+ELEMENTWISE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+"""Entries of an optimizer's state with one number per weight."""
+
+
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if a restored state does not fit its weights: fused kernels would read beyond it."""
+    for weights, state in optimizer.state.items():
+        for name in ELEMENTWISE:
+            value = state.get(name)
+            if value is not None and getattr(value, "shape", None) != weights.shape:
+                shape = tuple(getattr(value, "shape", ()))
+                raise ValueError(f"the {name} of weights of {tuple(weights.shape)} has shape {shape}")

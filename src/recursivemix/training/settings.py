@@ -6,54 +6,32 @@ flag (``--lr``). Its line under ``Args:`` is the help text of the flag.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from recursivemix.data.settings import SourceSettings
+
+from .checked import Checked
+from .optimizer import OptimizerSettings
 
 Device = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "bf16", "16", "32"]
-Schedule = Literal["cosine", "step", "poly", "constant"]
 LoggerName = Literal["wandb", "mlflow"]
 
 
-def flag(name: str) -> str:
-    """Return the command-line flag of a field: ``--weight-decay`` for ``weight_decay``."""
-    return f"--{name.replace('_', '-')}"
-
-
 @dataclass(frozen=True)
-class Settings:
-    """Run the checks of all classes that the settings of a task inherit from."""
-
-    def __post_init__(self) -> None:
-        for kind in reversed(type(self).__mro__):
-            if "check" in vars(kind):
-                kind.check(self)  # type: ignore[attr-defined]  # every class checks its own fields
-
-    def check_least(self, least: float, *names: str) -> None:
-        """Raise ValueError if a field is below ``least``; None means its default and passes."""
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
-
-
-@dataclass(frozen=True)
-class DataSettings(Settings):
-    """Images and how they are read.
+class LoadingSettings(Checked):
+    """Loading and augmentation.
 
     Args:
-        data: Folder of images (default: small sample images that come with the installation).
-        download: Allow downloads of data sets and pretrained weights; nothing else uses the network.
         workers: Number of processes that read images (default: 2; 0 for the sample images).
         flip: Mirror half of the training images (default: yes, except for digits).
         color_jitter: Largest relative change of brightness, contrast and saturation.
         repeats: Number of copies of each image in a batch, augmented independently (repeated augmentation).
     """
 
-    data: Path | None = None
-    download: bool = False
     workers: int | None = None
     flip: bool | None = None
     color_jitter: float = 0.0
@@ -66,8 +44,8 @@ class DataSettings(Settings):
 
 
 @dataclass(frozen=True)
-class MixerSettings(Settings):
-    """How batches are mixed.
+class MixerSettings(Checked):
+    """Mixing.
 
     Args:
         mixer: Mixing method, such as none, cutmix or recursivemix.
@@ -92,50 +70,8 @@ class MixerSettings(Settings):
 
 
 @dataclass(frozen=True)
-class OptimizerSettings(Settings):
-    """Optimizer and learning-rate schedule.
-
-    Args:
-        optimizer: sgd (with Nesterov momentum), momentum (without), adamw, or any optimizer of timm.optim.
-        optimizer_options: Further arguments of the optimizer, such as --optimizer-options.betas [0.9,0.95].
-        lr: Peak learning rate, for the total batch.
-        momentum: Momentum of SGD and similar optimizers.
-        weight_decay: Weight decay.
-        decay_norms: Apply weight decay to normalization layers and biases too.
-        clip: Largest norm of the gradients; 0 turns clipping off.
-        schedule: cosine, step (times gamma at each milestone), poly (power gamma) or constant; after a
-            linear warm-up.
-        milestones: Epochs at which --schedule step lowers the learning rate.
-        gamma: Factor of --schedule step, or power of --schedule poly.
-        warmup_epochs: Epochs of linear warm-up (default: a twentieth of the run).
-    """
-
-    optimizer: str = "sgd"
-    optimizer_options: dict[str, Any] = field(default_factory=dict)
-    lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decay_norms: bool = True
-    clip: float = 0.0
-    schedule: Schedule = "cosine"
-    milestones: list[float] = field(default_factory=list)
-    gamma: float = 0.1
-    warmup_epochs: float | None = None
-
-    def check(self) -> None:
-        """Raise ValueError for values out of range, or that exclude each other."""
-        self.check_least(0, "momentum", "weight_decay", "clip", "gamma", "warmup_epochs")
-        if self.lr is not None and self.lr <= 0:
-            raise ValueError(f"--lr must be > 0, got {self.lr}")
-        if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError(
-                "--schedule step and --milestones [60,120] belong together: give both or neither"
-            )
-
-
-@dataclass(frozen=True)
-class RunSettings(OptimizerSettings, MixerSettings, DataSettings):
-    """Settings of a training run that do not depend on the task.
+class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSettings):
+    """Training run.
 
     Args:
         epochs: Number of passes over the training images.
@@ -154,6 +90,9 @@ class RunSettings(OptimizerSettings, MixerSettings, DataSettings):
             most 2 % of the time).
         out: Folder of the run; must be new (default: runs/DATE-TIME-NAME).
     """
+
+    task: ClassVar[str]
+    """The task, as ``module:attribute`` of a `recursivemix.training.task.Task`."""
 
     epochs: int = 30
     batch_size: int = 128
@@ -181,3 +120,16 @@ class RunSettings(OptimizerSettings, MixerSettings, DataSettings):
         for name in self.loggers:
             if find_spec(name) is None:
                 raise ValueError(f"--loggers [{name}] needs a package: pip install {name}")
+
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        if self.data is None or not self.data.exists():
+            return self
+        return replace(self, data=self.data.absolute())
+
+    @property
+    def reading_processes(self) -> int:
+        """Number of processes that read images: ``workers``, or its default."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if self.data is None else 2

@@ -70,6 +70,37 @@ def test_what_is_wrong(tmp_path):
         open_segmentation(tmp_path)
 
 
+def test_bad_images_are_left_out(tmp_path):
+    folder = write(tmp_path)
+    (folder / "annotations" / "training" / "0.png").write_bytes(b"no image")
+    (folder / "images" / "validation" / "1.jpg").unlink()
+    data = open_segmentation(tmp_path, skip_bad=True)
+    assert data.train.name(0).endswith("training/1.jpg")
+    assert data.evaluation.name(0).endswith("validation/0.jpg")
+    assert [len(data.train), len(data.evaluation), len(data.skipped)] == [1, 1, 2]
+    assert sum("1.png has no image" in reason for reason in data.skipped) == 1
+    (folder / "annotations" / "training" / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="--skip-bad leaves no image"):
+        open_segmentation(tmp_path, skip_bad=True)
+
+
+def test_broken_lists_of_classes(tmp_path):
+    folder = write(tmp_path)
+    (folder / "classes.txt").write_bytes(b"sky\n\xff\xfe")
+    with pytest.raises(AnnotationError, match=r"classes.txt is not a text file in UTF-8"):
+        open_ade20k(folder)
+
+
+def test_large_numbers_in_label_maps(tmp_path):
+    folder = write(tmp_path)
+    Image.new("I;16", (8, 6), 300).save(folder / "annotations" / "training" / "0.png")
+    with pytest.raises(AnnotationError, match=r"0.png has a pixel of class 300, but there are 2 classes"):
+        _ = open_ade20k(folder).train[0]
+    (folder / "classes.txt").unlink()
+    with pytest.raises(AnnotationError, match="must have 1 to 254 classes, has 300"):
+        open_ade20k(folder)
+
+
 def test_real_streets(shared_data, tmp_path):
     with zipfile.ZipFile(shared_data / "camvid-ade.zip") as archive:
         archive.extractall(tmp_path)

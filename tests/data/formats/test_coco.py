@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from recursivemix.data.annotated import AnnotationError
-from recursivemix.data.formats.coco import annotation_dict, as_run_lengths, open_coco
+from recursivemix.data.formats.coco import annotation_dict, open_coco
+from recursivemix.data.formats.coco_masks import as_run_lengths
 from recursivemix.data.open_annotated import open_detection
 
 SIZE = (30, 40)  # H, W
@@ -156,10 +157,10 @@ def test_back_to_cocos_form(tmp_path):
         (changed(("annotations",), ...), "has no list of annotations"),
         (changed(("images",), []), "has no images"),
         (changed(("categories",), []), "has no categories"),
-        (changed(("images", 0, "id"), 2), "two images have the same id"),
+        (changed(("images", 0, "id"), 2), "two images have the id 2"),
         (changed(("images", 0, "width"), ...), "image 5 must have a width"),
         (changed(("images", 1, "file_name"), ...), "image 2 has no file_name"),
-        (changed(("images", 1, "file_name"), "z.png"), r"lacks 1 of 3 images .*: 2 \(z.png\)"),
+        (changed(("images", 1, "file_name"), "z.png"), r"lacks 1 of 3 images .*, such as 'z.png'"),
         (changed(("annotations", 1, "id"), 1), "two annotations have the id 1"),
         (changed(("annotations", 1, "id"), ...), "an entry of annotation has no id"),
         (changed(("annotations", 1, "image_id"), 77), "annotation 2 has the image_id 77"),
@@ -172,13 +173,36 @@ def test_back_to_cocos_form(tmp_path):
         (changed(("annotations", 0, "bbox"), [1, 2, 3, float("nan")]), "annotation 1 must have a bbox"),
         (changed(("annotations", 0, "bbox"), [1, 2, -3, 4]), "annotation 1 has a bbox of negative size"),
         (changed(("categories", 0, "id"), 4), "two categories have the id 4"),
+        (changed(("categories", 0, "name"), {"en": "dog"}), "category 8 must have a name"),
+        ("[" * 100_000, "is not JSON"),
+        (changed(("images", 0, "height"), 10**9), "image 5 must have a height of 1 to"),
+        (changed(("annotations", 1, "category_id"), [4]), r"annotation 2 has the category_id \[4\]"),
+        (changed(("annotations", 1, "category_id"), {"id": 4}), "annotation 2 has the category_id"),
+        (changed(("annotations", 1, "image_id"), [[9]]), "annotation 2 has the image_id"),
+        (changed(("annotations", 0, "area"), {"value": 3}), "annotation 1 must have an area"),
+        (changed(("annotations", 0, "area"), 1e300), r"annotation 1 must have an area .*, got 1e\+300"),
+        (changed(("annotations", 0, "area"), 10**400), "annotation 1 must have an area"),
+        (changed(("annotations", 0, "area"), -5), "annotation 1 must have an area of at least 0 pixels"),
+        (changed(("annotations", 0, "bbox"), [1, 2, 3, 10**400]), "annotation 1 must have a bbox"),
+        (changed(("annotations", 0, "iscrowd"), "0"), "annotation 1 must have an iscrowd of 0 or 1"),
+        (
+            changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, "6"]]),
+            "annotation 1 has .* numbers",
+        ),
+        (
+            changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, 1e999]]),
+            "annotation 1 has .* numbers",
+        ),
+        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, 1e9]]), "numbers near its image"),
+        (changed(("annotations", 2, "segmentation", "counts"), [-1, 1201]), "annotation 4 has .* whole"),
+        (changed(("annotations", 2, "segmentation", "counts"), ["1200"]), "annotation 4 has .* whole"),
         (changed(("annotations", 0, "segmentation"), ...), "annotation 1 has no segmentation"),
-        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4]]), "annotation 1: a polygon needs"),
-        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, 6, 7]]), "a polygon needs"),
+        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4]]), "annotation 1 has a polygon that"),
+        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5, 6, 7]]), "has a polygon that is not"),
         (changed(("annotations", 0, "segmentation"), "x"), "neither polygons nor run lengths"),
-        (changed(("annotations", 2, "segmentation", "size"), [40, 30]), "annotation 4: its run lengths"),
-        (changed(("annotations", 2, "segmentation", "counts"), [1, 2]), "annotation 4: .* cover 3 pixels"),
-        (changed(("annotations", 2, "segmentation", "counts"), ...), "annotation 4: .* no counts"),
+        (changed(("annotations", 2, "segmentation", "size"), [40, 30]), "annotation 4 has .* another size"),
+        (changed(("annotations", 2, "segmentation", "counts"), [1, 2]), "annotation 4 has .* 3 pixels"),
+        (changed(("annotations", 2, "segmentation", "counts"), ...), "annotation 4 has .* without counts"),
     ],
 )
 def test_what_is_wrong(content, words, tmp_path):
@@ -192,6 +216,40 @@ def test_an_image_of_another_size(tmp_path):
     data = open_coco(write(tmp_path, train=changed(("images", 0, "width"), 41)))
     with pytest.raises(AnnotationError, match=r"image 5 is annotated as 41x30, but .* is 40x30"):
         _ = data.train[0]
+
+
+def test_broken_run_lengths_are_named_when_they_are_read(tmp_path):
+    broken = changed(("annotations", 2, "segmentation"), {"size": list(SIZE), "counts": "oooo"})
+    data = open_coco(write(tmp_path, train=broken), masks=True)
+    with pytest.raises(AnnotationError, match=r"train.json: annotation 4 has broken run lengths"):
+        data.train.objects(0)
+
+
+def test_masks_of_a_wrong_size_are_not_decoded(tmp_path):
+    content = changed(("images", 0, "width"), 10**6)
+    content["images"][0]["height"] = 10**6
+    content["annotations"] = content["annotations"][:1]  # its mask would take a terabyte
+    data = open_coco(write(tmp_path, train=content), masks=True)
+    with pytest.raises(AnnotationError, match="image 5 is annotated as 1000000x1000000"):
+        data.train.objects(0)
+
+
+def test_bad_images_are_left_out(tmp_path):
+    content = copy.deepcopy(GOOD)
+    content["annotations"][1]["bbox"] = "left"  # the only object of image 9
+    content["annotations"].append({"id": 8, "image_id": 77})
+    write(tmp_path, train=content)
+    (tmp_path / "train" / "sub" / "b.png").write_bytes(b"no image")
+    (tmp_path / "val" / "a.png").unlink()
+    with pytest.raises(AnnotationError, match="annotation 2 must have a bbox"):
+        open_detection(tmp_path)
+    data = open_detection(tmp_path, skip_bad=True)
+    assert [data.train.image_id(i) for i in range(len(data.train))] == [5]
+    assert [data.evaluation.image_id(i) for i in range(len(data.evaluation))] == [2, 9]
+    assert data.train.objects(0).labels.tolist() == [1, 0]
+    assert len(data.skipped) == 4
+    for words in ("annotation 2 ", "annotation 8 has the image_id 77", "b.png", "no file 'a.png'"):
+        assert sum(words in reason for reason in data.skipped) == 1, words
 
 
 def test_splits_of_other_categories(tmp_path):

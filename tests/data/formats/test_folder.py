@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import write_images
 from recursivemix.data.augment import (
     augmentation_of,
     colour_scale,
@@ -19,6 +18,7 @@ from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.formats.digits import digits
 from recursivemix.data.images import EncodedImages, ImageFiles, denormalise
 from recursivemix.data.open import open_data
+from samples import write_images
 
 
 def image_folder(root, **options):

@@ -1,5 +1,8 @@
 """Pascal VOC's layout: boxes from XML, label maps from palettes; and what is wrong, with its file."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -89,12 +92,61 @@ def test_label_maps(tmp_path):
         (XML.format("<object><name>dog</name></object>"), "object 1 has no bndbox"),
         (XML.format(OBJECT.format("", 0, 1, 1, 5, 5)), "object 1 has no name"),
         (XML.format(OBJECT.format("dog", 0, 9, 1, 5, 5)), "xmax < xmin or ymax < ymin"),
+        (XML.format(OBJECT.format("dog", 0, 1, 1, "1e999", 5)), "object 1 has a box"),
+        (XML.format("").replace("40", "9" * 5000), "has no size"),
+        (XML.format("").replace("40", "0"), "has no size"),
+        ('<?xml version="1.0" encoding="klingon"?>' + XML.format(""), "is not an annotation"),
+        (
+            f'<!DOCTYPE a [<!ENTITY e "dog">]>{XML.format(OBJECT.format("&e;", 0, 1, 1, 5, 5))}',
+            "document type",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY e0 "dog">'
+            + "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(12))
+            + f"]>{XML.format(OBJECT.format('&e12;', 0, 1, 1, 5, 5))}",
+            "document type",
+        ),
+        (
+            f'<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]>{XML.format("<object>&e;</object>")}',
+            "document type",
+        ),
     ],
 )
 def test_what_is_wrong(xml, words, tmp_path):
     with pytest.raises(AnnotationError, match=words) as error:
         open_voc_detection(write(tmp_path, xml))
     assert "one.xml" in str(error.value)
+
+
+def test_an_image_that_is_not_there(tmp_path):
+    root = write(tmp_path)
+    (root / "JPEGImages" / "three.jpg").unlink()
+    with pytest.raises(AnnotationError, match=r"three.jpg is listed in ImageSets/Main, but does not exist"):
+        open_voc_detection(root)
+
+
+def test_bad_images_are_left_out(tmp_path):
+    root = write(tmp_path)
+    for folder in ("Main", "Segmentation"):
+        (root / "ImageSets" / folder / "train.txt").write_text("one\ntwo\nfour\nfive\n")
+        (root / "ImageSets" / folder / "val.txt").write_text("three\nsix\n")
+    (root / "Annotations" / "two.xml").write_text("<annotation")
+    (root / "SegmentationClass" / "two.png").write_bytes(b"no image")
+    for name in ("five", "six"):
+        for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+            shutil.copy(root / folder / f"one.{suffix}", root / folder / f"{name}.{suffix}")
+        (root / "Annotations" / f"{name}.xml").write_text(XML.format(OBJECT.format(name, 0, 1, 1, 9, 9)))
+    (root / "JPEGImages" / "five.jpg").write_bytes(b"no image")
+    data = open_detection(tmp_path, "voc", skip_bad=True)
+    assert data.classes == ("cat", "dog", "five")
+    names = [[images.name(i) for i in range(len(images))] for images in (data.train, data.evaluation)]
+    assert [[Path(name).stem for name in part] for part in names] == [["one"], ["three"]]
+    for words in ("two.xml", "four.xml", "five.jpg", "six.xml: object 1 is of the class 'six'"):
+        assert sum(words in reason for reason in data.skipped) == 1, words
+    maps = open_segmentation(tmp_path, "voc", skip_bad=True)
+    assert [len(maps.train), len(maps.evaluation)] == [1, 1]  # the class of three.png is not in train
+    for words in ("two.png", "four.jpg", "five.jpg", "three.png has a pixel of class 2"):
+        assert sum(words in reason for reason in maps.skipped) == 1, words
 
 
 def test_a_class_that_training_lacks(tmp_path):

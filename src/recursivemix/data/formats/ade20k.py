@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from recursivemix.data.annotated import IGNORE, AnnotationError, SegmentationData, SegmentationFormat
-from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.data.decode import UnreadableImageError, as_rgb, open_image_file
 
 MOST_CLASSES = 254
 """Class numbers that fit into a byte beside `IGNORE` and 0."""
@@ -44,34 +44,39 @@ class MapImages:
                 f"{map_path} is {numbers.shape[1]}x{numbers.shape[0]}, but its image is {image.shape[2]}x"
                 f"{image.shape[1]}"
             )
+        # In place and in as few bytes as possible: label maps can be large.
         ignored = (numbers == IGNORE) | (numbers < self.first)
-        label_map = torch.where(ignored, IGNORE, numbers - self.first)
         if self.classes is not None:
-            unknown = label_map[(label_map >= self.classes) & ~ignored]
+            unknown = numbers[(numbers >= self.classes + self.first) & ~ignored]
             if len(unknown):
                 raise AnnotationError(
-                    f"{map_path} has a pixel of class {int(unknown.max()) + self.first}, but there are "
-                    f"{self.classes} classes"
+                    f"{map_path} has a pixel of class {int(unknown.max())}, but there are {self.classes} "
+                    f"classes"
                 )
-        return image, label_map.byte()
+        return image, numbers.sub_(self.first).masked_fill_(ignored, IGNORE).byte()
 
     def numbers(self, index: int) -> Tensor:
-        """Return the numbers in a label map: (H, W) int64."""
+        """Return the numbers in a label map: (H, W) uint8, or int32 if its pixels are larger."""
         path = self.files[index][1]
         with open_image_file(path) as source:
             mode = source.mode
-            numbers: Tensor = pil_to_tensor(source)[0].long()
+            numbers: Tensor = pil_to_tensor(source)[0]
         if mode not in ("L", "P", "1") and not mode.startswith("I"):
             raise AnnotationError(
                 f"{path} has the colour mode {mode}; a label map has one number per pixel: grey or palette"
             )
-        return numbers
+        return numbers if numbers.dtype == torch.uint8 else numbers.int()
 
-    def largest(self) -> int:
-        """Return the largest class number in all label maps; reads them all."""
+    def largest(self, skip_bad: bool) -> int:
+        """Return the largest class number in all label maps, or in all that can be read."""
         largest = 0
         for index in range(len(self)):
-            numbers = self.numbers(index)
+            try:
+                numbers = self.numbers(index)
+            except (AnnotationError, UnreadableImageError):
+                if not skip_bad:
+                    raise
+                continue
             known = numbers[numbers != IGNORE]
             largest = max(largest, int(known.max()) if len(known) else 0)
         return largest
@@ -81,63 +86,88 @@ class MapImages:
         return str(self.files[index][0])
 
 
-def open_ade20k(folder: Path) -> SegmentationData:
+def open_ade20k(folder: Path, skip_bad: bool = False) -> SegmentationData:
     """Open images and label maps: ``images/training`` and ``validation`` beside ``annotations/``.
 
     0 and 255 are ignored; classes count from 1. Their names are the lines of ``classes.txt``, or the last
     column of ``objectInfo150.txt``; without either, the numbers up to the largest in the training maps.
+
+    Args:
+        folder: holds ``images`` and ``annotations``.
+        skip_bad: leave out images without label map and label maps without image.
 
     Raises:
         AnnotationError: an image has no label map or a label map no image; on reading, a label map is
             broken, differs from its image in size, or holds an unknown class.
         ValueError: the folder is missing.
     """
-    train, evaluation = (pairs_of(folder, split) for split in ("training", "validation"))
+    skipped: list[str] | None = [] if skip_bad else None
+    train, evaluation = (pairs_of(folder, split, skipped) for split in ("training", "validation"))
     classes = class_names(folder)
     if not classes:
-        classes = [str(k) for k in range(1, MapImages(train, None, 1).largest() + 1)]
-    if not 0 < len(classes) <= MOST_CLASSES:
-        raise AnnotationError(f"{folder} must have 1 to {MOST_CLASSES} classes, has {len(classes)}")
+        classes = [str(k) for k in range(1, MapImages(train, None, 1).largest(skip_bad) + 1)]
+    check_class_count(folder, classes)
     return SegmentationData(
         train=MapImages(train, len(classes), 1),
         evaluation=MapImages(evaluation, len(classes), 1),
         classes=tuple(classes),
         split="validation",
+        skipped=tuple(skipped or ()),
     )
 
 
-def pairs_of(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """Return the pairs of image and label map of a split, by name."""
+def check_class_count(folder: Path, classes: Sequence[str]) -> None:
+    """Raise AnnotationError for no class, or more than label maps of bytes can hold."""
+    if not 0 < len(classes) <= MOST_CLASSES:
+        raise AnnotationError(f"{folder} must have 1 to {MOST_CLASSES} classes, has {len(classes)}")
+
+
+def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list[tuple[Path, Path]]:
+    """Return the pairs of image and label map of a split, by name.
+
+    Unpaired files are an error, or are listed in ``skipped`` if it is a list.
+    """
     images, maps = folder / "images" / split, folder / "annotations" / split
     for place in (images, maps):
         if not place.is_dir():
             raise ValueError(f"there is no folder {place}")
     by_name = {p.stem: p for p in images.iterdir() if p.suffix.lower() in IMG_EXTENSIONS}
     maps_by_name = {p.stem: p for p in maps.iterdir() if p.suffix.lower() == ".png"}
-    for left, right, what in (
-        (by_name, maps_by_name, "images have no label map"),
-        (maps_by_name, by_name, "label maps have no image"),
+    for left, right, kind, partner in (
+        (by_name, maps_by_name, "images", "label map"),
+        (maps_by_name, by_name, "label maps", "image"),
     ):
         unpaired = sorted(left.keys() - right.keys())
-        if unpaired:
+        if skipped is not None:
+            skipped += [f"{left[name]} has no {partner}" for name in unpaired]
+        elif unpaired:
             more = ", ..." if len(unpaired) > 3 else ""
             raise AnnotationError(
-                f"{len(unpaired)} {what} in {folder}, {split}: {', '.join(unpaired[:3])}{more}"
+                f"{len(unpaired)} {kind} have no {partner} in {folder}, {split}: "
+                f"{', '.join(unpaired[:3])}{more}"
             )
-    if not by_name:
-        raise AnnotationError(f"{images} holds no images")
-    return [(by_name[name], maps_by_name[name]) for name in sorted(by_name)]
+    names = sorted(by_name.keys() & maps_by_name.keys())
+    if not names:
+        raise AnnotationError(f"{images} holds no images with a label map")
+    return [(by_name[name], maps_by_name[name]) for name in names]
 
 
 def class_names(folder: Path) -> list[str]:
     """Read the class names of a folder; an empty list if it has no file of them."""
     listed, table = folder / "classes.txt", folder / "objectInfo150.txt"
     if listed.is_file():
-        return [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        return lines_of(listed)
     if table.is_file():
-        rows = [line.split("\t") for line in table.read_text().splitlines()[1:] if line.strip()]
-        return [row[-1].strip() for row in rows]
+        return [line.split("\t")[-1].strip() for line in lines_of(table)[1:]]
     return []
+
+
+def lines_of(file: Path) -> list[str]:
+    """Read the lines of a text file that are not blank, without surrounding space."""
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{file} is not a text file in UTF-8: {error}") from error
 
 
 ADE20K = SegmentationFormat(

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from recursivemix.data.annotated import (
+    LARGEST_SIDE,
     AnnotationError,
     DetectionData,
     DetectionFormat,
     DetectionImages,
     Objects,
+    is_finite,
+    shortened,
 )
 from recursivemix.data.decode import as_rgb, open_image_file
 
+from .coco_masks import as_run_lengths, check_segmentation, decode_mask, require_masks
+
 TRAIN, EVALUATION = ("train",), ("val", "test")
 """Names of splits, in order of preference."""
+
+
+class Image(NamedTuple):
+    """One entry of ``images``."""
+
+    id: int
+    file_name: str
+    size: tuple[int, int]
+    """(H, W)"""
+
+
+class Annotation(NamedTuple):
+    """One entry of ``annotations``, checked."""
+
+    id: int
+    box: tuple[float, float, float, float]
+    """``(x1, y1, x2, y2)`` in pixels, clipped to the image."""
+    label: int
+    crowd: bool
+    area: float
+    segmentation: Any
+    """Polygons or run lengths; None if masks are not read."""
 
 
 class CocoImages:
@@ -32,210 +59,228 @@ class CocoImages:
         file: the JSON file of annotations.
         folder: of the images.
         masks: read a mask for each object.
+        skipped: leave out images that are missing or have a broken annotation, and append the reasons here;
+            None to raise an error instead.
 
     Raises:
         AnnotationError: see `open_coco`.
     """
 
-    def __init__(self, file: Path, folder: Path, masks: bool) -> None:
+    def __init__(self, file: Path, folder: Path, masks: bool, skipped: list[str] | None = None) -> None:
         self.file = file
         self.folder = folder
         self.masks = masks
         self.dropped = 0
         """Number of objects left out because a side is below one pixel after clipping to the image."""
+        self._skipped = skipped
         content = read_json(file)
-        self._images = {self._id(entry, "image"): entry for entry in content["images"]}
-        if len(self._images) < len(content["images"]):
-            raise AnnotationError(f"{file}: two images have the same id")
-        if not self._images:
-            raise AnnotationError(f"{file} has no images")
-        self._ids = list(self._images)
-        for number, entry in self._images.items():
-            for key in ("width", "height"):
-                if not isinstance(entry.get(key), int) or entry[key] < 1:
-                    raise AnnotationError(
-                        f"{file}: image {number} must have a {key}, got {entry.get(key)!r}"
-                    )
-            if not isinstance(entry.get("file_name"), str):
-                raise AnnotationError(f"{file}: image {number} has no file_name")
-        self.categories: dict[int, str] = {}
+        self.categories = read_categories(file, content["categories"])
         """Names by id, in ascending order of ids."""
-        for entry in sorted(content["categories"], key=lambda entry: self._id(entry, "category")):
-            if entry["id"] in self.categories:
-                raise AnnotationError(f"{file}: two categories have the id {entry['id']}")
-            self.categories[entry["id"]] = str(entry.get("name", entry["id"]))
-        if not self.categories:
-            raise AnnotationError(f"{file} has no categories")
         self._class_of = {number: label for label, number in enumerate(self.categories)}
-        self._read_annotations(content["annotations"])
-        self._check_files()
+        images = self._read_images(content["images"])
+        annotations = self._read_annotations(content["annotations"], images)
+        self._images = [images[number] for number in annotations]
+        """The images whose annotations can all be used."""
+        if not self._images:
+            raise AnnotationError(f"{file} has no image without a broken annotation")
+        entries = [one for of_image in annotations.values() for one in of_image]
+        self._range = [0, *accumulate(len(of_image) for of_image in annotations.values())]
+        self._boxes = torch.tensor([one.box for one in entries], dtype=torch.float32).view(-1, 4)
+        self._labels = torch.tensor([one.label for one in entries], dtype=torch.long)
+        self._crowd = torch.tensor([one.crowd for one in entries], dtype=torch.bool)
+        self._area = torch.tensor([one.area for one in entries], dtype=torch.float32)
+        self._segmentations = [(one.id, one.segmentation) for one in entries] if masks else []
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
-        path = Path(self.name(index))
-        with open_image_file(path) as source:
+        with open_image_file(Path(self.name(index))) as source:
             image = as_rgb(source)
-        annotated, actual = self.size(index), tuple(image.shape[-2:])
-        if actual != annotated:
-            raise AnnotationError(
-                f"{self.file}: image {self._ids[index]} is annotated as {annotated[1]}x{annotated[0]}, but "
-                f"{path} is {actual[1]}x{actual[0]}"
-            )
-        return image, self.objects(index)
+        self._check_size(index, (image.shape[-1], image.shape[-2]))
+        return image, self._objects(index)
 
     def objects(self, index: int) -> Objects:
         """Return the objects of an image; decodes their masks."""
-        first, last = self._range[index], self._range[index + 1]
-        masks = None
-        if self.masks:
-            size = self.size(index)
-            decoded = [self._decode_mask(k, size) for k in range(first, last)]
-            masks = torch.stack(decoded) if decoded else torch.zeros(0, *size, dtype=torch.bool)
-        return Objects(
-            self._boxes[first:last],
-            self._labels[first:last],
-            self._crowd[first:last],
-            self._area[first:last],
-            masks,
-        )
+        if (
+            self.masks
+        ):  # the file tells the size first: masks of another one could take any amount of memory
+            with open_image_file(Path(self.name(index))) as source:
+                size = source.size
+            self._check_size(index, size)
+        return self._objects(index)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the annotated (H, W) of an image."""
-        entry = self._images[self._ids[index]]
-        return entry["height"], entry["width"]
+        return self._images[index].size
 
     def name(self, index: int) -> str:
         """Return the path of an image."""
-        return str(self.folder / self._images[self._ids[index]]["file_name"])
+        return str(self.folder / self._images[index].file_name)
 
     def image_id(self, index: int) -> int:
         """Return the id of an image in the file."""
-        return self._ids[index]
+        return self._images[index].id
+
+    def _check_size(self, index: int, actual: tuple[int, int]) -> None:
+        height, width = self.size(index)
+        if actual != (width, height):
+            raise AnnotationError(
+                f"{self.file}: image {self.image_id(index)} is annotated as {width}x{height}, but "
+                f"{self.name(index)} is {actual[0]}x{actual[1]}"
+            )
+
+    def _objects(self, index: int) -> Objects:
+        part = slice(self._range[index], self._range[index + 1])
+        masks = None
+        if self.masks:
+            size = self.size(index)
+            masks = torch.zeros(part.stop - part.start, *size, dtype=torch.bool)
+            for mask, (number, segmentation) in zip(masks, self._segmentations[part], strict=True):
+                try:
+                    mask.copy_(decode_mask(segmentation, size))
+                except ValueError as error:
+                    raise AnnotationError(f"{self.file}: annotation {number} {error}") from error
+        return Objects(self._boxes[part], self._labels[part], self._crowd[part], self._area[part], masks)
 
     # -- reading --------------------------------------------------------------------------------
 
-    def _id(self, entry: Any, kind: str) -> int:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
-            raise AnnotationError(f"{self.file}: an entry of {kind} has no id: {str(entry)[:80]}")
-        number: int = entry["id"]
-        return number
+    def _skip(self, error: AnnotationError) -> None:
+        if self._skipped is None:
+            raise error
+        self._skipped.append(str(error))
 
-    def _read_annotations(self, annotations: Sequence[Any]) -> None:
-        """Check all annotations, group them by image and keep them as tensors."""
-        by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in self._ids}
-        seen: set[int] = set()
-        for entry in annotations:
-            number = self._id(entry, "annotation")
-            if number in seen:
-                raise AnnotationError(f"{self.file}: two annotations have the id {number}")
-            seen.add(number)
-            for key, known in (("image_id", by_image), ("category_id", self._class_of)):
-                if entry.get(key) not in known:
-                    raise AnnotationError(
-                        f"{self.file}: annotation {number} has the {key} {entry.get(key)}, which does not "
-                        f"exist"
-                    )
-            by_image[entry["image_id"]].append(entry)
-        boxes: list[list[float]] = []
-        labels, crowd, area = [], [], []
-        self._segmentations: list[Any] = []
-        self._annotation_ids: list[int] = []
-        self._range = [0]
-        for number in self._ids:
-            image = self._images[number]
-            for entry in by_image[number]:
-                box = self._clipped_box(entry, image["width"], image["height"])
-                if box is None:
-                    self.dropped += 1
-                    continue
-                if self.masks:
-                    self._check_segmentation(entry, image["width"], image["height"])
-                    self._segmentations.append(entry["segmentation"])
-                boxes.append(box)
-                labels.append(self._class_of[entry["category_id"]])
-                crowd.append(bool(entry.get("iscrowd", 0)))
-                annotated = entry.get("area")
-                area.append((box[2] - box[0]) * (box[3] - box[1]) if annotated is None else annotated)
-                self._annotation_ids.append(entry["id"])
-            self._range.append(len(boxes))
-        self._boxes = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-        self._labels = torch.tensor(labels, dtype=torch.long)
-        self._crowd = torch.tensor(crowd, dtype=torch.bool)
-        self._area = torch.tensor(area, dtype=torch.float32)
+    def _read_images(self, entries: Sequence[Any]) -> dict[int, Image]:
+        """Return the images by id."""
+        images: dict[int, Image] = {}
+        for entry in entries:
+            try:
+                image = self._image(entry)
+                if image.id in images:
+                    raise AnnotationError(f"{self.file}: two images have the id {image.id}")
+                images[image.id] = image
+            except AnnotationError as error:
+                self._skip(error)
+        if not images:
+            raise AnnotationError(f"{self.file} has no images")
+        return images
 
-    def _clipped_box(self, entry: dict[str, Any], width: int, height: int) -> list[float] | None:
-        """Return the box of an annotation, clipped to its image; None if a side is below one pixel."""
-        box = entry.get("bbox")
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-        if not numbers or not all(math.isfinite(v) for v in entry["bbox"]):
-            raise AnnotationError(
-                f"{self.file}: annotation {entry['id']} must have a bbox of four finite numbers, got "
-                f"{box!r}"
-            )
-        x, y, w, h = entry["bbox"]
-        if w < 0 or h < 0:
-            raise AnnotationError(
-                f"{self.file}: annotation {entry['id']} has a bbox of negative size: {box}, (x, y, w, h)"
-            )
-        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-        return [x1, y1, x2, y2] if x2 - x1 >= 1 and y2 - y1 >= 1 else None
-
-    def _check_segmentation(self, entry: dict[str, Any], width: int, height: int) -> None:
-        where, segmentation = f"{self.file}: annotation {entry['id']}", entry.get("segmentation")
-        if not segmentation:
-            raise AnnotationError(f"{where} has no segmentation, but the task needs masks")
-        if isinstance(segmentation, dict):
-            size, counts = segmentation.get("size"), segmentation.get("counts")
-            if size != [height, width]:
-                raise AnnotationError(
-                    f"{where}: its run lengths have the size {size}, its image {[height, width]}"
-                )
-            if isinstance(counts, list) and sum(counts) != width * height:
-                raise AnnotationError(
-                    f"{where}: its run lengths cover {sum(counts)} pixels instead of {width * height}"
-                )
-            if not isinstance(counts, list | str):
-                raise AnnotationError(f"{where}: its run lengths have no counts")
-            return
-        if not isinstance(segmentation, list):
-            raise AnnotationError(f"{where}: its segmentation is neither polygons nor run lengths")
-        for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                raise AnnotationError(f"{where}: a polygon needs three or more points, each with x and y")
-
-    def _decode_mask(self, position: int, size: tuple[int, int]) -> Tensor:
-        """Decode the mask of one object: (H, W) bool."""
-        run_lengths = _run_lengths()
-        encoded = self._segmentations[position]
-        if isinstance(encoded, list):
-            encoded = run_lengths.merge(run_lengths.frPyObjects(encoded, *size))
-        elif isinstance(encoded["counts"], list):
-            encoded = run_lengths.frPyObjects(encoded, *size)
-        try:
-            return torch.from_numpy(run_lengths.decode(encoded)).bool()
-        except (ValueError, RuntimeError, IndexError) as error:
-            number = self._annotation_ids[position]
-            raise AnnotationError(
-                f"{self.file}: annotation {number} has broken run lengths ({error})"
-            ) from error
-
-    def _check_files(self) -> None:
-        """Raise if an image file is missing; lists the folder once instead of testing every file."""
+    def _present(self, images: dict[int, Image]) -> list[int]:
+        """Return the ids of the images whose file exists."""
         if not self.folder.is_dir():
             raise AnnotationError(f"there is no folder {self.folder} with the images of {self.file}")
+        # One listing of the folder is faster than a test of each file.
         present = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
-        missing = [n for n, entry in self._images.items() if entry["file_name"] not in present]
-        if missing:
-            first = ", ".join(f"{n} ({self._images[n]['file_name']})" for n in missing[:3])
+        missing = [image for image in images.values() if image.file_name not in present]
+        if missing and self._skipped is None:
             raise AnnotationError(
-                f"{self.folder} lacks {len(missing)} of {len(self._images)} images of {self.file}: {first}"
-                + (", ..." if len(missing) > 3 else "")
+                f"{self.folder} lacks {len(missing)} of {len(images)} images of {self.file}, such as "
+                f"{shortened(missing[0].file_name)}"
             )
+        for image in missing:
+            self._skip(AnnotationError(f"{self.folder} has no file {shortened(image.file_name)}"))
+        return [number for number, image in images.items() if image.file_name in present]
+
+    def _image(self, entry: Any) -> Image:
+        number = id_of(self.file, entry, "image")
+        for key in ("width", "height"):
+            value = entry.get(key)
+            if not isinstance(value, int) or not 1 <= value <= LARGEST_SIDE:
+                raise AnnotationError(
+                    f"{self.file}: image {number} must have a {key} of 1 to {LARGEST_SIDE} pixels, got "
+                    f"{shortened(value)}"
+                )
+        if not isinstance(entry.get("file_name"), str):
+            raise AnnotationError(f"{self.file}: image {number} has no file_name")
+        return Image(number, entry["file_name"], (entry["height"], entry["width"]))
+
+    def _read_annotations(
+        self, entries: Sequence[Any], images: dict[int, Image]
+    ) -> dict[int, list[Annotation]]:
+        """Return the annotations of each image by its id, without the images to leave out."""
+        annotations: dict[int, list[Annotation]] = {number: [] for number in self._present(images)}
+        seen: set[int] = set()
+        for entry in entries:
+            image = -1
+            try:
+                number = id_of(self.file, entry, "annotation")
+                where = f"{self.file}: annotation {number}"
+                image = _reference(where, entry, "image_id", images)
+                if number in seen:
+                    raise AnnotationError(f"{self.file}: two annotations have the id {number}")
+                seen.add(number)
+                annotation = self._annotation(where, entry, number, images[image].size)
+                if annotation is None:
+                    self.dropped += 1
+                elif image in annotations:
+                    annotations[image].append(annotation)
+            except AnnotationError as error:
+                self._skip(error)
+                annotations.pop(image, None)  # its other objects would be learnt as all there are
+        return annotations
+
+    def _annotation(
+        self, where: str, entry: dict[str, Any], number: int, size: tuple[int, int]
+    ) -> Annotation | None:
+        """Check an annotation; None if a side of its box is below one pixel inside the image."""
+        label = self._class_of[_reference(where, entry, "category_id", self._class_of)]
+        box = entry.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
+            raise AnnotationError(f"{where} must have a bbox of four finite numbers, got {shortened(box)}")
+        x, y, width, height = box
+        if width < 0 or height < 0:
+            raise AnnotationError(f"{where} has a bbox of negative size: {box}, (x, y, width, height)")
+        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, size[1]), min(y + height, size[0])
+        if x2 - x1 < 1 or y2 - y1 < 1:
+            return None
+        area = entry.get("area")
+        area = (x2 - x1) * (y2 - y1) if area is None else area
+        if not is_finite(area) or area < 0:
+            raise AnnotationError(f"{where} must have an area of at least 0 pixels, got {shortened(area)}")
+        crowd = entry.get("iscrowd")
+        if crowd not in (None, 0, 1):
+            raise AnnotationError(f"{where} must have an iscrowd of 0 or 1, got {shortened(crowd)}")
+        segmentation = entry.get("segmentation") if self.masks else None
+        if self.masks:
+            try:
+                check_segmentation(segmentation, size)
+            except ValueError as error:
+                raise AnnotationError(f"{where} {error}") from error
+        return Annotation(number, (x1, y1, x2, y2), label, bool(crowd), area, segmentation)
 
 
-def open_coco(folder: Path, *, masks: bool = False) -> DetectionData:
+def _reference(where: str, entry: dict[str, Any], key: str, known: Container[int]) -> int:
+    """Return the id under this key, which must be one of those known."""
+    number = entry.get(key)
+    if not isinstance(number, int | float) or number not in known:
+        raise AnnotationError(f"{where} has the {key} {shortened(number)}, which does not exist")
+    return int(number)
+
+
+def id_of(file: Path, entry: Any, kind: str) -> int:
+    """Return the id of an entry of this kind."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
+        raise AnnotationError(f"{file}: an entry of {kind} has no id: {shortened(entry)}")
+    number: int = entry["id"]
+    return number
+
+
+def read_categories(file: Path, entries: Sequence[Any]) -> dict[int, str]:
+    """Return the names of the categories by id, in ascending order of ids."""
+    categories: dict[int, str] = {}
+    for entry in sorted(entries, key=lambda entry: id_of(file, entry, "category")):
+        number, name = entry["id"], entry.get("name", entry["id"])
+        if number in categories:
+            raise AnnotationError(f"{file}: two categories have the id {number}")
+        if not isinstance(name, str | int | float):
+            raise AnnotationError(f"{file}: category {number} must have a name, got {shortened(name)}")
+        categories[number] = str(name)
+    if not categories:
+        raise AnnotationError(f"{file} has no categories")
+    return categories
+
+
+def open_coco(folder: Path, *, masks: bool = False, skip_bad: bool = False) -> DetectionData:
     """Open a data set in COCO's layout.
 
     ``annotations/train.json`` beside ``train/``, and ``val`` or ``test``; or with the official names,
@@ -245,22 +290,27 @@ def open_coco(folder: Path, *, masks: bool = False) -> DetectionData:
     Args:
         folder: holds ``annotations`` and the folders of images.
         masks: read a mask for each object: polygons or run lengths.
+        skip_bad: leave out images that are missing or have a broken annotation.
 
     Raises:
-        AnnotationError: a file is not such JSON, or an annotation is broken.
+        AnnotationError: a file is not such JSON, an image is missing, or an annotation is broken.
         ValueError: a split is missing, the splits have different categories, or masks are requested and
             faster-coco-eval is not installed.
     """
     if masks:
-        _run_lengths()
+        require_masks()
     train_file, train_folder, _ = find_split(folder, TRAIN)
-    file, images, split = find_split(folder, EVALUATION)
-    train, evaluation = CocoImages(train_file, train_folder, masks), CocoImages(file, images, masks)
-    if train.categories != evaluation.categories:
-        raise ValueError(
-            f"{train_file} and {file} have different categories: {train.categories} and "
-            f"{evaluation.categories}"
-        )
+    file, image_folder, split = find_split(folder, EVALUATION)
+    skipped: list[str] | None = [] if skip_bad else None
+    train = CocoImages(train_file, train_folder, masks, skipped)
+    evaluation = CocoImages(file, image_folder, masks, skipped)
+    for number in sorted(train.categories.keys() | evaluation.categories.keys()):
+        first, second = (images.categories.get(number) for images in (train, evaluation))
+        if first != second:
+            raise ValueError(
+                f"{train_file} and {file} have different categories: {number} is {shortened(first)} and "
+                f"{shortened(second)}"
+            )
     return DetectionData(
         train=train,
         evaluation=evaluation,
@@ -268,6 +318,7 @@ def open_coco(folder: Path, *, masks: bool = False) -> DetectionData:
         category_ids=tuple(train.categories),
         split=split,
         has_masks=masks,
+        skipped=tuple(skipped or ()),
     )
 
 
@@ -285,8 +336,8 @@ def find_split(folder: Path, names: Sequence[str]) -> tuple[Path, Path, str]:
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file of annotations and check that it has its three lists."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{file} is not JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -324,27 +375,8 @@ def annotation_dict(images: DetectionImages, data: DetectionData) -> dict[str, A
     return {"images": entries, "annotations": annotations, "categories": categories}
 
 
-def as_run_lengths(mask: Tensor) -> dict[str, Any]:
-    """Encode (H, W) bool as COCO's compressed run lengths."""
-    import numpy as np
-
-    encoded: dict[str, Any] = _run_lengths().encode(np.asfortranarray(mask.byte().numpy()))
-    counts = encoded["counts"]
-    text: str = counts.decode() if isinstance(counts, bytes) else counts
-    return {"size": list(encoded["size"]), "counts": text}
-
-
-def _run_lengths() -> Any:
-    """Import the module that encodes and decodes masks."""
-    try:
-        from faster_coco_eval.core import mask
-    except ModuleNotFoundError as error:
-        raise ValueError("masks need faster-coco-eval: pip install 'recursivemix[transfer]'") from error
-    return mask
-
-
 COCO = DetectionFormat(
-    open=lambda folder, masks: open_coco(folder, masks=masks),
+    open=lambda folder, masks, skip_bad: open_coco(folder, masks=masks, skip_bad=skip_bad),
     detect=lambda folder: (folder / "annotations").is_dir(),
     layout="annotations/train.json and val.json beside train/ and val/",
 )

@@ -192,5 +192,5 @@ def _overlap(box: Tensor, other: Tensor) -> float:
     return float(sides.prod()) / smaller
 
 
-SCENES_WITH_OBJECTS = DetectionFormat(open=lambda folder, masks: scenes_with_objects(masks))
-SCENES_WITH_MAPS = SegmentationFormat(open=lambda folder: scenes_with_maps())
+SCENES_WITH_OBJECTS = DetectionFormat(open=lambda folder, masks, skip_bad: scenes_with_objects(masks))
+SCENES_WITH_MAPS = SegmentationFormat(open=lambda folder, skip_bad: scenes_with_maps())

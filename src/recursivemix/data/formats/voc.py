@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,83 +11,85 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.annotated import (
+    LARGEST_SIDE,
     AnnotationError,
     DetectionData,
     DetectionFormat,
     Objects,
     SegmentationData,
     SegmentationFormat,
+    is_finite,
+    shortened,
 )
 from recursivemix.data.decode import as_rgb, open_image_file
 
-from .ade20k import MapImages
+from .ade20k import MapImages, check_class_count, lines_of
 
 TRAIN, EVALUATION = ("train", "trainval"), ("val", "test")
 """Names of splits, in order of preference."""
 BACKGROUND = "background"
+LONGEST_NAME = 200
+"""Characters in the name of an image."""
 
 
 @dataclass(frozen=True)
 class Annotation:
     """Content of one XML file."""
 
+    file: Path
     size: tuple[int, int]
     """(H, W)"""
     names: list[str]
     boxes: list[list[float]]
     difficult: list[bool]
 
+    def objects(self, classes: Sequence[str]) -> Objects:
+        """Return the objects; difficult ones count as crowd.
+
+        Raises:
+            AnnotationError: an object is of another class.
+        """
+        for number, name in enumerate(self.names, start=1):
+            if name not in classes:
+                raise AnnotationError(
+                    f"{self.file}: object {number} is of the class {shortened(name)}, which no training "
+                    f"image has"
+                )
+        boxes = torch.tensor(self.boxes, dtype=torch.float32).view(-1, 4)
+        return Objects(
+            boxes,
+            torch.tensor([classes.index(name) for name in self.names], dtype=torch.long),
+            torch.tensor(self.difficult, dtype=torch.bool),
+            (boxes[:, 2:] - boxes[:, :2]).prod(1),
+        )
+
 
 class VocImages:
     """One split as `DetectionImages`; annotations are read once, images on access.
 
     Args:
-        folder: holds Annotations and JPEGImages.
-        names: file names of the images, without suffix.
-        annotations: of each image.
-        classes: names of the K classes.
-
-    Raises:
-        AnnotationError: see `open_voc_detection`.
+        files: of the images.
+        sizes: annotated (H, W) of each image.
+        objects: of each image.
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], annotations: Sequence[Annotation], classes: Sequence[str]
-    ):
-        self.folder = folder
-        self._names = names
-        self._annotations = annotations
-        label_of = {name: k for k, name in enumerate(classes)}
-        self._objects = []
-        for name, annotation in zip(names, annotations, strict=True):
-            unknown = [kind for kind in annotation.names if kind not in label_of]
-            if unknown:
-                number = annotation.names.index(unknown[0]) + 1
-                raise AnnotationError(
-                    f"{folder / 'Annotations' / name}.xml: object {number} is of the class {unknown[0]!r}, "
-                    f"which no training image has"
-                )
-            boxes = torch.tensor(annotation.boxes, dtype=torch.float32).view(-1, 4)
-            self._objects.append(
-                Objects(
-                    boxes,
-                    torch.tensor([label_of[kind] for kind in annotation.names], dtype=torch.long),
-                    torch.tensor(annotation.difficult, dtype=torch.bool),
-                    (boxes[:, 2:] - boxes[:, :2]).prod(1),
-                )
-            )
+        self, files: Sequence[Path], sizes: Sequence[tuple[int, int]], objects: Sequence[Objects]
+    ) -> None:
+        self._files = files
+        self._sizes = sizes
+        self._objects = objects
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
-        path = Path(self.name(index))
+        path, (height, width) = self._files[index], self._sizes[index]
         with open_image_file(path) as source:
             image = as_rgb(source)
-        if tuple(image.shape[-2:]) != self.size(index):
+        if image.shape[-2:] != (height, width):
             raise AnnotationError(
-                f"{path} is {image.shape[-1]}x{image.shape[-2]}, its annotation says "
-                f"{self.size(index)[1]}x{self.size(index)[0]}"
+                f"{path} is {image.shape[-1]}x{image.shape[-2]}, its annotation says {width}x{height}"
             )
         return image, self._objects[index]
 
@@ -98,74 +99,87 @@ class VocImages:
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the annotated (H, W) of an image."""
-        return self._annotations[index].size
+        return self._sizes[index]
 
     def name(self, index: int) -> str:
         """Return the path of an image."""
-        return str(self.folder / "JPEGImages" / f"{self._names[index]}.jpg")
+        return str(self._files[index])
 
     def image_id(self, index: int) -> int:
         """Return the number of an image, counted from 1 as in COCO."""
         return index + 1
 
 
-def open_voc_detection(folder: Path) -> DetectionData:
+def open_voc_detection(folder: Path, skip_bad: bool = False) -> DetectionData:
     """Open the boxes of Annotations, for the splits of ImageSets/Main, with the training images' classes.
 
     VOC counts pixels from 1 and its boxes include their last pixel, so 1 is subtracted from the first
     corner. Difficult objects are neither trained on nor evaluated.
 
+    Args:
+        folder: the folder that holds JPEGImages, or one above it.
+        skip_bad: leave out images that are missing or have a broken annotation.
+
     Raises:
-        AnnotationError: an annotation is missing or broken.
+        AnnotationError: an image is missing, or an annotation is missing or broken.
         ValueError: the folder is missing.
     """
     root = voc_root(folder)
     train_names, _ = names_of(root, "Main", TRAIN)
     names, split = names_of(root, "Main", EVALUATION)
-    train, evaluation = ([read_annotation(root, name) for name in part] for part in (train_names, names))
-    classes = tuple(sorted({kind for annotation in train for kind in annotation.names}))
+    skipped: list[str] | None = [] if skip_bad else None
+    train, evaluation = (_annotations(root, part, skipped) for part in (train_names, names))
+    classes = tuple(sorted({kind for annotation in train.values() for kind in annotation.names}))
     if not classes:
         raise AnnotationError(f"{root}: no training image has an object")
     return DetectionData(
-        train=VocImages(root, train_names, train, classes),
-        evaluation=VocImages(root, names, evaluation, classes),
+        train=_images(train, classes, skipped),
+        evaluation=_images(evaluation, classes, skipped),
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
         split=split,
+        skipped=tuple(skipped or ()),
     )
 
 
-def open_voc_segmentation(folder: Path) -> SegmentationData:
+def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationData:
     """Open the label maps of SegmentationClass, for the splits of ImageSets/Segmentation.
 
     The palette's indices are the classes: 0 is the background and 255 is ignored. VOC's files do not name
     the classes; ``classes.txt`` does if it exists, otherwise their names are numbers.
 
+    Args:
+        folder: the folder that holds JPEGImages, or one above it.
+        skip_bad: leave out images that are missing or have no label map.
+
     Raises:
-        AnnotationError: a label map is missing or broken.
+        AnnotationError: an image or a label map is missing, or a label map is broken.
         ValueError: the folder is missing.
     """
     root = voc_root(folder)
+    skipped: list[str] | None = [] if skip_bad else None
     splits = [names_of(root, "Segmentation", names) for names in (TRAIN, EVALUATION)]
     files = [
-        [(root / "JPEGImages" / f"{n}.jpg", root / "SegmentationClass" / f"{n}.png") for n in names]
+        [
+            (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
+            for name in names
+        ]
         for names, _ in splits
     ]
-    for pairs in files:
-        for path in (path for pair in pairs for path in pair):
-            if not path.is_file():
-                raise AnnotationError(f"{path} is listed in ImageSets/Segmentation, but does not exist")
+    files = [[pair for pair in pairs if _exist(pair, "Segmentation", skipped)] for pairs in files]
     listed = root / "classes.txt"
-    train = MapImages(files[0], None, 0)
     if listed.is_file():
-        classes = tuple(line.strip() for line in listed.read_text().splitlines() if line.strip())
+        classes = tuple(lines_of(listed))
     else:
-        classes = (BACKGROUND, *(str(k) for k in range(1, train.largest() + 1)))
+        largest = MapImages(files[0], None, 0).largest(skip_bad)
+        classes = (BACKGROUND, *(str(k) for k in range(1, largest + 1)))
+    check_class_count(root, classes)
     return SegmentationData(
         train=MapImages(files[0], len(classes), 0),
         evaluation=MapImages(files[1], len(classes), 0),
         classes=classes,
         split=splits[1][1],
+        skipped=tuple(skipped or ()),
     )
 
 
@@ -188,27 +202,87 @@ def names_of(root: Path, kind: str, splits: Sequence[str]) -> tuple[list[str], s
     for split in splits:
         file = root / "ImageSets" / kind / f"{split}.txt"
         if file.is_file():
-            names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+            names = [line.split()[0] for line in lines_of(file)]
             if not names:
                 raise AnnotationError(f"{file} lists no image")
+            for name in names:
+                if not name.isprintable() or len(name) > LONGEST_NAME:
+                    raise AnnotationError(f"{file}: {shortened(name)} is not the name of an image")
             return names, split
     raise ValueError(f"{root / 'ImageSets' / kind} has no {' or '.join(f'{s}.txt' for s in splits)}")
 
 
-def read_annotation(root: Path, name: str) -> Annotation:
-    """Read an XML file of Annotations."""
-    file = root / "Annotations" / f"{name}.xml"
+def _exist(files: Sequence[Path], kind: str, skipped: list[str] | None) -> bool:
+    """Tell whether all files of an image exist, and raise or note which does not."""
+    for file in files:
+        if not file.is_file():
+            _skip(AnnotationError(f"{file} is listed in ImageSets/{kind}, but does not exist"), skipped)
+            return False
+    return True
+
+
+def _skip(error: AnnotationError, skipped: list[str] | None) -> None:
+    if skipped is None:
+        raise error
+    skipped.append(str(error))
+
+
+def _annotations(root: Path, names: Sequence[str], skipped: list[str] | None) -> dict[Path, Annotation]:
+    """Read the annotations of a split, by the image's file."""
+    annotations = {}
+    for name in names:
+        image = root / "JPEGImages" / f"{name}.jpg"
+        try:
+            annotation = read_annotation(root / "Annotations" / f"{name}.xml")
+        except AnnotationError as error:
+            _skip(error, skipped)
+            continue
+        if _exist([image], "Main", skipped):
+            annotations[image] = annotation
+    return annotations
+
+
+def _images(
+    annotations: dict[Path, Annotation], classes: Sequence[str], skipped: list[str] | None
+) -> VocImages:
+    """Return the images of a split whose objects are all of known classes."""
+    objects = {}
+    for image, annotation in annotations.items():
+        try:
+            objects[image] = annotation.objects(classes)
+        except AnnotationError as error:
+            _skip(error, skipped)
+    return VocImages(list(objects), [annotations[image].size for image in objects], list(objects.values()))
+
+
+class _NoDoctype(ET.TreeBuilder):
+    """Refuse XML that declares a document type: entities could expand to any size."""
+
+    def doctype(self, name: str, pubid: str, system: str) -> None:
+        raise ET.ParseError("a document type is declared")
+
+
+def read_annotation(file: Path) -> Annotation:
+    """Read an XML file of Annotations.
+
+    Raises:
+        AnnotationError: it is missing or broken.
+    """
     try:
-        tree = ET.parse(file).getroot()
-    except (OSError, ET.ParseError) as error:
+        tree = ET.parse(file, ET.XMLParser(target=_NoDoctype())).getroot()
+    except (OSError, ValueError, LookupError, ET.ParseError) as error:
         raise AnnotationError(f"{file} is not an annotation: {error}") from error
     try:
-        size = tuple(int(tree.findtext(f"size/{key}") or "") for key in ("height", "width"))
+        height, width = (int(tree.findtext(f"size/{key}") or "") for key in ("height", "width"))
+        if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
+            raise ValueError
     except ValueError as error:
-        raise AnnotationError(f"{file} has no size with height and width") from error
-    names, boxes, difficult = [], [], []
+        raise AnnotationError(
+            f"{file} has no size with height and width of 1 to {LARGEST_SIDE} pixels"
+        ) from error
+    annotation = Annotation(file, (height, width), [], [], [])
     for number, entry in enumerate(tree.iter("object"), start=1):
-        kind = entry.findtext("name")
+        kind = (entry.findtext("name") or "").strip()
         try:
             corners = [
                 float(entry.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
@@ -217,24 +291,24 @@ def read_annotation(root: Path, name: str) -> Annotation:
             raise AnnotationError(f"{file}: object {number} has no bndbox of four numbers") from error
         if not kind:
             raise AnnotationError(f"{file}: object {number} has no name")
-        if not all(math.isfinite(v) for v in corners) or corners[2] < corners[0] or corners[3] < corners[1]:
+        if not all(map(is_finite, corners)) or corners[2] < corners[0] or corners[3] < corners[1]:
             raise AnnotationError(
                 f"{file}: object {number} has a box with xmax < xmin or ymax < ymin: {corners}"
             )
         x1, y1 = max(corners[0] - 1, 0), max(corners[1] - 1, 0)
-        x2, y2 = min(corners[2], size[1]), min(corners[3], size[0])
+        x2, y2 = min(corners[2], width), min(corners[3], height)
         if x2 - x1 < 1 or y2 - y1 < 1:
             continue  # outside the image
-        names.append(kind.strip())
-        boxes.append([x1, y1, x2, y2])
-        difficult.append((entry.findtext("difficult") or "0").strip() == "1")
-    return Annotation((size[0], size[1]), names, boxes, difficult)
+        annotation.names.append(kind)
+        annotation.boxes.append([x1, y1, x2, y2])
+        annotation.difficult.append((entry.findtext("difficult") or "0").strip() == "1")
+    return annotation
 
 
-def _open_objects(folder: Path, masks: bool) -> DetectionData:
+def _open_objects(folder: Path, masks: bool, skip_bad: bool) -> DetectionData:
     if masks:
         raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
-    return open_voc_detection(folder)
+    return open_voc_detection(folder, skip_bad)
 
 
 def _is_voc(folder: Path) -> bool:

@@ -1,121 +1,92 @@
-"""Training a detector, and measuring it by COCO's metrics."""
+"""Training of a detector, and its evaluation by COCO's metrics."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from recursivemix.data.annotated import DetectionData, Objects
+from recursivemix.data.annotated import Objects
 from recursivemix.data.annotated_batches import AnnotatedBatch
-from recursivemix.mixing import DenseRecursiveMix, DenseTarget
-from recursivemix.tasks.backbone import BackboneSettings, new_backbone, prepare_norms
-from recursivemix.tasks.nomix import NoDenseMix
-from recursivemix.training.learner import Learner, Stateful
+from recursivemix.mixing import DenseTarget
+from recursivemix.tasks.backbone import LoadedBackbone
+from recursivemix.tasks.settings import DetectionSettings, InstanceSettings
+from recursivemix.tasks.transfer import create_dense_mixer, fill_backbone
+from recursivemix.training.learner import Learner
 
-from .create import create_detector
-from .metrics import coco_metrics, detections_as_results
-from .names import Detector
+from .create import create_network
+from .metrics import NAMES, coco_metrics, detections_as_results
 
 Batch = AnnotatedBatch[Objects]
-METRICS = ("ap", "ap50", "ap75", "aps", "apm", "apl")
 
 
 class DetectionLearner(Learner):
-    """A detector trained on images with boxes; all arguments are plain values that a checkpoint can hold.
+    """A detector trained on images with boxes, and masks for Mask R-CNN.
 
     Args:
-        detector: see `create_detector`.
-        backbone: see `BackboneSettings`; its weights are loaded by who makes the learner.
-        classes: names of the K classes.
-        image_size, max_size, channels, depth: see `create_detector`.
-        norm, frozen_stages: see `prepare_norms`.
-        mixer: "none" or "recursivemix".
-        mixer_options: keyword arguments of `DenseRecursiveMix`.
-        data: what it was trained on, in words and numbers.
-        training: settings of optimiser and learning rate, see `Learner`.
+        settings: of the run, with all defaults resolved.
+        loaded: the backbone it starts from.
+        facts: see `Learner`; with what `create_network` needs.
+        truth: objects of the evaluation split in COCO's format.
     """
 
-    sums = ("loss",)
-    evaluated: ClassVar[tuple[str, ...]] = METRICS
-    score: ClassVar[str] = "ap"
-    same = ("detector", "model", "classes", "image_size", "mixer")
-    kinds: ClassVar[tuple[Literal["bbox", "segm"], ...]] = ("bbox",)
-    """What is measured; the score is of the last."""
+    means = ("loss",)
+    identity = ("detector", "model", "classes", "image_size", "mixer")
 
     def __init__(
         self,
-        detector: Detector,
-        backbone: BackboneSettings,
-        classes: list[str],
-        image_size: list[int],
-        max_size: int,
-        channels: int,
-        depth: int,
-        norm: Any,
-        frozen_stages: int,
-        mixer: str,
-        mixer_options: dict[str, Any],
-        seed: int,
-        data: dict[str, Any],
-        **training: Any,
+        settings: DetectionSettings | InstanceSettings,
+        loaded: LoadedBackbone,
+        facts: dict[str, Any],
+        truth: dict[str, Any],
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.hparams["model"] = backbone["model"]
-        loaded = new_backbone(backbone)
-        prepare_norms(loaded.backbone, norm, frozen_stages)
-        self.network = create_detector(
-            detector,
-            loaded,
-            len(classes),
-            image_size=image_size,
-            max_size=max_size,
-            channels=channels,
-            depth=depth,
-        )
-        self.mixer: Stateful = (
-            NoDenseMix() if mixer == "none" else DenseRecursiveMix(seed=seed, **mixer_options)
-        )
+        super().__init__(settings, facts)
+        self.network = create_network(self.hparams)
+        fill_backbone(self.network, settings, loaded)
+        self.notes = (f"backbone: {loaded}",)
+        self.mixer = create_dense_mixer(settings)
+        self.truth = truth
+        self.kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox",)
+        self.evaluated = NAMES
+        self.score = "ap"
+        if isinstance(settings, InstanceSettings):
+            self.kinds = ("bbox", "segm")
+            self.evaluated = (*NAMES, *(f"segm_{name}" for name in NAMES))
+            self.score = "segm_ap"
         self._results: list[dict[str, Any]] = []
-        self.per_class: dict[str, float] = {}
-        """AP of each class at the last evaluation."""
+
+    def record(self) -> dict[str, Any]:
+        return {"backbone": self.hparams["data"]["backbone"]}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        images, objects, _ = batch
-        # A crowd is no object that could be learnt.
-        own = [one if not one.crowd.any() else _without_crowd(one) for one in objects]
-        pixels = [image.float() / 255 for image in images]
-        targets = [DenseTarget(one.boxes, one.labels, one.masks) for one in own]
-        if isinstance(self.mixer, DenseRecursiveMix):
+        # Detectors do not learn from crowds.
+        objects = [one if not one.crowd.any() else _without_crowd(one) for one in batch.targets]
+        pixels = [image.float() / 255 for image in batch.images]
+        targets = [DenseTarget(one.boxes, one.labels, one.masks) for one in objects]
+        if self.mixer is not None and self.mixing:
             mixed = self.mixer(pixels, targets)
             self.mixer.remember(mixed)
             pixels, targets = mixed.images, mixed.targets
         losses: dict[str, Tensor] = self.network(pixels, [as_dict(target) for target in targets])
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.add_up(len(images), [total.detach()], total.detach(), index)
-        return total * self.window_share(len(images), index)
-
-    # -- evaluation -----------------------------------------------------------------------------
+        return self.finish_step([loss.float() for loss in losses.values()], len(batch.images), index)
 
     def on_validation_epoch_start(self) -> None:
         self._results = []
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        images, _, indices = batch
-        if not images:
+        if not batch.images:
             return
-        data = self._data()
-        found = self.network([image.float() / 255 for image in images])
-        for place, one in zip(indices, found, strict=True):
+        detections = self.network([image.float() / 255 for image in batch.images])
+        categories = self.hparams["data"]["category_ids"]
+        for place, one in zip(batch.indices, detections, strict=True):
             masks = one.get("masks") if "segm" in self.kinds else None
             self._results += detections_as_results(
-                data.evaluation.image_id(place),
+                self.truth["images"][place]["id"],
                 one["boxes"].float().cpu(),
                 one["scores"].float().cpu(),
                 one["labels"].cpu(),
-                data.category_ids,
+                categories,
                 None if masks is None else masks.cpu(),
             )
 
@@ -125,33 +96,19 @@ class DetectionLearner(Learner):
             parts: list[list[dict[str, Any]]] = [[] for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(parts, results)
             results = [one for part in parts for one in part]
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for kind in self.kinds:
-            metrics = coco_metrics(datamodule.truth, results, kind)
+            metrics = coco_metrics(self.truth, results, kind)
             self.per_class = metrics.pop("per_class")
             prefix = "segm_" if kind == "segm" else ""
-            for name in METRICS:
+            for name in NAMES:
                 self.log(f"{prefix}{name}", metrics[name], prog_bar=f"{prefix}{name}" == self.score)
         self._results = []
 
-    def _data(self) -> DetectionData:
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        data: DetectionData = datamodule.data
-        return data
-
-
-class InstanceLearner(DetectionLearner):
-    """Mask R-CNN: boxes and masks; the score is the masks' AP."""
-
-    evaluated = (*METRICS, *(f"segm_{name}" for name in METRICS))
-    score = "segm_ap"
-    kinds = ("bbox", "segm")
-
 
 def as_dict(target: DenseTarget) -> dict[str, Tensor]:
-    """A target as torchvision's detectors take it."""
-    found = {"boxes": target.boxes, "labels": target.labels}
-    return found if target.masks is None else found | {"masks": target.masks.to(torch.uint8)}
+    """Return a target as torchvision's detectors take it."""
+    values = {"boxes": target.boxes, "labels": target.labels}
+    return values if target.masks is None else values | {"masks": target.masks.to(torch.uint8)}
 
 
 def _without_crowd(objects: Objects) -> Objects:

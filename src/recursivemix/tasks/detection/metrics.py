@@ -1,7 +1,7 @@
 """COCO's average precision, computed by faster-coco-eval.
 
-torchmetrics' MeanAveragePrecision uses the same package, but it stops with an error if processes hold different
-numbers of images, and takes longer (benchmarks/average_precision.py).
+torchmetrics' MeanAveragePrecision uses the same package, but it stops with an error if processes hold
+different numbers of images, and takes longer (benchmarks/average_precision.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from recursivemix.data.formats.coco import as_run_lengths
+from recursivemix.data.formats.coco_masks import as_run_lengths
 
 NAMES = ("ap", "ap50", "ap75", "aps", "apm", "apl")
 """AP over IoU 0.5 to 0.95, at 0.5, at 0.75, and of small, medium and large objects."""

@@ -1,8 +1,7 @@
-"""What a run must say so that it can be repeated: command, commit, versions, hardware, seed, numbers."""
+"""Description of the environment of a run: command, commit, versions and hardware."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -14,13 +13,15 @@ from typing import Any
 
 import torch
 
-from recursivemix.training.whole import written_whole
-
 PACKAGES = ("recursivemix", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "kornia")
 
 
 def environment(gpu: bool) -> dict[str, Any]:
-    """Where and with what this process runs; ``gpu`` says whether it uses the GPU, if there is one."""
+    """Return command, date, commit, versions and hardware of this process.
+
+    Args:
+        gpu: whether the process uses the GPU, if there is one.
+    """
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -42,7 +43,7 @@ def environment(gpu: bool) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the package that runs, "+changes" if its files differ; None outside a checkout."""
+    """Return the commit of this package, with "+changes" if files differ; None outside its checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -51,23 +52,12 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", __file__)  # else it is the checkout of somebody else's project
+        git("ls-files", "--error-unmatch", __file__)  # fails in the checkout of another project
         revision = git("rev-parse", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if changed else revision
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record whole or not at all."""
-    write_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with written_whole(path) as part:
-        part.write_text(text)
 
 
 def _processor() -> str:

@@ -1,6 +1,6 @@
-"""Commands that a grid of runs is made of: processes of their own, started, watched and stopped together.
+"""Run the commands of a grid as processes: start, watch and stop them together.
 
-Nothing is left over from the run before, and one that dies takes no other with it.
+Every run is a process of its own: it inherits nothing from the run before, and a crash stops only itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 Start = Callable[[list[str], Path, int | None], int]
-"""Runs a command to its end, its output added to a log, with so many threads; gives the exit code."""
+"""Run a command to its end; append its output to a log; limit its threads; return the exit code."""
 
 
 class Named(Protocol):
-    """A run of a grid."""
+    """A job of a grid."""
 
     @property
     def name(self) -> str: ...
@@ -29,20 +29,20 @@ NamedT = TypeVar("NamedT", bound=Named)
 
 
 class RunError(Exception):
-    """A run that failed; its message is one line."""
+    """A run failed; the message is one line."""
 
 
 class GridStoppedError(Exception):
-    """Ctrl-C or SIGTERM; what was running can be taken up again."""
+    """Ctrl-C or SIGTERM; the runs that were stopped can be resumed."""
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """A file next to a run's folder, of the same name."""
+    """Return the file next to a run folder with its name and an ending."""
     return folder.parent / f"{folder.name}{ending}"
 
 
 def check_code(code: int, name: str, log: Path) -> None:
-    """Raise RunError for a command that failed, with the last line of its log."""
+    """Raise RunError with the last line of the log if a command failed."""
     if code == 0:
         return
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -50,14 +50,14 @@ def check_code(code: int, name: str, log: Path) -> None:
 
 
 def environment_with(threads: int | None) -> dict[str, str]:
-    """This process's environment, for a process that uses so many threads."""
+    """Return the environment of this process, with a number of threads."""
     if threads is None:
         return dict(os.environ)
     return os.environ | {"OMP_NUM_THREADS": str(threads)}
 
 
 class Processes:
-    """Starts commands and can stop them all; each writes its checkpoint first, as `fit` does on SIGTERM."""
+    """Starts processes, and can stop them all; a run writes a checkpoint before it stops."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -65,12 +65,12 @@ class Processes:
         self.stopped = False
 
     def start(self, words: list[str], log: Path, threads: int | None) -> int:
-        """Run a command to its end; the exit code."""
+        """Run a command to its end; return the exit code."""
         with log.open("ab") as output:
             with self._lock:
                 if self.stopped:
                     return -signal.SIGTERM
-                # Its own session: Ctrl-C comes to this process alone, which then stops each once.
+                # In a new session, Ctrl-C reaches this process only, which stops each of them once.
                 process = subprocess.Popen(
                     words,
                     stdin=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ class Processes:
                     self._running.discard(process)
 
     def stop(self) -> None:
-        """Ask all of them to stop, and let none begin."""
+        """Stop all processes, and start no more."""
         with self._lock:
             self.stopped = True
             for process in self._running:
@@ -100,24 +100,24 @@ def run_all(
     parallel: int,
     done: Callable[[NamedT, str | None], None],
 ) -> dict[str, str]:
-    """Do all jobs on this machine, ``parallel`` at a time.
+    """Run all jobs on this machine, ``parallel`` at a time.
 
     Args:
-        jobs: what to do.
-        work: does one, with so many threads, by commands that it has started; may raise RunError.
-        parallel: how many at a time; they share the cores.
-        done: is told each job that ended, and the problem if it failed.
+        jobs: what to run.
+        work: runs one job with a number of threads, through the given `Start`; may raise RunError.
+        parallel: number of jobs at a time; they share the cores.
+        done: is called with each finished job, and the problem if it failed.
 
     Returns:
-        The problem of every job that failed, by its name.
+        The problem of each failed job by its name.
 
     Raises:
-        GridStoppedError: Ctrl-C or SIGTERM, after the running ones have written their checkpoints.
+        GridStoppedError: Ctrl-C or SIGTERM, after the running jobs have written their checkpoints.
     """
     threads = None if parallel == 1 else max(1, (os.cpu_count() or 1) // parallel)
     processes = Processes()
     problems: dict[str, str] = {}
-    handler = signal.signal(signal.SIGTERM, _raise_stop) if _in_main_thread() else None
+    handler = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
     try:
         with ThreadPoolExecutor(parallel) as pool:
             waiting: dict[Future[None], NamedT] = {
@@ -153,7 +153,7 @@ def _problem_of(future: Future[None]) -> str | None:
     return None
 
 
-def _raise_stop(number: int, frame: Any) -> None:
+def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 

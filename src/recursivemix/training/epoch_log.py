@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: one row an epoch, in memory and as a CSV."""
+"""Metrics of each epoch, in memory and as a CSV file."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from .atomic_write import write_text
 from .learner import Learner
-from .whole import written_whole
 
 
-class EpochRows(Callback):
-    """Collects the metrics of each epoch, and keeps the CSV up to date; part of every checkpoint.
+class EpochLog(Callback):
+    """Collects the metrics of each epoch and keeps the CSV file up to date; part of every checkpoint.
 
     Args:
-        path: of the CSV.
-        learner: the class of what is trained; tells the columns.
+        path: of the CSV file.
+        learner: defines the columns.
     """
 
-    def __init__(self, path: Path, learner: type[Learner]) -> None:
+    def __init__(self, path: Path, learner: Learner) -> None:
         self.path = path
-        self.columns = ("epoch", "lr", *learner.sums, *learner.evaluated, "seconds")
+        self.columns = ("epoch", "lr", *learner.means, *learner.evaluated, "seconds")
         self.rows: list[dict[str, float]] = []
-        """``seconds`` is the time since the run began, pauses left out; scores are percent."""
+        """``seconds`` is the time since the start of the run without interruptions; scores are percent."""
         self.images = 0
-        """Images trained on, by all processes."""
+        """Number of training images processed, by all processes."""
+        self.batches = 0
+        """Number of training batches completed since this process started."""
         self.train_seconds = 0.0
-        """Time spent training, evaluation left out."""
+        """Time spent in training, without evaluation."""
         self.resumed_at: list[int] = []
-        """Optimiser steps at which the run was taken up again."""
+        """Optimizer steps at which the run was resumed."""
         self._earlier = 0.0
         self._start = time.perf_counter()
         self._since: float | None = None
-        self._evaluation_start = 0.0
         self._evaluated = False
         self._lr = 0.0
 
     @property
     def seconds(self) -> float:
-        """Time since the run began, pauses left out."""
+        """Time since the start of the run, without interruptions."""
         return self._earlier + time.perf_counter() - self._start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,7 +58,8 @@ class EpochRows(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.images += len(batch[0]) * trainer.world_size
+        self.images += len(batch.images) * trainer.world_size
+        self.batches += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause()
@@ -68,27 +70,26 @@ class EpochRows(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Learner)
-        means = pl_module.epoch_metrics()
+        means = pl_module.epoch_means()
         pl_module.log_dict(means)
         self._pause()
         self._since = time.perf_counter()
         values = {"epoch": trainer.current_epoch + 1, "lr": self._lr} | means
-        if self._evaluated:  # else Lightning still shows the last evaluation's values
-            shown = trainer.callback_metrics
-            values |= {name: float(shown[name]) for name in pl_module.evaluated if name in shown}
+        if self._evaluated:  # otherwise Lightning still holds the values of the last evaluation
+            logged = trainer.callback_metrics
+            values |= {name: float(logged[name]) for name in pl_module.evaluated if name in logged}
         values["seconds"] = round(self.seconds, 3)
         self.rows.append({name: values[name] for name in self.columns if name in values})
         if trainer.is_global_zero:
             self.write()
 
     def write(self) -> None:
-        """Write the CSV anew, whole or not at all."""
+        """Write the CSV file."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(self.rows)
-        with written_whole(self.path) as part:
-            part.write_text(text.getvalue(), newline="")
+        write_text(self.path, text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
         self._pause()

@@ -1,8 +1,8 @@
-"""Acting inside a network: hooks that wait for its next training pass, and where its stages are.
+"""Hooks that act once inside a network, in its next training pass; and the names of a network's stages.
 
-`MixedBatch` leaves the mixer before the network runs, so a method that mixes hidden states can only
-prepare what is to happen. The hooks are there from the start and cost a look at one attribute in a
-pass in which nothing is to be done.
+`MixedBatch` leaves the mixer before the network runs, so a method that mixes hidden states can only prepare
+what is to happen. The hooks are registered from the start; in a pass with nothing to do they cost one look
+at an attribute.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .eager import eager
+
 Act = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
-"""Of a submodule's arguments, keywords and output: the output to go on with, or None for its own."""
+"""A function of a submodule's arguments, keywords and output. It returns the output to continue with, or
+None to leave it unchanged."""
 
 
 class Plan(NamedTuple):
@@ -28,16 +31,16 @@ class Plan(NamedTuple):
 
 
 class NextPass:
-    """Acts once in a network: in the first pass in training mode after `prepare`.
+    """Act once in a network: in the first pass in training mode after `prepare`.
 
-    Where activations are recomputed for the gradients (checkpointing), it acts there as it did before.
-    A pass in evaluation mode is never touched, and one that never comes is forgotten with the next
-    `prepare` or `clear`. The network may be compiled, the hooks stay outside the graphs; but torch looks
-    for hooks deep inside of it only if told to, and `check_done` says so where it did not.
+    Where activations are recomputed for the gradients (checkpointing), it acts there again. A pass in
+    evaluation mode is never touched, and a plan whose pass never comes is dropped by the next `prepare` or
+    `clear`. The network may be compiled; the hooks stay outside the graphs. torch looks for hooks deep
+    inside a compiled network only if configured to, and `check_done` raises where it did not.
 
     Args:
-        model: the network that is trained, before any wrapping.
-        modules: its submodules after which something may happen.
+        model: The network that is trained, before any wrapping.
+        modules: Its submodules after which something may happen.
     """
 
     def __init__(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
@@ -52,15 +55,15 @@ class NextPass:
         model.register_forward_hook(self._leave, always_call=True)
 
     def prepare(self, module: nn.Module, batch_size: int, act: Act) -> None:
-        """Have the next training pass, which must be of this batch size, act after this submodule."""
+        """Let the next training pass, which must have this batch size, act after this submodule."""
         self._waiting, self._last, self._acted = Plan(module, batch_size, act), None, False
 
     def clear(self) -> None:
-        """Have nothing done."""
+        """Cancel the pending plan."""
         self._waiting = self._last = None
 
     def check_done(self) -> None:
-        """Raise unless what was prepared has happened: a loss without it would be a wrong one."""
+        """Raise if the planned mixing never ran."""
         if self._waiting is not None:
             raise ValueError(
                 "the network this mixer was made with has not run in training mode since the mixer was "
@@ -74,7 +77,7 @@ class NextPass:
                 "its first pass"
             )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inside, self._running = True, None
         if not model.training:
@@ -88,7 +91,7 @@ class NextPass:
                 f"has {len(images)}: call the mixer once for every batch that the network is trained on"
             )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _visit(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         plan = self._running if self._inside else self._recomputed()
         if plan is None or plan.module is not module:
@@ -96,17 +99,17 @@ class NextPass:
         self._running, self._acted = None, True  # once, although a module may be called again
         return plan.act(args, kwargs, output)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def _leave(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._inside, self._running = False, None
 
     def _recomputed(self) -> Plan | None:
-        """What the pass did that is being recomputed, if one is: a submodule runs alone during backward."""
+        """Return the plan of the pass that is being recomputed: a submodule runs alone during backward."""
         return None if torch._C._current_graph_task_id() == -1 else self._last
 
 
 def mixing(mix: Callable[[Tensor], Tensor], batch_size: int) -> Act:
-    """What changes a submodule's output by ``mix``, be it a tensor or a tuple that begins with one."""
+    """Return an `Act` that applies ``mix`` to a submodule's output, a tensor or a tuple led by one."""
     return partial(_mix_output, mix, batch_size)
 
 
@@ -131,22 +134,22 @@ def _mix_output(
 
 
 def blend_hidden(hidden: Tensor, lam: Tensor, partners: Tensor) -> Tensor:
-    """``lam * own + (1 - lam) * partner's`` of (B, ...) hidden states, for (B,) float32 weights."""
+    """Blend (B, ...) hidden states with their partners', by (B,) float32 weights of the current ones."""
     weight = lam.to(hidden.dtype).view(-1, *(1,) * (hidden.dim() - 1))
     return torch.lerp(hidden[partners], hidden, weight)
 
 
 def find_stages(model: nn.Module) -> list[str]:
-    """Names of a network's stages, in order: the outermost group of siblings of one kind.
+    """Return the names of a network's stages, in order: the outermost group of siblings of one kind.
 
     That is ``layer1`` to ``layer4`` of a ResNet, the entries of ``stages`` of a ConvNeXt, of ``blocks`` of
     a vision transformer. A group is three or more children of one module that have parameters and are of
     one class; of groups at one depth the one with most parameters is taken. Only where no such children
     have layers within them, single layers are grouped. A network without any group gives its own
-    children with parameters, less the last, which classifies.
+    children with parameters, except the last, which classifies.
 
     Raises:
-        ValueError: there is nothing but one part with parameters.
+        ValueError: The network has fewer than two parts with parameters.
     """
     for compound in (True, False):
         level = [("", model)]
@@ -161,17 +164,17 @@ def find_stages(model: nn.Module) -> list[str]:
                 for name, module in level
                 for child_name, child in module.named_children()
             ]
-    own = [name for name, child in model.named_children() if _weights(child)]
-    if len(own) < 2:
+    children = [name for name, child in model.named_children() if _weights(child)]
+    if len(children) < 2:
         raise ValueError(
             f"no stages were found in {type(model).__name__}: name the submodules whose output is to be "
             f"mixed with layers=, names as in model.named_modules()"
         )
-    return own[:-1]
+    return children[:-1]
 
 
 def stages_of(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """The submodules of these names."""
+    """Return the submodules of these names."""
     known = dict(model.named_modules())
     names = list(names)
     missing = [name for name in names if not name or name not in known]
@@ -185,12 +188,12 @@ def stages_of(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
 
 
 def _siblings(name: str, module: nn.Module, compound: bool) -> list[dict[str, nn.Module]]:
-    """The groups of three or more children of one kind, by name."""
+    """Return the groups of three or more children of one kind, by name."""
     kinds: dict[Any, dict[str, nn.Module]] = {}
     for child_name, child in module.named_children():
         parts = [type(part) for part in child.children() if _weights(part)]
         if _weights(child) and bool(parts) == compound:
-            # A sequence is of the kind of its parts, or a stem of layers were a stage.
+            # A Sequential has the kind of its first part; otherwise a stem of layers would be a stage.
             begin = parts[:1] if isinstance(child, nn.Sequential) else []
             kind = kinds.setdefault((type(child), *begin), {})
             kind[f"{name}.{child_name}" if name else child_name] = child

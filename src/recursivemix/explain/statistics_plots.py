@@ -1,0 +1,206 @@
+"""Tables, page and picture of the measured mixing process."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Theme
+from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table
+from recursivemix.report.plots import Figure, Series, lines
+
+from .process import AGES, BINS, Statistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LABEL, EXACT, PIXELS = "label weight", "label weight, closed form", "share of pixels"
+
+
+def summary_rows(measured: Statistics, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values for a terminal and a page."""
+    exact = record["closed_form"]
+    rows = [("pasted share, mean of 1 - lam", f"{1 - measured.lam_mean:.4f}")]
+    if exact:
+        rows.append(("pasted share, closed form", f"{exact['pasted_mean']:.4f}"))
+    rows += [
+        (f"pasted share, {name}", f"{measured.lam_quantiles[key]:.3f}")
+        for key, name in (("p10", "10th percentile"), ("p50", "median"), ("p90", "90th percentile"),
+                          ("max", "maximum"))
+    ]  # fmt: skip
+    rows.append(("images with lam 1", f"{100 * measured.unmixed:.2f} %"))
+    if exact:
+        rows.append(("images with lam 1, closed form", f"{100 * exact['unmixed']:.2f} %"))
+    if measured.label_of_partners:
+        rows.append(("label weight of other images of the batch", f"{measured.label_of_partners:.4f}"))
+    if measured.scale_of_partners is not None:
+        rows.append(("scale of other images of the batch", f"{measured.scale_of_partners:.3f}"))
+    rows += [(f"sources above a label weight of {t:g}", f"{n:.2f}") for t, n in measured.sources.items()]
+    rows.append((f"most sources above {min(measured.sources):g} in an image", str(measured.most_sources)))
+    return rows
+
+
+def age_table(measured: Statistics, record: dict[str, Any]) -> Table:
+    """Return label weight, pixels, scale and the closed form, if there is one, by age."""
+    exact = record["closed_form"]
+    rows = []
+    for age in range(AGES):
+        scale = measured.scale_by_age[age]
+        name = "own image" if age == 0 else f"{age} step{'s' if age > 1 else ''} ago"
+        values = [measured.label_by_age[age], measured.pixels_by_age[age]]
+        row = [name, *(f"{v:.3g}" for v in values), "-" if scale is None else f"{scale:.3f}"]
+        rows.append([*row, f"{exact['label_by_age'][age]:.3g}"] if exact else row)
+    columns = ["source", LABEL, PIXELS, "scale of its side", *([EXACT] if exact else [])]
+    return Table("Sources by age", columns, rows)
+
+
+def statistics_page(measured: Statistics, record: dict[str, Any]) -> Page:
+    """Return the page of the numbers."""
+    plots = [
+        age_plot(measured, record),
+        sources_plot(measured),
+        lam_plot(measured),
+        *scale_plots(measured, record),
+    ]
+    drawn = {trace["meta"]["label"] for plot in plots for trace in plot.figure["data"]}
+    least, most = float(measured.coverage.min()), float(measured.coverage.max())
+    caption = f"{least:.3f} (dark) to {most:.3f} (bright)"
+    coverage = GridCell(coverage_png(measured.coverage), [], [caption])
+    facts = f"{record['batches']} batches of {record['batch_size']} images of {record['size']} pixels"
+    return Page(
+        title=f"The mixing process of {measured.mixer}",
+        answer=f"{measured.mixer}: {100 * (1 - measured.lam_mean):.1f} % of an image comes from other "
+        f"images; on average {measured.sources[0.01]:.1f} source images have a label weight above 1 %.",
+        facts=f"{facts}, seed {record['seed']}, settings {record['mixer_options'] or 'by default'}.",
+        labels=(EXACT, LABEL, PIXELS) if drawn - {LABEL} else (),
+        labels_are="In the plots",
+        sections=[
+            Section(
+                "Numbers", tables=[Table("The process", ["", "value"], summary_rows(measured, record))]
+            ),
+            Section("Plots", plots=plots),
+            Section(
+                "Coverage",
+                grids=[Grid("How often each pixel shows another image", [""], [[coverage]], [""])],
+            ),
+        ],
+    )
+
+
+def age_plot(measured: Statistics, record: dict[str, Any]) -> Plot:
+    """Plot label weight and pixels by age, on a logarithmic axis without the zeros."""
+    exact = record["closed_form"]
+    values = [(EXACT, 0, exact["label_by_age"])] if exact else []
+    values += [(LABEL, 1, measured.label_by_age), (PIXELS, 2, measured.pixels_by_age)]
+    series = []
+    for name, place, means in values:
+        positive = [(age, mean) for age, mean in enumerate(means) if mean > 0]
+        if positive:
+            series.append(Series(name, place, [a for a, _ in positive], [m for _, m in positive]))
+    figure = lines(series, "age of a source in steps", "mean, logarithmic")
+    figure["layout"]["yaxis"] |= {"type": "log"}
+    text = "How older images fade: means over all images."
+    return Plot("Sources by age", figure, text, age_table(measured, record))
+
+
+def sources_plot(measured: Statistics) -> Plot:
+    """Plot the number of sources above each label weight."""
+    names = [f"{threshold:g}" for threshold in measured.sources]
+    counts = list(measured.sources.values())
+    figure = lines([Series(LABEL, 1, names, counts)], "label weight above", "sources per image, mean")
+    figure["layout"]["xaxis"] |= {"type": "category"}
+    from_zero(figure)
+    rows = [[name, f"{count:.3f}"] for name, count in zip(names, counts, strict=True)]
+    text = "Sources whose label weight is above a threshold."
+    return Plot("Sources in a label", figure, text, Table("Sources in a label", ["above", "sources"], rows))
+
+
+def lam_plot(measured: Statistics) -> Plot:
+    """Plot the histogram of lam."""
+    shares = [count / measured.images for count in measured.lam_counts]
+    centers = [(i + 0.5) / BINS for i in range(BINS)]
+    figure = lines([Series(LABEL, 1, centers, shares)], "lam", "share of the images")
+    rows = [[f"{i / BINS:.3f} to {(i + 1) / BINS:.3f}", f"{share:.4f}"] for i, share in enumerate(shares)]
+    table = Table("lam", ["lam", "share of the images"], rows)
+    return Plot("lam", figure, f"Weight of the own image, in {BINS} bins.", table)
+
+
+def scale_plots(measured: Statistics, record: dict[str, Any]) -> list[Plot]:
+    """Plot the scale by age; no plot for methods that blend."""
+    scales = [(age, scale) for age, scale in enumerate(measured.scale_by_age) if scale is not None]
+    if not scales:
+        return []
+    series = Series(PIXELS, 2, [age for age, _ in scales], [scale for _, scale in scales])
+    figure = lines([series], "age of a source in steps", "side, as a share of its own")
+    from_zero(figure)
+    text = "Size of sources of which at least two neighbouring pixels are visible in each direction."
+    return [Plot("Scale by age", figure, text, age_table(measured, record))]
+
+
+def from_zero(figure: Figure) -> None:
+    """Start the y axis at zero."""
+    figure["layout"]["yaxis"] |= {"rangemode": "tozero"}
+
+
+def coverage_png(coverage: Tensor) -> bytes:
+    """Draw a map from its minimum (dark) to its maximum (bright), at least 256 pixels per side."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = float(coverage.min()), float(coverage.max())
+    scaled = (coverage - low) / (high - low) if high > low else torch.zeros_like(coverage)
+    image = Image.fromarray(colormaps["cividis"](scaled.numpy(), bytes=True)[..., :3].copy())
+    times = max(1, 256 // min(image.size))
+    held = io.BytesIO()
+    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(held, "png")
+    return held.getvalue()
+
+
+def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) -> bytes:
+    """Draw four plots into one PNG."""
+    from matplotlib.figure import Figure as Canvas
+
+    ink, colours = INK[theme], AGE_COLOURS[theme]
+    canvas = Canvas(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")
+    title = f"{measured.mixer}, {record['batches']} batches at {record['size']} pixels"
+    canvas.suptitle(title, color=ink, fontsize=12)
+    (by_age, in_label), (of_lam, coverage) = axes = canvas.subplots(2, 2)
+    draw_ages(by_age, measured, record, theme)
+    names, counts = [f"{threshold:g}" for threshold in measured.sources], list(measured.sources.values())
+    bars = in_label.bar(names, counts, color=colours[0])
+    in_label.bar_label(bars, fmt="%.2f", color=ink, fontsize=9)
+    in_label.margins(y=0.12)
+    in_label.set(xlabel="label weight above", ylabel="sources per image", title="Sources in a label")
+    shares = [count / measured.images for count in measured.lam_counts]
+    of_lam.bar([i / BINS for i in range(BINS)], shares, width=0.9 / BINS, align="edge", color=colours[0])
+    of_lam.set(xlabel="lam", ylabel="share of the images", title="Weight of the own image", xlim=(0, 1))
+    image = coverage.imshow(measured.coverage.numpy(), cmap="cividis")
+    canvas.colorbar(image, ax=coverage).ax.tick_params(colors=ink)
+    coverage.set(title="How often a pixel shows another image")
+    for axis in axes.flat:
+        axis.set_facecolor(GROUND[theme])
+        axis.tick_params(colors=ink)
+        for part in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.spines.values()):
+            part.set_color(ink)
+    held = io.BytesIO()
+    canvas.savefig(held, format="png", dpi=110, facecolor=GROUND[theme])
+    return held.getvalue()
+
+
+def draw_ages(axis: Axes, measured: Statistics, record: dict[str, Any], theme: Theme) -> None:
+    """Draw label weight and pixels by age, with the closed form if there is one."""
+    for name, values, colour, marker, side in (
+        (LABEL, measured.label_by_age, AGE_COLOURS[theme][0], "o", 11),
+        (PIXELS, measured.pixels_by_age, AGE_COLOURS[theme][2], "s", 5),
+    ):
+        positive = [(age, value) for age, value in enumerate(values) if value > 0]
+        x, y = [age for age, _ in positive], [value for _, value in positive]
+        axis.plot(x, y, color=colour, marker=marker, ms=side, label=name)
+    if record["closed_form"]:
+        exact = record["closed_form"]["label_by_age"]
+        axis.plot(range(AGES), exact, color=INK[theme], ls=":", label=EXACT)
+    axis.set(yscale="log", xlabel="age of a source in steps", ylabel="mean", title="Sources by age")
+    axis.legend(fontsize=8, frameon=False, labelcolor=INK[theme])

@@ -1,0 +1,167 @@
+"""What RecursiveMix remembers from one step to the next, and what makes it usable there."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .batch import Inputs, MixedBatch
+from .paste import not_finite
+
+log = logging.getLogger(__name__)
+
+
+class History(NamedTuple):
+    """The state that a step leaves to the next one. References, never copies; all of it detached."""
+
+    images: Tensor
+    """(B, C, ..., H, W): the mixed images."""
+    targets: Tensor
+    """(B, K) float32: the mixed targets."""
+    valid: Tensor | None
+    """(B,) bool: False for a sample with a probability (or a soft label) that is not finite, which is not
+    used. None if all are finite, which only a CPU can tell without waiting."""
+    probs: Tensor | None = None
+    """(B, K) float32: the main head's prediction; None without consistency."""
+    masks: Tensor | None = None
+    """(B, H, W) integers: the mixed masks."""
+
+
+class Memory:
+    """The history of the last step: written once per step, checked when it is read, saved and restored."""
+
+    def __init__(self) -> None:
+        self.history: History | None = None
+        self._version: int | None = None
+        self._dropped = torch.zeros((), dtype=torch.long)
+
+    @torch.no_grad()
+    def write(self, batch: MixedBatch, probs: Tensor | None) -> None:
+        """Remember a finished step.
+
+        Args:
+            batch: What the mixer returned.
+            probs: (B, K) float32, the main head's prediction.
+        """
+        images, targets = batch.images.detach(), batch.targets.detach()
+        sums = [] if probs is None else [probs.sum(-1)]
+        if batch.labels.is_floating_point():
+            sums.append(targets.sum(-1))
+        valid = None
+        if sums:
+            # A sum is finite exactly if its terms are.
+            total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+            readable = total.is_cpu and not torch.compiler.is_compiling()
+            if not (readable and all(map(math.isfinite, total.tolist()))):
+                valid = ~not_finite(total)
+        self.history = History(images, targets, valid, probs, batch.masks)
+        self._version = version_of(images)
+
+    def read(
+        self, inputs: Inputs, dims: tuple[int, ...], *, same_size: bool, needs_probs: bool
+    ) -> History | None:
+        """Return the history laid out as the inputs and on their device; None if it does not fit them.
+
+        Args:
+            inputs: The new batch.
+            dims: The mixed dimensions of the history's images.
+            same_size: Whether the images must have the size of the inputs.
+            needs_probs: Whether the history must hold predictions.
+
+        Raises:
+            ValueError: The remembered images were written to since.
+        """
+        if self.history is None:
+            return None
+        check_not_written(self.history.images, self._version)
+        d, images = len(dims), inputs.images
+        last = tuple(range(-d, 0))
+        moved = self.history.images
+        moved = moved if dims == last else moved.movedim(dims, last)
+        history = self.history._replace(images=moved)
+        if (
+            moved.shape[1:-d] != images.shape[1:-d]
+            or history.targets.shape[1] != inputs.num_classes
+            or moved.is_floating_point() != images.is_floating_point()
+            or (history.masks is None and inputs.masks is not None)
+            or (history.probs is None and needs_probs)
+            or (same_size and moved.shape[-d:] != images.shape[-d:])
+        ):
+            log.warning(
+                "The history does not fit this batch (channels, classes, integer or floating pixels, "
+                "masks, no probabilities, or another size to cut from): not mixed."
+            )
+            return None
+        if moved.device == images.device:
+            return history
+        fields: dict[str, Any] = history._asdict()
+        for name, value in fields.items():
+            fields[name] = None if value is None else value.to(images.device, non_blocking=True)
+        return History(**fields)
+
+    def count_dropped(self, left_out: Tensor, count: int) -> None:
+        """Count the samples that were left out among the first ``count``, those that had a history."""
+        self._dropped = self._dropped.to(left_out.device, non_blocking=True) + left_out[:count].sum()
+
+    @property
+    def dropped(self) -> int:
+        """Samples that were not pasted because of a non-finite value; reading waits for the device."""
+        return int(self._dropped)
+
+    def reset(self) -> None:
+        """Forget the history."""
+        self.history = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        history = None
+        if self.history is not None:
+            fields: dict[str, Tensor | None] = self.history._asdict()
+            history = {k: v if v is None else whole_storage(v) for k, v in fields.items()}
+        return {"history": history, "dropped": self.dropped}
+
+    def load_state_dict(self, state: dict[str, Any], *, with_history: bool) -> None:
+        """Restore what `state_dict` returned, the history only if it is this rank's."""
+        history = state["history"] if with_history else None
+        self.history = None if history is None else History(**history)
+        self._version = None
+        self._dropped = torch.tensor(state["dropped"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied tensor starts counting its versions anew.
+        return self.__dict__ | {"_version": None}
+
+
+def to_rows(values: Tensor, left_out: Tensor | None, batch_size: int) -> Tensor:
+    """Return the first ``batch_size`` rows of (B', K); 0 where there are none or they are left out."""
+    values = values[:batch_size] if len(values) > batch_size else values
+    if len(values) < batch_size:
+        values = pad(values, (0, 0, 0, batch_size - len(values)))
+    return values if left_out is None else values.masked_fill(left_out[:, None], 0.0)
+
+
+def whole_storage(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy of a view: saving a view saves all of the storage it looks into."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
+
+
+def check_not_written(images: Tensor, version: int | None) -> None:
+    """Raise ValueError if images were written to since their `version_of` was taken (None: unknown)."""
+    if not torch.compiler.is_compiling() and version not in (None, version_of(images)):
+        raise ValueError(
+            "the last step's images were written over, and they are the history: let the loader make new "
+            "ones, or give the mixer images.clone()"
+        )
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often the tensor was written to; None where that is unknown."""
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return None
+    return tensor._version

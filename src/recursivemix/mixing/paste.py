@@ -1,0 +1,348 @@
+"""Paste a shrunken or cut image into a box of another. Pure functions.
+
+One operation in two forms. Boxes that are known on the CPU are written as slices, which touches nothing but
+the pixels of the box. Under ``torch.compile``, and for boxes per sample on a device or in small images, it
+goes through tensors of fixed shape, so that no draw changes a shape, waits for a device or recompiles. Both
+agree bit for bit for nearest; the tests compare them.
+
+Everywhere here the d mixed dimensions of an image come last, and ``size`` is (S1, ..., Sd).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Interpolation = Literal["nearest", "bilinear", "area"]
+INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "area")
+_TORCH_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_SMALL = 64 * 64
+"""Pixels of an image up to which one pass over all of them is cheaper than a Python loop over samples."""
+
+
+class Patch(NamedTuple):
+    """Pixels that are to be written into a box."""
+
+    rows: slice[int]
+    """The samples that get them."""
+    place: tuple[slice[int], ...]
+    """The box, in the order of the mixed dimensions."""
+    pixels: Tensor
+    """(rows, ..., *box)."""
+
+
+def paste(
+    images: Tensor,
+    sources: Tensor,
+    boxes: Tensor,
+    *,
+    dims: int = 2,
+    shrunk: bool,
+    interpolation: Interpolation = "nearest",
+    partners: Tensor | None = None,
+    left_out: Tensor | None = None,
+    finite_only: bool = False,
+    inplace: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Put sources into boxes of images.
+
+    Args:
+        images: (B, ..., S1, ..., Sd).
+        sources: (B', ..., any size): the whole source shrunk into the box (``shrunk``), or the source's own
+            pixels of that box (sizes equal).
+        boxes: (1 or B, 2 d) int64 on the CPU; (B, 2 d) may be where the images are.
+        dims: d, the number of mixed dimensions.
+        shrunk: Shrink the source into the box instead of cutting it out of the source.
+        interpolation: How a source is shrunk.
+        partners: (B,) index into sources; None pairs sample i with source i, and leaves out the samples
+            beyond B'.
+        left_out: (B',) bool on the images' device, samples that stay as they are; None means none.
+        finite_only: Leave out the samples whose pasted pixels are not all finite. A resize other than
+            nearest in the form of fixed shape leaves out those with any such pixel.
+        inplace: Write into the images. Otherwise the result is new, unless every box is empty.
+
+    Returns:
+        The images, and (B,) bool, the samples that were left out; None if there are none for certain.
+    """
+    count = len(images) if partners is not None else min(len(sources), len(images))
+    if partners is None and len(sources) > count:
+        sources = sources[:count]
+    if count < len(images) or (left_out is not None and len(left_out) > count):
+        left_out = _extended(left_out, count, len(images), images.device)
+    finite_only = finite_only and images.is_floating_point()
+    per_sample = len(boxes) > 1
+    small = images.shape[-dims:].numel() <= _SMALL
+    known = boxes.is_cpu and not torch.compiler.is_compiling()
+    if not known or (per_sample and (small or not images.is_cpu)):
+        return _paste_everywhere(
+            images, sources, boxes, dims, shrunk, interpolation, partners, left_out, finite_only, inplace
+        )
+    patches = _patches(sources, boxes[:count], count, dims, shrunk, interpolation, partners)
+    if finite_only:
+        left_out = _non_finite(patches, left_out, len(images))
+    if not patches:
+        return images, left_out
+    if inplace and per_sample and partners is not None:  # a patch may be a view of what is written next
+        patches = [patch._replace(pixels=patch.pixels.clone()) for patch in patches]
+    result = images if inplace else images.clone()
+    for rows, place, pixels in patches:
+        region = result[_index(rows, place)]
+        if left_out is not None:
+            pixels = torch.where(_column(left_out[rows], region), region, pixels)
+        region.copy_(pixels)
+    return result, left_out
+
+
+def _extended(left_out: Tensor | None, count: int, batch_size: int, device: torch.device) -> Tensor | None:
+    """Return (B,) bool from the first ``count`` samples; further ones are left out."""
+    if count == batch_size:
+        return None if left_out is None else left_out[:count]
+    result = torch.ones(batch_size, dtype=torch.bool, device=device)
+    result[:count] = False if left_out is None else left_out[:count]
+    return result
+
+
+def _patches(
+    sources: Tensor,
+    boxes: Tensor,
+    count: int,
+    dims: int,
+    shrunk: bool,
+    interpolation: Interpolation,
+    partners: Tensor | None,
+) -> list[Patch]:
+    """Return the pixels for every box that is not empty."""
+    shared = len(boxes) == 1
+    chosen = None if shared or partners is None else partners.tolist()
+    patches = []
+    for i, corners in enumerate(boxes.tolist()):
+        place = tuple(slice(corners[dims - 1 - k], corners[2 * dims - 1 - k]) for k in range(dims))
+        lengths = [side.stop - side.start for side in place]
+        if min(lengths) <= 0:
+            continue
+        rows = slice(0, count) if shared else slice(i, i + 1)
+        first = i if chosen is None else chosen[i]
+        source = sources if shared else sources[first : first + 1]
+        if shrunk:
+            pixels = shrink(_one_channel_dim(source, dims), lengths, interpolation)
+            pixels = pixels.view(len(source), *source.shape[1:-dims], *lengths)
+        else:
+            pixels = source[_index(slice(None), place)]
+        if shared and partners is not None:
+            pixels = take_samples(pixels, partners)
+        patches.append(Patch(rows, place, pixels))
+    return patches
+
+
+def _non_finite(patches: list[Patch], left_out: Tensor | None, batch_size: int) -> Tensor | None:
+    """Add the samples with a pixel that is not finite to those that are left out."""
+    sums = [_row_sums(patch.pixels) for patch in patches]
+    if all(values.is_cpu and all(map(math.isfinite, values.tolist())) for values in sums):
+        return left_out
+    for patch, values in zip(patches, sums, strict=True):
+        if left_out is None:
+            left_out = torch.zeros(batch_size, dtype=torch.bool, device=values.device)
+        left_out = left_out.clone()
+        left_out[patch.rows].logical_or_(not_finite(values))
+    return left_out
+
+
+def _row_sums(pixels: Tensor) -> Tensor:
+    """Return (N,) sums over samples: finite exactly if every term is (and the sum does not overflow)."""
+    wide = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+    return pixels.sum(tuple(range(1, pixels.dim())), dtype=wide)
+
+
+def not_finite(values: Tensor) -> Tensor:
+    """Return which values are infinite or NaN, in two operations where ``torch.isfinite`` takes four."""
+    return (values - values) != 0
+
+
+def _paste_everywhere(
+    images: Tensor,
+    sources: Tensor,
+    boxes: Tensor,
+    dims: int,
+    shrunk: bool,
+    interpolation: Interpolation,
+    partners: Tensor | None,
+    left_out: Tensor | None,
+    finite_only: bool,
+    inplace: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Paste through tensors of fixed shape."""
+    size = images.shape[-dims:]
+    if partners is not None:
+        sources = take_samples(sources, partners)
+    count = len(sources)
+    boxes = boxes.to(images.device, non_blocking=True).expand(len(images), -1)[:count]
+    if shrunk:
+        canvas = shrink_into(_one_channel_dim(sources, dims), boxes, size, interpolation)
+        sources = canvas.view(count, *sources.shape[1:-dims], *size)
+    region = inside(boxes, size)
+    region = region.view(count, *(1,) * (images.dim() - dims - 1), *size)
+    if finite_only:
+        bad = not_finite(_row_sums(sources.masked_fill(~region, 0)))
+        bad = bad if count == len(images) else F.pad(bad, (0, len(images) - count))
+        left_out = bad if left_out is None else left_out | bad
+    if left_out is not None:
+        region = region & ~_column(left_out[:count], region)
+    mixed = torch.where(region, sources.to(images.dtype), images[:count])
+    if count < len(images):
+        mixed = torch.cat([mixed, images[count:]])
+    if inplace:
+        return images.copy_(mixed), left_out
+    # The output of where need not have the memory format of the images.
+    same = mixed.stride() == images.stride()
+    return mixed if same else torch.empty_like(images).copy_(mixed), left_out
+
+
+def inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Return (B, S1, ..., Sd) bool: the pixels that lie in each (B, 2 d) box."""
+    d = len(size)
+    result = torch.ones((), dtype=torch.bool, device=boxes.device)
+    for i, length in enumerate(size):
+        at = torch.arange(length, device=boxes.device)
+        within = (at >= boxes[:, d - 1 - i, None]) & (at < boxes[:, 2 * d - 1 - i, None])  # (B, Si)
+        result = result & within.view(-1, *(length if j == i else 1 for j in range(d)))
+    return result
+
+
+# -- resizing -----------------------------------------------------------------------------------------
+
+
+def shrink(images: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:
+    """Resize the last d dimensions of (B, C, S1, ..., Sd) to ``size``; keeps the dtype."""
+    two_dims_on_cpu = len(size) == 2 and images.is_cpu
+    if mode == "nearest":
+        simple = images.is_floating_point() or images.dtype == torch.uint8
+        if not simple or (images.is_cpu and not images.is_contiguous()):
+            return _pick_nearest(images, size)
+        if two_dims_on_cpu:  # the kernel for two dimensions first copies the input, for small outputs
+            return F.interpolate(images[:, :, None], size=(1, *size), mode="nearest")[:, :, 0]
+        return F.interpolate(images, size=tuple(size), mode="nearest")
+    pixels = images if images.dtype == torch.float32 else images.float()
+    if len(size) != 2 or not pixels.is_contiguous(memory_format=torch.channels_last):
+        pixels = pixels.contiguous()
+    if two_dims_on_cpu and pixels.is_contiguous():  # likewise, for several channels
+        pixels = pixels.view(-1, 1, *images.shape[2:])
+    if mode == "area":
+        resized = F.interpolate(pixels, size=tuple(size), mode="area")
+    else:
+        resized = F.interpolate(pixels, size=tuple(size), mode=_TORCH_MODE[len(size)], align_corners=False)
+    return cast_like(resized, images).view(*images.shape[:2], *size)
+
+
+def _pick_nearest(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest `shrink` by one selection of pixels, for any dtype; keeps channels_last."""
+    flat: Tensor | None = None
+    for length, source in zip(size, images.shape[2:], strict=True):
+        # As `nearest_index`, for one length that is a plain number.
+        at = torch.arange(length, dtype=torch.float32, device=images.device)
+        index = (at * (source / length)).long()
+        flat = index if flat is None else (flat[:, None] * source + index).flatten()
+    assert flat is not None  # there is at least one dimension
+    batch_size, channels = images.shape[:2]
+    if images.is_contiguous():
+        picked = images.view(batch_size * channels, math.prod(images.shape[2:])).index_select(1, flat)
+        return picked.view(batch_size, channels, *size)
+    pixels = images.movedim(1, -1).flatten(1, -2)  # (B, pixels, C), a view for channels_last
+    return pixels.index_select(1, flat).view(batch_size, *size, channels).movedim(-1, 1)
+
+
+def nearest_index(length: Tensor, source: int, offset: Tensor, target: int) -> Tensor:
+    """Return (B, target) int64: the source pixel that each position shows, as ``F.interpolate`` counts.
+
+    Args:
+        length: (B,) pixels that the source is shrunk to.
+        source: Pixels of the source along this dimension.
+        offset: (B,) where the shrunken source begins; positions outside it are clamped.
+        target: Number of positions.
+    """
+    # float32, as torch does: exact integer division differs from it by a pixel at some sizes.
+    scale = torch.tensor(source, dtype=torch.float32, device=length.device) / length.clamp(min=1)
+    at = torch.arange(target, device=length.device) - offset[:, None]
+    return (at * scale[:, None]).floor().long().clamp(0, source - 1)
+
+
+def resize_weights(length: Tensor, source: int, offset: Tensor, target: int, mode: Interpolation) -> Tensor:
+    """Return (B, target, source) float32: the linear map of one dimension's resize.
+
+    Args as in `nearest_index`.
+    """
+    at = torch.arange(target, device=length.device) - offset[:, None]  # (B, target)
+    length = length.clamp(min=1)[:, None]
+    pixels = torch.arange(source, device=length.device)
+    if mode == "area":  # adaptive average pooling: bin i covers floor(i s / n) .. ceil((i + 1) s / n)
+        start = (at * source).div(length, rounding_mode="floor")[..., None]
+        end = -(-(at + 1) * source).div(length, rounding_mode="floor")[..., None]
+        return ((pixels >= start) & (pixels < end)).float() / (end - start)
+    place = ((at + 0.5) * (source / length) - 0.5).clamp(0, source - 1)  # half-pixel centres
+    return (1 - (place[..., None] - pixels).abs()).clamp(min=0)
+
+
+def shrink_into(sources: Tensor, boxes: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:
+    """Resize each source to its own box on a canvas of ``size``; outside the box undefined.
+
+    Args:
+        sources: (B, C, *any size).
+        boxes: (B, 2 d) on the sources' device.
+        size: Of the canvas.
+        mode: The interpolation.
+
+    Returns:
+        (B, C, *size), dtype of the sources.
+    """
+    d = len(size)
+    geometry = [  # length, source, offset, target of every dimension
+        (boxes[:, 2 * d - 1 - i] - boxes[:, d - 1 - i], sources.shape[2 + i], boxes[:, d - 1 - i], n)
+        for i, n in enumerate(size)
+    ]
+    if mode == "nearest":
+        flat = torch.zeros((), dtype=torch.long, device=sources.device)
+        for i, (length, source, offset, target) in enumerate(geometry):
+            index = nearest_index(length, source, offset, target)
+            flat = flat * source + index.view(-1, *(target if j == i else 1 for j in range(d)))
+        flat = flat.flatten(1)[:, None].expand(-1, sources.shape[1], -1)  # (B, C, prod(size))
+        return sources.flatten(2).gather(2, flat).view(*sources.shape[:2], *size)
+    pixels = sources.float()
+    for i, (length, source, offset, target) in enumerate(geometry):
+        weights = resize_weights(length, source, offset, target, mode)  # (B, target, source)
+        moved = pixels.movedim(2 + i, -1)
+        between = (1,) * (moved.dim() - 3)
+        pixels = (moved @ weights.mT.view(len(weights), *between, source, target)).movedim(-1, 2 + i)
+    return cast_like(pixels, sources)
+
+
+def take_samples(values: Tensor, rows: Tensor) -> Tensor:
+    """Return ``values[rows]`` in the memory format of the values, faster than indexing does."""
+    if values.is_contiguous() or values.dim() < 3:
+        return values.index_select(0, rows)
+    last = values.movedim(1, -1)
+    return last.index_select(0, rows).movedim(-1, 1) if last.is_contiguous() else values[rows]
+
+
+def cast_like(pixels: Tensor, like: Tensor) -> Tensor:
+    """Return ``pixels`` in the dtype of ``like``; integers are rounded, not truncated."""
+    return (pixels if like.is_floating_point() else pixels.round()).to(like.dtype)
+
+
+def _one_channel_dim(images: Tensor, dims: int) -> Tensor:
+    """Return (B, ..., S1, ..., Sd) as (B, C, S1, ..., Sd), with any number of dimensions between."""
+    if images.dim() == 2 + dims:
+        return images
+    return images.reshape(len(images), -1, *images.shape[-dims:])
+
+
+def _index(rows: slice[int], place: Sequence[slice[int]]) -> Any:
+    return (rows, ..., *place)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """Return (B,) as (B, 1, ..., 1), to broadcast against ``like``."""
+    return values.view(-1, *(1,) * (like.dim() - 1))

@@ -1,0 +1,109 @@
+"""Train a prepared run, and write its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from .atomic_write import write_json, write_text
+from .environment import environment
+from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError
+from .record import Result, run_record, write_settings
+from .resume import restoring
+from .settings import Device
+from .trainer import create_loggers, quiet_lightning
+
+
+def fit(run: PreparedRun) -> Result:
+    """Train, and write settings, metrics, checkpoints, a TensorBoard log and ``record.json``.
+
+    A run that fails before its first checkpoint leaves no folder behind.
+
+    Raises:
+        RunFolderError: the run folder cannot be written.
+        NonFiniteLossError: the loss or the weights are not finite; the last good checkpoint is kept.
+        CheckpointError: a checkpoint cannot be written; the previous one is kept.
+        StoppedError: Ctrl-C or SIGTERM, after a checkpoint was written.
+    """
+    started = environment(gpu=run.settings.device != "cpu")  # before any file of the package can change
+    first = run.trainer.is_global_zero
+    try:
+        if first:
+            _start_folder(run)
+        result = _train(run)
+    except BaseException:
+        if first and run.resume is None and not any((run.folder / "checkpoints").glob("*.ckpt")):
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+    if first:
+        write_json(run.folder / "record.json", run_record(run, result, started))
+    return result
+
+
+def compile_network(network: nn.Module, device: Device) -> None:
+    """Compile a network in place, which keeps the names of its parameters."""
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    # One graph per batch size: CUDA graphs need fixed shapes.
+    network.compile(mode="reduce-overhead" if on_gpu else "default", dynamic=False)
+
+
+def _start_folder(run: PreparedRun) -> None:
+    skipped = getattr(run.data, "skipped", ())
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_settings(run)
+        if skipped:
+            write_text(run.folder / "skipped.txt", "\n".join(skipped) + "\n")
+    except OSError as error:
+        raise RunFolderError(f"cannot write the run folder {run.folder} (--out): {error}") from error
+
+
+def _train(run: PreparedRun) -> Result:
+    trainer, learner = run.trainer, run.learner
+    os.environ[FOLDER_VARIABLE] = str(run.folder)  # for the processes that Lightning starts
+    try:
+        with quiet_lightning():
+            trainer.loggers = [*trainer.loggers, *create_loggers(run.settings, run.folder)]
+            run.loaders.loading.fill_cache()
+            if run.settings.compile:
+                compile_network(learner.network, run.settings.device)
+            # Optimizer and mixer meet a malformed state only when they use it, in the first step.
+            with restoring(run.resume, lambda: run.log.batches >= trainer.accumulate_grad_batches):
+                trainer.fit(
+                    learner,
+                    datamodule=run.loaders,
+                    ckpt_path=None if run.resume is None else str(run.resume),
+                    weights_only=True,
+                )
+            rows = run.log.rows
+            if not rows:
+                raise MisconfigurationException(
+                    "no epoch was finished: increase --epochs or --trainer.max-steps"
+                )
+            evaluated = [row for row in rows if learner.score in row]
+            if learner.score not in rows[-1]:  # --evaluate-every skipped the last epoch
+                loader = run.loaders.evaluation_dataloader()
+                (metrics,) = trainer.validate(learner, loader, verbose=False)
+                rows[-1] |= {name: float(value) for name, value in metrics.items()}
+                if trainer.is_global_zero:
+                    run.log.write()
+    finally:
+        del os.environ[FOLDER_VARIABLE]
+    # best.ckpt is only written in training, so not for the evaluation above.
+    best = max(evaluated or rows[-1:], key=lambda row: row[learner.score])
+    limit = trainer.num_val_batches[0] * run.settings.batch_size * trainer.world_size
+    return Result(
+        folder=run.folder,
+        rows=rows,
+        score=learner.score,
+        last=rows[-1][learner.score],
+        best=best[learner.score],
+        best_epoch=int(best["epoch"]),
+        seconds=rows[-1]["seconds"],
+        images_per_second=run.log.images / run.log.train_seconds,
+        evaluated=int(min(limit, len(run.data.evaluation))),  # --trainer.limit-val-batches
+    )

@@ -1,0 +1,40 @@
+"""Options of a parser from the fields of settings: one flag per field, with its type, default and help."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+from docstring_parser import parse
+from jsonargparse import ArgumentParser
+
+
+def add_settings(parser: ArgumentParser, settings: type) -> None:
+    """Add an option for each field of a settings dataclass.
+
+    `ArgumentParser.add_class_arguments` resolves annotations with the names of one module only: it accepts
+    any value for fields from other modules, and runs ``if TYPE_CHECKING`` blocks to find their names.
+    """
+    types = get_type_hints(settings)
+    helps = helps_of(*reversed(settings.__mro__))
+    for item in fields(settings):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        add_option(parser, item.name, types[item.name], default, helps)
+
+
+def add_option(
+    parser: ArgumentParser, name: str, kind: Any, default: Any, helps: Mapping[str, str | None]
+) -> None:
+    """Add one option; it is required if the default is ``MISSING``."""
+    if default is MISSING:
+        parser.add_argument(f"--{name}", type=kind, required=True, help=helps[name])
+    else:
+        parser.add_argument(f"--{name}", type=kind, default=default, help=helps[name])
+
+
+def helps_of(*documented: Any) -> dict[str, str | None]:
+    """Return the line under ``Args:`` of each name in the docstrings; later ones override earlier ones."""
+    documents = [parse(inspect.cleandoc(one.__doc__ or "")) for one in documented]
+    return {param.arg_name: param.description for document in documents for param in document.params}
