@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install train test lint docs format bench clean
+.PHONY: install train test campaign lint docs format bench clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -20,6 +20,10 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+# Random malformed input, many more tries than in make test; CAMPAIGN_SEED=N for others.
+campaign: $(STAMP)
+	CAMPAIGN_TRIES=$${CAMPAIGN_TRIES:-1000} $(BIN)/python -m pytest -n 2 tests/campaign
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -181,6 +181,14 @@ def test_a_report_collects_what_a_running_comparison_has_finished(tmp_path):
     assert found["unfinished"] == []
 
 
+def test_a_report_before_the_first_run_is_finished_says_so(tmp_path):
+    compared(tmp_path, {"none": [70.0], "cutmix": [71.0]}, seeds=1)
+    for file in tmp_path.rglob("record.json"):
+        file.unlink()
+    with pytest.raises(ValueError, match="has no finished run: see the logs in"):
+        report(tmp_path)
+
+
 def test_records_of_the_version_before_say_the_same(tmp_path):
     """``record.json`` with ``acc1_last``, ``comparison.yaml`` without the newer settings."""
     settings = CompareSettings(mixers="none,cutmix", seeds=3, epochs=6, data=Path("/data/photos"))

@@ -196,5 +196,8 @@ def test_an_unexpected_error_is_one_line(port, studio, log, monkeypatch):
     monkeypatch.setattr(studio, "show", fail)
     answer, text = ask(port, "/mixed")
     assert (answer.status, text) == (500, "failed: no way")
+    deadline = time.monotonic() + 10
+    while not log and time.monotonic() < deadline:  # the server logs after it has answered
+        time.sleep(0.01)
     assert [record.getMessage() for record in log] == ["/mixed: no way"]
     log.clear()

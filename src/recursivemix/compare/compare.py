@@ -111,13 +111,12 @@ def report(folder: Path, baseline: str | None = None) -> Comparison:
     Raises:
         ValueError: not the folder of a comparison, or no such method.
     """
-    if (folder / SETTINGS).is_file() and any(folder.glob(f"runs/*/{RECORD}")):
-        settings = read_settings(folder)
-        file = folder / COMPARISON
-        source = file if file.is_file() else next(iter(sorted(folder.glob(f"runs/*/{RECORD}"))))
-        recorded: dict[str, Any] = json.loads(source.read_text())
-        where = {name: recorded[name] for name in WHERE}
-        write_json(file, collect(settings, folder, where))
+    file, runs = folder / COMPARISON, sorted(folder.glob(f"runs/*/{RECORD}"))
+    if (folder / SETTINGS).is_file() and (runs or not file.is_file()):
+        source = next((path for path in (file, *runs) if path.is_file()), None)
+        recorded: dict[str, Any] = {} if source is None else json.loads(source.read_text())
+        where = {name: recorded.get(name) for name in WHERE}
+        write_json(file, collect(read_settings(folder), folder, where))
     comparison = read_comparison(folder, baseline)
     write_text(folder / PAGE, build_page(comparison, folder / "pictures"))
     return comparison

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 IGNORE = 255
 """Value of unlabelled pixels in a label map; losses and metrics leave them out."""
 LARGEST_SIDE = 10**6
@@ -31,6 +33,27 @@ def shortened(value: Any) -> str:
     brief = reprlib.Repr()
     brief.maxstring = 100
     return brief.repr(value)
+
+
+def passing(
+    check: Callable[[Item], Result], items: Iterable[Item], skipped: list[str] | None
+) -> list[Result]:
+    """Return the results of a check that raises `AnnotationError`, without the items that fail it.
+
+    Args:
+        check: applied to each item.
+        items: entries or files of a data set.
+        skipped: reasons of failures are appended; None to raise the first one.
+    """
+    results = []
+    for item in items:
+        try:
+            results.append(check(item))
+        except AnnotationError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    return results
 
 
 class Objects(NamedTuple):

@@ -26,8 +26,8 @@ from .augment import (
     training_transform,
     unpack,
 )
-from .images import LabelledImages, StackedImages
-from .order import TrainingOrder, generator_of, seed_of
+from .images import EncodedImages, LabelledImages, StackedImages
+from .order import SHUFFLED, TrainingOrder, generator_of, seed_of
 
 Key = tuple[int, int]
 """Index of an image and the seed of its augmentation; index -1 is an empty place."""
@@ -228,14 +228,18 @@ class TrainingBatches:
 
     def _read(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
         seed, size, rank = self.order.seed, self.order.batch_size, self.order.rank
-        keys = (
-            [
-                (index, seed_of(seed, "image", epoch, step * size + i, rank))
-                for i, index in enumerate(order[step].tolist())
-            ]
-            for step in range(first, len(order))
-        )
-        return self._reader.read(keys)
+        ahead = -(-SHUFFLED // (size * self.order.ranks))
+
+        def keys() -> Iterator[list[Key]]:
+            for step in range(first, len(order)):
+                if isinstance(self.images, EncodedImages):
+                    self.images.prefetch(order[min(step + ahead, len(order) - 1)])
+                yield [
+                    (index, seed_of(seed, "image", epoch, step * size + i, rank))
+                    for i, index in enumerate(order[step].tolist())
+                ]
+
+        return self._reader.read(keys())
 
     def _lighting(self, epoch: int, step: int, count: int) -> Tensor | None:
         if not self.augmentation.lighting:

@@ -30,6 +30,11 @@ class LabelledImages(Protocol):
         """(N,) int64 class indices, or (N, K) uint8 multi-hot; available without reading an image."""
         ...
 
+    @property
+    def blocks(self) -> Tensor | None:
+        """(N,) int64, the shard of each image, if images should be read from a few shards at a time."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor:
@@ -58,6 +63,8 @@ class StackedImages:
         source: name of the data set, for messages.
         names: returns the name of an image by its index (default: ``source`` and the index).
     """
+
+    blocks: Tensor | None = None
 
     def __init__(
         self, images: Tensor, labels: Tensor, source: str, names: Callable[[int], str] | None = None
@@ -92,6 +99,8 @@ class EncodedSource(Protocol):
 
     fix: str
     """What the user can do about an unreadable image, for error messages."""
+    blocks: Tensor | None
+    """(rows,) int64, the shard of each row, if reading from many shards at a time is slow; else None."""
 
     def __getitem__(self, row: int) -> Path | bytes | None:
         """Return the file or the encoded bytes of an image; None if none is stored."""
@@ -106,6 +115,7 @@ class ImageFiles:
     """Image files as an `EncodedSource`."""
 
     fix = FIX_FILE
+    blocks: Tensor | None = None
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -148,6 +158,17 @@ class EncodedImages:
         row = int(self.rows[index])
         return open_image(self.source[row], self.source.name(row), self.source.fix)
 
+    @property
+    def blocks(self) -> Tensor | None:
+        """The shard of each image; None if images are read one by one from anywhere."""
+        return None if self.source.blocks is None else self.source.blocks[self.rows]
+
+    def prefetch(self, indices: Tensor) -> None:
+        """Start to fetch the shards of these images in the background, if there are any."""
+        if self.source.blocks is not None:
+            prefetch: Callable[[Tensor], None] = getattr(self.source, "prefetch")  # noqa: B009
+            prefetch(self.rows[indices])
+
     def size(self, index: int) -> tuple[int, int]:
         """Return the (H, W) of an image from its header."""
         with self.open(index) as image:
@@ -160,6 +181,14 @@ class EncodedImages:
     def select(self, indices: Tensor) -> EncodedImages:
         """Return the images at these indices."""
         return EncodedImages(self.source, self.labels[indices], self.rows[indices])
+
+
+def spread_indices(images: LabelledImages, count: int) -> Tensor:
+    """Return about ``count`` indices, spread evenly over the images, or over the first of their shards."""
+    indices = torch.arange(len(images))
+    if images.blocks is not None:
+        indices = (images.blocks == images.blocks.min()).nonzero()[:, 0]
+    return indices[:: max(1, len(indices) // count)]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ IMAGE_FORMATS = {
     "digits": "digits:DIGITS",
     "table": "table:TABLE",
     "hf": "hub:HUB",
+    "hf-stream": "hub_stream:HUB_STREAM",
+    "shards": "webdataset:WEBDATASET",
     "cifar10": "cifar:CIFAR10",
     "cifar100": "cifar:CIFAR100",
     "folder": "folder:FOLDER",

@@ -7,10 +7,13 @@ same for any number of loader workers, and a resumed run needs its step number o
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+SHUFFLED = 10_000
+"""Images that are shuffled at a time if a data set is read shard by shard."""
 
 
 def seed_of(*parts: int | str) -> int:
@@ -37,6 +40,9 @@ class TrainingOrder:
         ranks: number of processes that train together. Each gets the same number of images; if N is not
             divisible, the first images of the order are used twice.
         rank: of this process.
+        blocks: (N,) int64, the shard of each image, to shuffle among a few shards at a time: shards come in
+            random order, and images are shuffled among consecutive shards of together about `SHUFFLED`
+            images (default: shuffle all images).
     """
 
     images: int
@@ -45,6 +51,7 @@ class TrainingOrder:
     repeats: int = 1
     ranks: int = 1
     rank: int = 0
+    blocks: Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("images", "batch_size", "repeats", "ranks"):
@@ -65,11 +72,24 @@ class TrainingOrder:
 
     def epoch(self, epoch: int) -> Tensor:
         """Return the images of one epoch on this process, in order: (images_a_rank,) int64."""
-        order = torch.randperm(self.images, generator=generator_of(self.seed, "order", epoch))
+        generator = generator_of(self.seed, "order", epoch)
+        order = torch.randperm(self.images, generator=generator)
+        if self.blocks is not None:
+            order = order[self._group_of_block(generator)[self.blocks[order]].argsort(stable=True)]
         total = self.images_a_rank * self.ranks
         order = order.repeat_interleave(self.repeats)
         order = order.repeat(-(-total // len(order)))[:total]
         return order[self.rank :: self.ranks]
+
+    def _group_of_block(self, generator: torch.Generator) -> Tensor:
+        """Draw the order of the blocks and return the group of each; a group is read at a time."""
+        assert self.blocks is not None
+        counts = torch.bincount(self.blocks)
+        order = torch.randperm(len(counts), generator=generator)
+        before = counts[order].cumsum(0) - counts[order]
+        group = torch.empty_like(order)
+        group[order] = before // SHUFFLED
+        return group
 
     def batch(self, epoch: int, step: int) -> Tensor:
         """Return the images of one step: (B,) int64."""

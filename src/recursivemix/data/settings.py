@@ -40,7 +40,10 @@ class ImageSettings(SourceSettings):
         label_column: Column of --table with the label, or several labels separated by ";"; or several
             columns of 0 and 1, one per class (default: label, labels, class or target).
         split_column: Column of --table with train, val or test (default: split, if there is one).
-        multi_label: Any number of labels per image, also if no label of --table contains ";".
+        multi_label: Any number of labels per image, also if no label of a table or of shards contains ";".
+        shard_cache: Folder for copies of shards that are not local tar files, and for the indexes of all
+            shards (default: ~/.cache/recursivemix/shards).
+        shard_cache_gb: Largest total size of these copies in GiB.
         val_split: Share of each class to hold out, if there is no val or test split.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
@@ -56,6 +59,8 @@ class ImageSettings(SourceSettings):
     label_column: list[str] = field(default_factory=list)
     split_column: str | None = None
     multi_label: bool = False
+    shard_cache: Path | None = None
+    shard_cache_gb: float = 20.0
     val_split: float | None = None
     folds: int | None = None
     fold: int = 0
@@ -81,5 +86,7 @@ class ImageSettings(SourceSettings):
             )
         if self.folds is not None and self.val_split is not None:
             raise ValueError("--folds and --val-split both choose the evaluation images: give one of them")
+        if self.shard_cache_gb <= 0:
+            raise ValueError(f"--shard-cache-gb must be > 0, got {self.shard_cache_gb}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"--image-size must be at least 1, got {self.image_size}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from recursivemix.models import SMALL_IMAGE
 
 from .decode import map_decoding
-from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages
+from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages, spread_indices
 from .settings import ImageSettings
 
 
@@ -202,6 +202,5 @@ def image_data(
 
 def network_size(images: LabelledImages) -> int:
     """Choose the side of the network's input from some images: their own up to `SMALL_IMAGE`, else 224."""
-    step = max(1, len(images) // 16)
-    largest = max(min(images.size(index)) for index in range(0, len(images), step))
+    largest = max(min(images.size(index)) for index in spread_indices(images, 16).tolist())
     return largest if largest <= SMALL_IMAGE else 224

@@ -141,7 +141,12 @@ def test_bad_images_are_left_out(tmp_path):
     assert data.classes == ("cat", "dog", "five")
     names = [[images.name(i) for i in range(len(images))] for images in (data.train, data.evaluation)]
     assert [[Path(name).stem for name in part] for part in names] == [["one"], ["three"]]
-    for words in ("two.xml", "four.xml", "five.jpg", "six.xml: object 1 is of the class 'six'"):
+    for words in (
+        "two.xml",
+        "four.xml",
+        "five.jpg",
+        "six.jpg: object 1 of its annotation is of the class 'six'",
+    ):
         assert sum(words in reason for reason in data.skipped) == 1, words
     maps = open_segmentation(tmp_path, "voc", skip_bad=True)
     assert [len(maps.train), len(maps.evaluation)] == [1, 1]  # the class of three.png is not in train
@@ -152,7 +157,9 @@ def test_bad_images_are_left_out(tmp_path):
 def test_a_class_that_training_lacks(tmp_path):
     own = write(tmp_path)
     (own / "Annotations" / "three.xml").write_text(XML.format(OBJECT.format("owl", 0, 1, 1, 9, 9)))
-    with pytest.raises(AnnotationError, match=r"three.xml: object 1 is of the class 'owl'"):
+    with pytest.raises(
+        AnnotationError, match=r"three.jpg: object 1 of its annotation is of the class 'owl'"
+    ):
         open_voc_detection(own)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from recursivemix.data.annotated import (
     DetectionImages,
     Objects,
     is_finite,
+    passing,
     shortened,
 )
 from recursivemix.data.decode import as_rgb, open_image_file
@@ -70,17 +71,13 @@ class CocoImages:
         self.file = file
         self.folder = folder
         self.masks = masks
-        self.dropped = 0
-        """Number of objects left out because a side is below one pixel after clipping to the image."""
-        self._skipped = skipped
         content = read_json(file)
         self.categories = read_categories(file, content["categories"])
         """Names by id, in ascending order of ids."""
         self._class_of = {number: label for label, number in enumerate(self.categories)}
-        images = self._read_images(content["images"])
-        annotations = self._read_annotations(content["annotations"], images)
+        images = self._read_images(content["images"], skipped)
+        annotations = self._read_annotations(content["annotations"], images, skipped)
         self._images = [images[number] for number in annotations]
-        """The images whose annotations can all be used."""
         if not self._images:
             raise AnnotationError(f"{file} has no image without a broken annotation")
         entries = [one for of_image in annotations.values() for one in of_image]
@@ -102,9 +99,7 @@ class CocoImages:
 
     def objects(self, index: int) -> Objects:
         """Return the objects of an image; decodes their masks."""
-        if (
-            self.masks
-        ):  # the file tells the size first: masks of another one could take any amount of memory
+        if self.masks:  # the size of a mask must be that of a real image, or it could be of any size
             with open_image_file(Path(self.name(index))) as source:
                 size = source.size
             self._check_size(index, size)
@@ -137,91 +132,77 @@ class CocoImages:
             size = self.size(index)
             masks = torch.zeros(part.stop - part.start, *size, dtype=torch.bool)
             for mask, (number, segmentation) in zip(masks, self._segmentations[part], strict=True):
-                try:
-                    mask.copy_(decode_mask(segmentation, size))
-                except ValueError as error:
-                    raise AnnotationError(f"{self.file}: annotation {number} {error}") from error
+                mask.copy_(decode_mask(f"{self.file}: annotation {number}", segmentation, size))
         return Objects(self._boxes[part], self._labels[part], self._crowd[part], self._area[part], masks)
 
     # -- reading --------------------------------------------------------------------------------
 
-    def _skip(self, error: AnnotationError) -> None:
-        if self._skipped is None:
-            raise error
-        self._skipped.append(str(error))
-
-    def _read_images(self, entries: Sequence[Any]) -> dict[int, Image]:
+    def _read_images(self, entries: Sequence[Any], skipped: list[str] | None) -> dict[int, Image]:
         """Return the images by id."""
         images: dict[int, Image] = {}
-        for entry in entries:
-            try:
-                image = self._image(entry)
-                if image.id in images:
-                    raise AnnotationError(f"{self.file}: two images have the id {image.id}")
-                images[image.id] = image
-            except AnnotationError as error:
-                self._skip(error)
+
+        def add(entry: Any) -> None:
+            number = id_of(self.file, entry, "image")
+            if number in images:
+                raise AnnotationError(f"{self.file}: two images have the id {number}")
+            for key in ("width", "height"):
+                value = entry.get(key)
+                if not isinstance(value, int) or not 1 <= value <= LARGEST_SIDE:
+                    raise AnnotationError(
+                        f"{self.file}: image {number} must have a {key} of 1 to {LARGEST_SIDE} pixels, got "
+                        f"{shortened(value)}"
+                    )
+            if not isinstance(entry.get("file_name"), str):
+                raise AnnotationError(f"{self.file}: image {number} has no file_name")
+            images[number] = Image(number, entry["file_name"], (entry["height"], entry["width"]))
+
+        passing(add, entries, skipped)
         if not images:
             raise AnnotationError(f"{self.file} has no images")
         return images
 
-    def _present(self, images: dict[int, Image]) -> list[int]:
-        """Return the ids of the images whose file exists."""
+    def _with_file(self, images: Iterable[Image], skipped: list[str] | None) -> list[Image]:
+        """Return the images whose file exists."""
         if not self.folder.is_dir():
             raise AnnotationError(f"there is no folder {self.folder} with the images of {self.file}")
         # One listing of the folder is faster than a test of each file.
         present = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
-        missing = [image for image in images.values() if image.file_name not in present]
-        if missing and self._skipped is None:
-            raise AnnotationError(
-                f"{self.folder} lacks {len(missing)} of {len(images)} images of {self.file}, such as "
-                f"{shortened(missing[0].file_name)}"
-            )
-        for image in missing:
-            self._skip(AnnotationError(f"{self.folder} has no file {shortened(image.file_name)}"))
-        return [number for number, image in images.items() if image.file_name in present]
 
-    def _image(self, entry: Any) -> Image:
-        number = id_of(self.file, entry, "image")
-        for key in ("width", "height"):
-            value = entry.get(key)
-            if not isinstance(value, int) or not 1 <= value <= LARGEST_SIDE:
+        def check(image: Image) -> Image:
+            if image.file_name not in present:
                 raise AnnotationError(
-                    f"{self.file}: image {number} must have a {key} of 1 to {LARGEST_SIDE} pixels, got "
-                    f"{shortened(value)}"
+                    f"{self.file}: image {image.id}: {self.folder} has no file {shortened(image.file_name)}"
                 )
-        if not isinstance(entry.get("file_name"), str):
-            raise AnnotationError(f"{self.file}: image {number} has no file_name")
-        return Image(number, entry["file_name"], (entry["height"], entry["width"]))
+            return image
+
+        return passing(check, images, skipped)
 
     def _read_annotations(
-        self, entries: Sequence[Any], images: dict[int, Image]
+        self, entries: Sequence[Any], images: dict[int, Image], skipped: list[str] | None
     ) -> dict[int, list[Annotation]]:
         """Return the annotations of each image by its id, without the images to leave out."""
-        annotations: dict[int, list[Annotation]] = {number: [] for number in self._present(images)}
+        annotations: dict[int, list[Annotation]] = {
+            image.id: [] for image in self._with_file(images.values(), skipped)
+        }
         seen: set[int] = set()
-        for entry in entries:
-            image = -1
-            try:
-                number = id_of(self.file, entry, "annotation")
-                where = f"{self.file}: annotation {number}"
-                image = _reference(where, entry, "image_id", images)
-                if number in seen:
-                    raise AnnotationError(f"{self.file}: two annotations have the id {number}")
-                seen.add(number)
-                annotation = self._annotation(where, entry, number, images[image].size)
-                if annotation is None:
-                    self.dropped += 1
-                elif image in annotations:
-                    annotations[image].append(annotation)
-            except AnnotationError as error:
-                self._skip(error)
-                annotations.pop(image, None)  # its other objects would be learnt as all there are
-        return annotations
 
-    def _annotation(
-        self, where: str, entry: dict[str, Any], number: int, size: tuple[int, int]
-    ) -> Annotation | None:
+        def add(entry: Any) -> None:
+            number = id_of(self.file, entry, "annotation")
+            where = f"{self.file}: annotation {number}"
+            image = _reference(where, entry, "image_id", images)
+            others = annotations.pop(image, None)  # stays out if this annotation is broken
+            if number in seen:
+                raise AnnotationError(f"{self.file}: two annotations have the id {number}")
+            seen.add(number)
+            annotation = self._annotation(where, entry, images[image].size)
+            if others is not None:
+                annotations[image] = others
+                others += [] if annotation is None else [annotation]
+
+        passing(add, entries, skipped)
+        return {number: annotations[number] for number in images if number in annotations}
+
+    def _annotation(self, where: str, entry: dict[str, Any], size: tuple[int, int]) -> Annotation | None:
         """Check an annotation; None if a side of its box is below one pixel inside the image."""
         label = self._class_of[_reference(where, entry, "category_id", self._class_of)]
         box = entry.get("bbox")
@@ -242,11 +223,8 @@ class CocoImages:
             raise AnnotationError(f"{where} must have an iscrowd of 0 or 1, got {shortened(crowd)}")
         segmentation = entry.get("segmentation") if self.masks else None
         if self.masks:
-            try:
-                check_segmentation(segmentation, size)
-            except ValueError as error:
-                raise AnnotationError(f"{where} {error}") from error
-        return Annotation(number, (x1, y1, x2, y2), label, bool(crowd), area, segmentation)
+            check_segmentation(where, segmentation, size)
+        return Annotation(entry["id"], (x1, y1, x2, y2), label, bool(crowd), area, segmentation)
 
 
 def _reference(where: str, entry: dict[str, Any], key: str, known: Container[int]) -> int:

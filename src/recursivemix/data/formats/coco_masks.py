@@ -7,41 +7,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recursivemix.data.annotated import AnnotationError
+
 LARGEST_OFFSET = 10
 """Largest coordinate of a polygon in sides of its image; drawing one takes memory for its whole outline."""
 
 
-def check_segmentation(segmentation: Any, size: tuple[int, int]) -> None:
+def check_segmentation(where: str, segmentation: Any, size: tuple[int, int]) -> None:
     """Check everything but the content of compressed run lengths, which `decode_mask` checks.
 
     Args:
-        segmentation: ``segmentation`` of an annotation.
+        where: file and annotation, for messages.
+        segmentation: ``segmentation`` of the annotation.
         size: (H, W) of its image.
 
     Raises:
-        ValueError: it cannot be decoded; the message continues the name of the annotation.
+        AnnotationError: it cannot be decoded.
     """
     height, width = size
     if not segmentation:
-        raise ValueError("has no segmentation, but the task needs masks")
+        raise AnnotationError(f"{where} has no segmentation, but the task needs masks")
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
         if segmentation.get("size") != [height, width]:
-            raise ValueError(f"has run lengths of another size than its image, {[height, width]}")
+            raise AnnotationError(
+                f"{where} has run lengths of another size than its image, {[height, width]}"
+            )
         if isinstance(counts, list):
             if not all(isinstance(count, int) and count >= 0 for count in counts):
-                raise ValueError("has run lengths that are not whole numbers of at least 0")
+                raise AnnotationError(f"{where} has run lengths that are not whole numbers of at least 0")
             if sum(counts) != width * height:
-                raise ValueError(f"has run lengths of {sum(counts)} pixels instead of {width * height}")
+                raise AnnotationError(
+                    f"{where} has run lengths of {sum(counts)} pixels instead of {width * height}"
+                )
         elif not isinstance(counts, str):
-            raise ValueError("has run lengths without counts")
+            raise AnnotationError(f"{where} has run lengths without counts")
         return
     if not isinstance(segmentation, list):
-        raise ValueError("has a segmentation that is neither polygons nor run lengths")
+        raise AnnotationError(f"{where} has a segmentation that is neither polygons nor run lengths")
     limit = LARGEST_OFFSET * max(size)
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("has a polygon that is not a list of three or more points, each x and y")
+            raise AnnotationError(
+                f"{where} has a polygon that is not a list of three or more points, each x and y"
+            )
         # Sums and extremes instead of a test of each coordinate: large data sets have 100 million. A sum
         # finds NaN, which comparisons miss.
         if (
@@ -49,14 +58,16 @@ def check_segmentation(segmentation: Any, size: tuple[int, int]) -> None:
             or not -limit <= min(polygon) <= max(polygon) <= limit
             or sum(polygon) != sum(polygon)
         ):
-            raise ValueError("has a polygon with coordinates that are not numbers near its image")
+            raise AnnotationError(
+                f"{where} has a polygon with coordinates that are not numbers near its image"
+            )
 
 
-def decode_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:
+def decode_mask(where: str, segmentation: Any, size: tuple[int, int]) -> Tensor:
     """Decode what `check_segmentation` accepts: (H, W) bool.
 
     Raises:
-        ValueError: broken compressed run lengths; the message continues the name of the annotation.
+        AnnotationError: broken compressed run lengths.
     """
     run_lengths = require_masks()
     try:
@@ -68,7 +79,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:
             encoded = {"size": list(size), "counts": segmentation["counts"]}
         return torch.from_numpy(run_lengths.decode(encoded)).bool()
     except (ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"has broken run lengths ({error})") from error
+        raise AnnotationError(f"{where} has broken run lengths ({error})") from error
 
 
 def as_run_lengths(mask: Tensor) -> dict[str, Any]:

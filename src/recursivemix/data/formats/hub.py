@@ -34,13 +34,14 @@ class HubRows:
     """
 
     fix = FIX
+    blocks: Tensor | None = None
 
     def __init__(self, dataset: Any, column: str, split: str) -> None:
         # As stored: the library would apply the EXIF orientation, and download images stored as URLs.
         self.dataset = (
             dataset.with_format(None)
             .select_columns([column])
-            .cast_column(column, _library().Image(decode=False))
+            .cast_column(column, library().Image(decode=False))
         )
         self.column = column
         self.split = split
@@ -71,18 +72,21 @@ def hugging_face(settings: ImageSettings, seed: int = 0) -> ImageData:
             splits.
     """
     name = str(settings.data)
-    splits = _load(name, settings.download)
+    splits = load_splits(name, settings.download)
     first = "train" if "train" in splits else next(iter(splits))
     if first != "train" and len(splits) > 1:
         raise ValueError(f"{name} has no split 'train', but {', '.join(splits)}: save it with one")
-    image, label = _columns(f"{name}[{first}]", splits[first].features)
+    image, label = find_columns(f"{name}[{first}]", splits[first].features)
     classes = tuple(splits[first].features[label].names)
     second = next(
         (s for s in EVALUATION if s in splits and s != first and _has_labels(splits[s], label)), None
     )
     if second is not None:
         other = splits[second].features
-        if _columns(f"{name}[{second}]", other) != (image, label) or tuple(other[label].names) != classes:
+        if (
+            find_columns(f"{name}[{second}]", other) != (image, label)
+            or tuple(other[label].names) != classes
+        ):
             raise ValueError(
                 f"{first} and {second} of {name} differ in their columns or classes: save them alike"
             )
@@ -96,7 +100,7 @@ def hugging_face(settings: ImageSettings, seed: int = 0) -> ImageData:
     return image_data(settings, seed, classes, images)
 
 
-def _library() -> Any:
+def library() -> Any:
     """Import the ``datasets`` library; it has no types and is an optional dependency."""
     try:
         return import_module("datasets")
@@ -104,24 +108,29 @@ def _library() -> Any:
         raise ValueError(f"--dataset hf needs the library datasets: {EXTRA}") from error
 
 
-def _load(name: str, download: bool) -> dict[str, Any]:
-    """Load the splits of a data set, by name."""
-    datasets = _library()
+def load_splits(name: str, download: bool, stream: bool = False) -> dict[str, Any]:
+    """Load the splits of a data set, by name; with ``stream`` as ``datasets.IterableDataset``.
+
+    Raises:
+        ValueError: the data set is not there, or cannot be read.
+    """
+    datasets = library()
     folder = Path(name).expanduser()
     local = folder.exists()
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"there is no folder {name}, and a name on the hub is NAME or OWNER/NAME")
     if local and not download:
         _refuse_addresses(folder)
+    options = {"streaming": True} if stream else {}
     try:
         with _network(download):
             if not local:
                 path, _, config = name.partition(":")
-                loaded: Any = datasets.load_dataset(path, config or None)
+                loaded: Any = datasets.load_dataset(path, config or None, **options)
             elif (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
                 loaded = datasets.load_from_disk(str(folder))
             else:
-                loaded = datasets.load_dataset(str(folder))
+                loaded = datasets.load_dataset(str(folder), **options)
     except Exception as error:  # of three libraries: not there, no network, no access, broken files ...
         if local:
             hint = "it must be made by save_to_disk, or hold images in class folders or parquet files"
@@ -131,7 +140,7 @@ def _load(name: str, download: bool) -> dict[str, Any]:
             hint = "only earlier downloads were searched: get it with --download"
         what = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot load the data set {name}: {what}; {hint}") from error
-    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
 def _refuse_addresses(folder: Path) -> None:
@@ -157,7 +166,7 @@ def _network(allowed: bool) -> Iterator[None]:
     Sets their offline switches, which they read from the environment at import: `datasets` 5 ignores
     ``DownloadConfig(local_files_only=True)``.
     """
-    places = [_library().config, import_module("huggingface_hub").constants]
+    places = [library().config, import_module("huggingface_hub").constants]
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         if not allowed:
@@ -169,9 +178,9 @@ def _network(allowed: bool) -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
-def _columns(name: str, features: Any) -> tuple[str, str]:
+def find_columns(name: str, features: Any) -> tuple[str, str]:
     """Return the names of the image and of the label column."""
-    datasets = _library()
+    datasets = library()
     return (
         _column(name, features, datasets.Image, IMAGE_NAMES, "images (the feature Image)", "cast_column"),
         _column(

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
+from recursivemix.data.images import ImageData, ImageFormat
+from recursivemix.data.rows import SPLITS, Row, Words, rows_data, split_words
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
 LABEL_COLUMNS = ("label", "labels", "class", "target")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-SPLITS |= {"dev": "val", "test": "test"}
-"""Values of the split column, and the name of our split for each."""
-SEPARATOR = ";"
 TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """Values of a column of 0 and 1, as text in lower case."""
 FIX = "fix the row, or leave out all such rows with --skip-bad"
@@ -52,6 +47,7 @@ class TableRows:
     """
 
     fix = FIX
+    blocks: Tensor | None = None
 
     def __init__(self, table: Path, cells: Sequence[Any], folder: Path) -> None:
         self.table = table
@@ -73,15 +69,6 @@ class TableRows:
         return f"{self.table}, row {row + 1}" + (f" ({content})" if isinstance(content, Path) else "")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A usable row of a table."""
-
-    number: int
-    split: str
-    labels: tuple[str, ...]
-
-
 def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
     """Open the images of a table.
 
@@ -99,25 +86,12 @@ def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
     asked: Sequence[str | None] = settings.label_column or [None]
     names = [_find_column(path, columns, "--label-column", name, LABEL_COLUMNS) for name in asked]
     marked = len(names) > 1  # columns of 0 and 1
-    labels = _marked(columns, names) if marked else [_words(value) for value in columns[names[0]]]
-    multi_label = marked or settings.multi_label or any(len(words or ()) > 1 for words in labels)
+    labels = _marked(columns, names) if marked else [split_words(value) for value in columns[names[0]]]
     splits: Sequence[Any] = ["train"] * len(source)
     if settings.split_column or "split" in columns:
         splits = columns[_find_column(path, columns, "--split-column", settings.split_column, ("split",))]
-    rows, bad = _usable_rows(source, splits, labels, multi_label)
-    rows = _without_lone_labels(rows, multi_label, bad)
-    skipped = [f"{source.name(number)}: {reason}" for number, reason in sorted(bad.items())]
-    if skipped and not settings.skip_bad:
-        more = f" ({len(skipped)} such rows)" if len(skipped) > 1 else ""
-        raise ValueError(f"{skipped[0]}{more}; {FIX}")
-    classes = tuple(names) if marked else tuple(sorted({word for row in rows for word in row.labels}))
-    if len(classes) < (1 if multi_label else 2):
-        raise ValueError(f"{path} needs images of at least two classes, got {', '.join(classes) or 'none'}")
-    parts = {split: [row for row in rows if row.split == split] for split in ("train", "val", "test")}
-    images = {split: _images(source, part, classes, multi_label) for split, part in parts.items() if part}
-    if "train" not in images:
-        raise ValueError(f"{path} has no row of the train split")
-    return image_data(settings, seed, classes, images, skipped)
+    rows, bad = usable_rows(source, splits, labels)
+    return rows_data(settings, seed, source, rows, bad, classes=names if marked else ())
 
 
 def read_columns(path: Path) -> dict[str, Sequence[Any]]:
@@ -179,15 +153,7 @@ def _find_column(
     return name
 
 
-def _words(value: Any) -> tuple[str, ...]:
-    """Return the labels in a cell."""
-    if isinstance(value, (list, tuple)):
-        return tuple(str(word) for word in value)
-    text = "" if value is None else str(value)
-    return tuple(word.strip() for word in text.split(SEPARATOR) if word.strip())
-
-
-def _marked(columns: dict[str, Sequence[Any]], names: Sequence[str]) -> list[tuple[str, ...] | None]:
+def _marked(columns: dict[str, Sequence[Any]], names: Sequence[str]) -> list[Words | None]:
     """Return the names of the columns that hold 1, for every row; None if one is neither 0 nor 1."""
     marks = [[TRUTH.get(str(value).strip().lower()) for value in columns[name]] for name in names]
     return [
@@ -196,8 +162,8 @@ def _marked(columns: dict[str, Sequence[Any]], names: Sequence[str]) -> list[tup
     ]
 
 
-def _usable_rows(
-    source: TableRows, splits: Sequence[Any], labels: Sequence[tuple[str, ...] | None], multi_label: bool
+def usable_rows(
+    source: TableRows, splits: Sequence[Any], labels: Sequence[Words | None]
 ) -> tuple[list[Row], dict[int, str]]:
     """Return the usable rows of the splits that are used, and what is wrong with others, by row number."""
     names = [SPLITS.get(str(split).strip().lower()) for split in splits]
@@ -214,47 +180,9 @@ def _usable_rows(
             bad[number] = "the file does not exist"
         elif words is None:
             bad[number] = "the label columns must hold 0 or 1"
-        elif not words and not multi_label:
-            bad[number] = "it has no label"
         else:
             rows.append(Row(number, name, words))
     return rows, bad
-
-
-def _without_lone_labels(rows: Sequence[Row], multi_label: bool, bad: dict[int, str]) -> list[Row]:
-    """Return the rows whose labels are in all splits that need them; add the others to ``bad``.
-
-    The evaluation split must not have a label that is not trained on. Of single labels it must have all.
-    """
-    present = {split: {label for row in rows if row.split == split for label in row.labels}
-               for split in {row.split for row in rows}}  # fmt: skip
-    evaluation = next((split for split in ("val", "test") if split in present), None)
-    if evaluation is None or "train" not in present:
-        return list(rows)
-    lone: dict[str, str] = dict.fromkeys(present[evaluation] - present["train"], evaluation)
-    if not multi_label:
-        lone |= dict.fromkeys(present["train"] - present[evaluation], "train")
-    kept = []
-    for row in rows:
-        label = next((label for label in row.labels if label in lone), None)
-        if label is None:
-            kept.append(row)
-        else:
-            bad[row.number] = f"the label {label!r} is in the {lone[label]} split only"
-    return kept
-
-
-def _images(
-    source: TableRows, rows: Sequence[Row], classes: Sequence[str], multi_label: bool
-) -> EncodedImages:
-    label_of = {name: label for label, name in enumerate(classes)}
-    if multi_label:
-        labels = torch.zeros(len(rows), len(classes), dtype=torch.uint8)
-        for i, row in enumerate(rows):
-            labels[i, [label_of[name] for name in row.labels]] = 1
-    else:
-        labels = torch.tensor([label_of[row.labels[0]] for row in rows])
-    return EncodedImages(source, labels, torch.tensor([row.number for row in rows]))
 
 
 TABLE = ImageFormat(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 import torch
@@ -19,6 +19,7 @@ from recursivemix.data.annotated import (
     SegmentationData,
     SegmentationFormat,
     is_finite,
+    passing,
     shortened,
 )
 from recursivemix.data.decode import as_rgb, open_image_file
@@ -32,78 +33,51 @@ LONGEST_NAME = 200
 """Characters in the name of an image."""
 
 
-@dataclass(frozen=True)
-class Annotation:
+class Annotation(NamedTuple):
     """Content of one XML file."""
 
-    file: Path
+    image: Path
     size: tuple[int, int]
     """(H, W)"""
     names: list[str]
     boxes: list[list[float]]
     difficult: list[bool]
 
-    def objects(self, classes: Sequence[str]) -> Objects:
-        """Return the objects; difficult ones count as crowd.
-
-        Raises:
-            AnnotationError: an object is of another class.
-        """
-        for number, name in enumerate(self.names, start=1):
-            if name not in classes:
-                raise AnnotationError(
-                    f"{self.file}: object {number} is of the class {shortened(name)}, which no training "
-                    f"image has"
-                )
-        boxes = torch.tensor(self.boxes, dtype=torch.float32).view(-1, 4)
-        return Objects(
-            boxes,
-            torch.tensor([classes.index(name) for name in self.names], dtype=torch.long),
-            torch.tensor(self.difficult, dtype=torch.bool),
-            (boxes[:, 2:] - boxes[:, :2]).prod(1),
-        )
-
 
 class VocImages:
     """One split as `DetectionImages`; annotations are read once, images on access.
 
     Args:
-        files: of the images.
-        sizes: annotated (H, W) of each image.
-        objects: of each image.
+        images: file, (H, W) and objects of each image.
     """
 
-    def __init__(
-        self, files: Sequence[Path], sizes: Sequence[tuple[int, int]], objects: Sequence[Objects]
-    ) -> None:
-        self._files = files
-        self._sizes = sizes
-        self._objects = objects
+    def __init__(self, images: Sequence[tuple[Path, tuple[int, int], Objects]]) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
-        path, (height, width) = self._files[index], self._sizes[index]
+        path, (height, width), objects = self.images[index]
         with open_image_file(path) as source:
             image = as_rgb(source)
         if image.shape[-2:] != (height, width):
             raise AnnotationError(
                 f"{path} is {image.shape[-1]}x{image.shape[-2]}, its annotation says {width}x{height}"
             )
-        return image, self._objects[index]
+        return image, objects
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of an image; difficult ones count as crowd."""
-        return self._objects[index]
+        """Return the objects of one image; difficult ones count as crowd."""
+        return self.images[index][2]
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the annotated (H, W) of an image."""
-        return self._sizes[index]
+        return self.images[index][1]
 
     def name(self, index: int) -> str:
         """Return the path of an image."""
-        return str(self._files[index])
+        return str(self.images[index][0])
 
     def image_id(self, index: int) -> int:
         """Return the number of an image, counted from 1 as in COCO."""
@@ -125,19 +99,24 @@ def open_voc_detection(folder: Path, skip_bad: bool = False) -> DetectionData:
         ValueError: the folder is missing.
     """
     root = voc_root(folder)
-    train_names, _ = names_of(root, "Main", TRAIN)
-    names, split = names_of(root, "Main", EVALUATION)
     skipped: list[str] | None = [] if skip_bad else None
-    train, evaluation = (_annotations(root, part, skipped) for part in (train_names, names))
-    classes = tuple(sorted({kind for annotation in train.values() for kind in annotation.names}))
+    splits = [names_of(root, "Main", names) for names in (TRAIN, EVALUATION)]
+    train, evaluation = (
+        passing(lambda name: read_annotation(root, name), names, skipped) for names, _ in splits
+    )
+    classes = tuple(sorted({kind for annotation in train for kind in annotation.names}))
     if not classes:
         raise AnnotationError(f"{root}: no training image has an object")
+
+    def with_objects(annotation: Annotation) -> tuple[Path, tuple[int, int], Objects]:
+        return annotation.image, annotation.size, objects_of(annotation, classes)
+
     return DetectionData(
-        train=_images(train, classes, skipped),
-        evaluation=_images(evaluation, classes, skipped),
+        train=VocImages(passing(with_objects, train, skipped)),
+        evaluation=VocImages(passing(with_objects, evaluation, skipped)),
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
-        split=split,
+        split=splits[1][1],
         skipped=tuple(skipped or ()),
     )
 
@@ -159,14 +138,12 @@ def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationD
     root = voc_root(folder)
     skipped: list[str] | None = [] if skip_bad else None
     splits = [names_of(root, "Segmentation", names) for names in (TRAIN, EVALUATION)]
-    files = [
-        [
-            (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
-            for name in names
-        ]
-        for names, _ in splits
-    ]
-    files = [[pair for pair in pairs if _exist(pair, "Segmentation", skipped)] for pairs in files]
+
+    def pair(name: str) -> tuple[Path, Path]:
+        files = (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
+        return _existing(files[0], "Segmentation"), _existing(files[1], "Segmentation")
+
+    files = [passing(pair, names, skipped) for names, _ in splits]
     listed = root / "classes.txt"
     if listed.is_file():
         classes = tuple(lines_of(listed))
@@ -212,47 +189,31 @@ def names_of(root: Path, kind: str, splits: Sequence[str]) -> tuple[list[str], s
     raise ValueError(f"{root / 'ImageSets' / kind} has no {' or '.join(f'{s}.txt' for s in splits)}")
 
 
-def _exist(files: Sequence[Path], kind: str, skipped: list[str] | None) -> bool:
-    """Tell whether all files of an image exist, and raise or note which does not."""
-    for file in files:
-        if not file.is_file():
-            _skip(AnnotationError(f"{file} is listed in ImageSets/{kind}, but does not exist"), skipped)
-            return False
-    return True
+def _existing(path: Path, kind: str) -> Path:
+    if not path.is_file():
+        raise AnnotationError(f"{path} is listed in ImageSets/{kind}, but does not exist")
+    return path
 
 
-def _skip(error: AnnotationError, skipped: list[str] | None) -> None:
-    if skipped is None:
-        raise error
-    skipped.append(str(error))
+def objects_of(annotation: Annotation, classes: Sequence[str]) -> Objects:
+    """Return the objects of an image; difficult ones count as crowd.
 
-
-def _annotations(root: Path, names: Sequence[str], skipped: list[str] | None) -> dict[Path, Annotation]:
-    """Read the annotations of a split, by the image's file."""
-    annotations = {}
-    for name in names:
-        image = root / "JPEGImages" / f"{name}.jpg"
-        try:
-            annotation = read_annotation(root / "Annotations" / f"{name}.xml")
-        except AnnotationError as error:
-            _skip(error, skipped)
-            continue
-        if _exist([image], "Main", skipped):
-            annotations[image] = annotation
-    return annotations
-
-
-def _images(
-    annotations: dict[Path, Annotation], classes: Sequence[str], skipped: list[str] | None
-) -> VocImages:
-    """Return the images of a split whose objects are all of known classes."""
-    objects = {}
-    for image, annotation in annotations.items():
-        try:
-            objects[image] = annotation.objects(classes)
-        except AnnotationError as error:
-            _skip(error, skipped)
-    return VocImages(list(objects), [annotations[image].size for image in objects], list(objects.values()))
+    Raises:
+        AnnotationError: an object is of another class.
+    """
+    for number, name in enumerate(annotation.names, start=1):
+        if name not in classes:
+            raise AnnotationError(
+                f"{annotation.image}: object {number} of its annotation is of the class {shortened(name)}, "
+                f"which no training image has"
+            )
+    boxes = torch.tensor(annotation.boxes, dtype=torch.float32).view(-1, 4)
+    return Objects(
+        boxes,
+        torch.tensor([classes.index(name) for name in annotation.names], dtype=torch.long),
+        torch.tensor(annotation.difficult, dtype=torch.bool),
+        (boxes[:, 2:] - boxes[:, :2]).prod(1),
+    )
 
 
 class _NoDoctype(ET.TreeBuilder):
@@ -262,12 +223,13 @@ class _NoDoctype(ET.TreeBuilder):
         raise ET.ParseError("a document type is declared")
 
 
-def read_annotation(file: Path) -> Annotation:
-    """Read an XML file of Annotations.
+def read_annotation(root: Path, name: str) -> Annotation:
+    """Read the XML file of an image.
 
     Raises:
-        AnnotationError: it is missing or broken.
+        AnnotationError: it is broken, or it or the image is missing.
     """
+    file = root / "Annotations" / f"{name}.xml"
     try:
         tree = ET.parse(file, ET.XMLParser(target=_NoDoctype())).getroot()
     except (OSError, ValueError, LookupError, ET.ParseError) as error:
@@ -280,7 +242,9 @@ def read_annotation(file: Path) -> Annotation:
         raise AnnotationError(
             f"{file} has no size with height and width of 1 to {LARGEST_SIDE} pixels"
         ) from error
-    annotation = Annotation(file, (height, width), [], [], [])
+    annotation = Annotation(
+        _existing(root / "JPEGImages" / f"{name}.jpg", "Main"), (height, width), [], [], []
+    )
     for number, entry in enumerate(tree.iter("object"), start=1):
         kind = (entry.findtext("name") or "").strip()
         try:
