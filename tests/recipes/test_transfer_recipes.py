@@ -69,4 +69,4 @@ def test_a_step_of_each(name, task, tmp_path):
 
 def test_a_recipe_of_another_task(tmp_path, capsys):
     assert main(["transfer", "segmentation", "--recipe", "coco-atss-resnet50"]) == 2
-    assert "is of another command" in capsys.readouterr().err
+    assert "is for another command" in capsys.readouterr().err
