@@ -217,7 +217,7 @@ def test_gpu_sh_in_rehearsal(tmp_path: Path, image_root: Path) -> None:
     recipe = records["cifar100-resnet18"]
     assert recipe["finished"]
     assert recipe["config"]["model"] == "resnet18"
-    assert recipe["acc1_last"] == recipe["epochs"][-1]["acc1"]
+    assert recipe["score_last"] == recipe["epochs"][-1]["acc1"]
 
     again = gpu_sh(tmp_path, PARTS="recipe", **rehearsal)
     assert again.returncode == 0, again.stderr
