@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,9 +30,12 @@ from .images import ImageData
 from .rows import Row, Words, rows_data
 from .settings import ImageSettings
 
+T = TypeVar("T")
 CACHE = Path("~/.cache/recursivemix/shards")
 FETCHES = 4
 """Shards that a process indexes or fetches at the same time."""
+MOST_COPIES = 20
+"""Copies of one shard that other processes may delete before it is read."""
 FORMAT = 1
 """Version of the index files."""
 SHARD_OPTIONS = frozenset(
@@ -40,6 +43,11 @@ SHARD_OPTIONS = frozenset(
 )
 """Fields of `ImageSettings` that apply to formats of shards."""
 FIX = "replace the shard, or leave out all such images with --skip-bad"
+
+
+def open_to_read(path: Path) -> int:
+    """Return a file descriptor for reading."""
+    return os.open(path, os.O_RDONLY)
 
 
 class Member(NamedTuple):
@@ -107,9 +115,8 @@ class ShardCache:
                 return [Member(k, o, s, tuple(w), p) for k, o, s, w, p in content["members"]]
         except (OSError, ValueError, LookupError, TypeError):
             pass  # there is none, or another version wrote it
-        file = self.file(shard)
         try:
-            members = shard.members(file)
+            members = self.use(shard, shard.members)
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
         self._write(index, json.dumps({"format": FORMAT, "shard": shard.name, "members": members}))
@@ -135,8 +142,23 @@ class ShardCache:
                         self._delete_oldest(copy)
             except Exception as error:  # a library for each kind of address, with errors of its own
                 raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
-        os.utime(copy)
+        with contextlib.suppress(FileNotFoundError):  # another process needed the room: see `use`
+            os.utime(copy)
         return copy
+
+    def use(self, shard: Shard, read: Callable[[Path], T]) -> T:
+        """Call a function with the file of a shard; copy it again if another process deletes it before.
+
+        Raises:
+            ValueError: the shard cannot be read.
+        """
+        for _ in range(MOST_COPIES):
+            try:
+                return read(self.file(shard))
+            except FileNotFoundError:
+                if shard.path is not None:
+                    raise
+        raise ValueError(f"cannot keep the shard {shard.name}: raise --shard-cache-gb")
 
     def _file(self, shard: Shard, suffix: str) -> Path:
         digest = hashlib.blake2b(shard.identity.encode(), digest_size=16).hexdigest()
@@ -201,7 +223,7 @@ class ShardRows:
         if shard not in self._descriptors:
             if len(self._descriptors) >= 64:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = os.open(self.cache.file(self.shards[shard]), os.O_RDONLY)
+            self._descriptors[shard] = self.cache.use(self.shards[shard], open_to_read)
         return os.pread(self._descriptors[shard], size, offset)
 
     def name(self, row: int) -> str:

@@ -36,7 +36,7 @@ def evaluate_checkpoint(
         images: Size of the subset, spread over the split, that is corrupted, covered, shrunk and combined.
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
-        probes: Comma-separated names of probes, see recursivemix list, or all; accuracy always runs. The
+        probes: Comma-separated names of probes, or all; accuracy always runs. The
             default costs one forward pass over the split.
         out: File to write the record to, as JSON.
 

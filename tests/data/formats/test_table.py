@@ -223,7 +223,7 @@ def test_labels_of_one_split_are_left_out_together(folder):
     rows = rows_of(folder, split=split)
     rows[0]["label"] = rows[1]["label"] = "white"
     table = write_csv(folder, rows)
-    with pytest.raises(ValueError, match=r"row 1 .*'white' is in the train split only \(2 such rows\)"):
+    with pytest.raises(ValueError, match=r"row 1 .*'white' is in the train split only \(2 such\)"):
         open_data(table=table)
     data = open_data(table=table, skip_bad=True)
     assert data.classes == ("blue", "green", "red")
@@ -283,7 +283,7 @@ def test_a_missing_table_and_too_few_classes_are_named(folder):
         open_data(table=folder / "nowhere.csv")
     with pytest.raises(ValueError, match="at least two classes, got red"):
         open_data(table=write_csv(folder, rows_of(folder, label=["red"] * 9)))
-    with pytest.raises(ValueError, match="has no row of the train split"):
+    with pytest.raises(ValueError, match="has no image of the train split"):
         open_data(table=write_csv(folder, rows_of(folder, split=["val"] * 9)))
     with pytest.raises(ValueError, match="--table does not apply to --dataset folder"):
         open_data(folder, "folder", table=folder / "labels.csv")

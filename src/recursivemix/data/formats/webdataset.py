@@ -179,8 +179,13 @@ def _is_webdataset(settings: ImageSettings) -> bool:
     if settings.data is None:
         return False
     if settings.data.is_dir():
-        return any(path.name.endswith(SUFFIXES) for path in settings.data.rglob("*.t*"))
-    return settings.data.name.endswith(SUFFIXES)
+        return any(_is_shard(path) for path in settings.data.rglob("*.t*"))
+    return _is_shard(settings.data)
+
+
+def _is_shard(path: Path) -> bool:
+    """Return whether a file is named like a shard; CIFAR's official archives are tar files too."""
+    return path.name.endswith(SUFFIXES) and not path.name.startswith("cifar-")
 
 
 WEBDATASET = ImageFormat(open=open_webdataset, detect=_is_webdataset, options=SHARD_OPTIONS)
