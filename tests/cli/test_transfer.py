@@ -211,7 +211,7 @@ def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
         (["segmentation", "--batch-size", "1"], "batch of one"),
         (["segmentation", "--norm", "sync", "--device", "cpu"], "needs GPUs"),
         (["detection", "--recipe", "cifar100-resnet18"], "is for another command"),
-        (["predict", "--checkpoint", "a.ckpt", "--images", "nowhere", "--out", "o"], "no folder nowhere"),
+        (["predict", "--checkpoint", "a.ckpt", "--images", "nowhere", "--out", "o"], "there is no checkpoint a.ckpt"),
     ],
 )
 def test_what_is_refused(arguments, words, tmp_path, monkeypatch, capsys):
