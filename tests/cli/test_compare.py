@@ -151,7 +151,7 @@ def test_a_stopped_comparison_goes_on(image_root, tmp_path):
         process.kill()
         process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "the same command resumes the comparison" in errors
     assert not (out / "comparison.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_a_stopped_comparison_goes_on(image_root, tmp_path):
     ("others", "message"),
     [
         (["--budget", "2h", "--epochs", "3"], "leave --epochs or --budget out"),
-        (["--budget", "soon"], "--budget is a time such as 2h, 45m or 90s"),
+        (["--budget", "soon"], "--budget must be a time such as 2h, 45m or 90s"),
         (["--budget", "1s", "--seeds", "50"], "budget"),
         (["--baseline", "mixup"], "--baseline must be one of none, cutmix"),
         (["--address", "here"], "add --executor ray"),
