@@ -107,7 +107,17 @@ def test_evaluate_prints_and_keeps_what_a_checkpoint_is_worth(compared, capsys, 
     root, out = compared
     checkpoint = out / "runs" / "none-seed0" / LAST
     record = tmp_path / "evaluation.json"
-    words = ["evaluate", "--checkpoint", str(checkpoint), "--data", str(root), "--images", "6"]
+    words = [
+        "evaluate",
+        "--checkpoint",
+        str(checkpoint),
+        "--data",
+        str(root),
+        "--images",
+        "6",
+        "--probes",
+        "all",
+    ]
     assert main([*words, "--out", str(record)]) == 0
     printed = capsys.readouterr().out
     found = json.loads(record.read_text())
