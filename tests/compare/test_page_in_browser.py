@@ -89,7 +89,7 @@ EVERYWHERE = pytest.mark.parametrize(
     ids=lambda param: "-".join(map(str, param)),
 )
 WIDE = pytest.mark.parametrize("opened", [("comparison", 1400, "light")], indirect=True)
-PLOTS = {"comparison": 15, "transfer": 4}
+PLOTS = {"comparison": 15, "transfer": 5}
 
 
 @EVERYWHERE
