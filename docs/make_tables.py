@@ -441,6 +441,21 @@ def probes_list(prefix: str) -> str:
     return "\n".join(lines)
 
 
+def networks_list(prefix: str) -> str:
+    """The detectors and the segmentation heads."""
+    from recursivemix.tasks.detection.names import BOX_DETECTORS, MASK_DETECTORS, load_detector
+    from recursivemix.tasks.segmentation.names import HEADS, load_head
+
+    networks = {f"detection --detector {name}": load_detector(name) for name in BOX_DETECTORS}
+    networks["instance"] = load_detector(*MASK_DETECTORS)
+    networks |= {f"segmentation --head {name}": load_head(name) for name in HEADS}
+    lines = ["| `recursivemix transfer` | |", "| --- | --- |"]
+    for words, network in networks.items():
+        description = first_sentence(network).removeprefix("Create ").removeprefix("the decoder of ")
+        lines.append(f"| `{words}` | {description} |")
+    return "\n".join(lines)
+
+
 def methods_navigation() -> str:
     """The method cards in the navigation of the site."""
     from recursivemix import MIXERS
@@ -453,7 +468,7 @@ def methods_navigation() -> str:
     return "\n".join(f"      - {title}: methods/{name}.md" for name, title in titles.items())
 
 
-LISTS = {"methods": methods_list, "recipes": recipes_list, "probes": probes_list}
+LISTS = {"methods": methods_list, "recipes": recipes_list, "probes": probes_list, "networks": networks_list}
 
 
 def filled(page: Path) -> str:

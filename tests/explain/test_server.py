@@ -4,6 +4,8 @@ import contextlib
 import logging
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from served import ask, picture, served
@@ -201,3 +203,22 @@ def test_an_unexpected_error_is_one_line(port, studio, log, monkeypatch):
         time.sleep(0.01)
     assert [record.getMessage() for record in log] == ["/mixed: no way"]
     log.clear()
+
+
+def resident() -> float:
+    """Memory of this process in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux")
+def test_memory_returns_after_large_uploads(port):
+    """Images of 36 million pixels, which are 144 MB when decoded."""
+    body = picture((6000, 6000), kind="JPEG")
+    assert ask(port, "/image", "POST", body)[0].status == 200
+    before = resident()
+    with ThreadPoolExecutor(3) as clients:
+        answers = list(clients.map(lambda _: ask(port, "/image", "POST", body)[0].status, range(5)))
+    assert answers == [200] * 5
+    assert resident() - before < 60

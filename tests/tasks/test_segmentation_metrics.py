@@ -9,6 +9,7 @@ from recursivemix.data.annotated import IGNORE
 from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.segmentation.metrics import RegionOverlap
 from recursivemix.tasks.segmentation.model import Segmenter, segmentation_loss
+from recursivemix.tasks.segmentation.names import HEADS
 
 
 def slow_overlap(predicted, truth, classes):
@@ -63,7 +64,7 @@ def make(head="upernet", model="resnet10t", classes=5):
     return Segmenter(body, body.channels, body.strides, classes, head, width=16)
 
 
-@pytest.mark.parametrize("head", ["upernet", "pspnet"])
+@pytest.mark.parametrize("head", list(HEADS))
 @pytest.mark.parametrize("model", ["resnet10t", "resnet20", "vit_tiny_patch16_224"])
 def test_logits_for_every_pixel(head, model):
     network = make(head, model)

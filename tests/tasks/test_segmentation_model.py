@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from recursivemix.tasks.segmentation.model import Segmenter, segmentation_loss
+from recursivemix.tasks.segmentation.names import HEADS
 
 STRIDES = (4, 8, 16, 32)
 CHANNELS = (8, 12, 16, 20)
@@ -55,7 +56,7 @@ def test_who_trains_which_map():
     assert trained(upernet, 1) == trained(pspnet, 1) == [False, False, True, False]
 
 
-@pytest.mark.parametrize("head", ["upernet", "pspnet"])
+@pytest.mark.parametrize("head", list(HEADS))
 def test_the_backbones_maps_are_left_alone(head):
     network = make(head)
     images = torch.randn(2, 3, 64, 96)
@@ -67,7 +68,7 @@ def test_the_backbones_maps_are_left_alone(head):
     assert len(network.backbone.given) == 4
 
 
-@pytest.mark.parametrize("head", ["upernet", "pspnet"])
+@pytest.mark.parametrize("head", list(HEADS))
 def test_half_precision(head):
     network = make(head)
     maps = torch.randint(5, (2, 64, 96))

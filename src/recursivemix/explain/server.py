@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recursivemix.data.names import Source
 from recursivemix.mixing import MIXERS
@@ -134,8 +134,8 @@ def one_line(error: Exception) -> str:
 
 def make_app(studio: Studio) -> Starlette:
     """Create the application."""
+    from anyio import CapacityLimiter, to_thread
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -143,6 +143,11 @@ def make_app(studio: Studio) -> Starlette:
     from starlette.routing import Route
 
     page, style, script = page_files(studio)
+    worker = CapacityLimiter(1)
+
+    async def computed(function: Callable[[Any], str], argument: Any) -> str:
+        """Call a function in the one worker thread."""
+        return await to_thread.run_sync(function, argument, limiter=worker)
 
     def fixed(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
@@ -153,7 +158,7 @@ def make_app(studio: Studio) -> Starlette:
     async def mixed(request: Request) -> Response:
         try:
             settings = settings_from(request.query_params)
-            return HTMLResponse(await run_in_threadpool(studio.show, settings), headers=HEADERS)
+            return HTMLResponse(await computed(studio.show, settings), headers=HEADERS)
         except ValueError as error:
             return PlainTextResponse(str(error), status_code=400, headers=HEADERS)
 
@@ -162,7 +167,7 @@ def make_app(studio: Studio) -> Starlette:
         if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host')}":
             return PlainTextResponse("requests of other pages are refused", 403, HEADERS)
         try:
-            name = await run_in_threadpool(studio.keep, await read_body(request))
+            name = await computed(studio.keep, await read_body(request))
             return JSONResponse({"image": name}, headers=HEADERS)
         except ValueError as error:
             status = 413 if isinstance(error, TooLargeError) else 400

@@ -6,6 +6,7 @@ studio was started with, and of at most `KEPT` uploaded images.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import inspect
 import io
@@ -138,6 +139,7 @@ class Studio:
         """
         with self.lock:  # one large image in memory at a time
             image = read_upload(content, self.data.image_size)
+            release_memory()
             name = hashlib.sha256(content).hexdigest()[:16]
             self.uploads[name] = evaluation_transform(self.data.image_size)(image)
             while len(self.uploads) > KEPT:
@@ -204,6 +206,13 @@ def map_cells(model: NamedModel, pictures: list[Tensor], top: int = COLUMNS) -> 
     return Cells(title, heads, rows, ("",) * len(rows))
 
 
+def release_memory() -> None:
+    """Return freed memory to the system; glibc would keep the blocks of a decoded image."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def read_upload(content: bytes, size: int) -> Tensor:
     """Decode an image to (3, H, W) uint8, after checking its size in the header.
 
@@ -225,7 +234,9 @@ def read_upload(content: bytes, size: int) -> Tensor:
             if image.width * image.height > MOST_PIXELS:
                 raise too_large
             factor = min(image.size) // (8 * size)
-            return as_rgb(image.reduce(factor) if factor > 1 and image.mode in ("L", "RGB") else image)
+            if factor < 2 or image.mode.startswith("I"):  # 16 bits are for `as_rgb`
+                return as_rgb(image)
+            return as_rgb((image if image.mode == "RGB" else image.convert("RGB")).reduce(factor))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large from error
     except TooLargeError:

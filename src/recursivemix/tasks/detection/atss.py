@@ -1,4 +1,4 @@
-"""ATSS: a one-stage detector with centerness (Zhang et al., arXiv 1912.02424)."""
+"""ATSS: a one-stage detector with centerness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ MAX_GROWTH = math.log(1000 / 16)
 
 
 class ATSS(OneStageDetector):
-    """Detector trained with focal loss, GIoU loss with weight 2, and cross-entropy of the centerness.
+    """ATSS (Zhang et al., arXiv 1912.02424): one anchor per location, scores weighted by a centerness.
+
+    Trained with focal loss, GIoU loss with weight 2, and cross-entropy of the centerness.
 
     Args:
         loaded, num_classes, options: see `OneStageDetector`.

@@ -19,7 +19,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 def fcos(loaded: LoadedBackbone, num_classes: int, options: DetectorOptions) -> nn.Module:
-    """Create FCOS (Tian et al., arXiv 1904.01355): one location per stride, no anchors."""
+    """Create torchvision's FCOS (Tian et al., arXiv 1904.01355): no anchors."""
     pyramid = Pyramid(loaded, options.channels)
     anchors = _anchors([(stride,) for stride in pyramid.strides], (1.0,))
     detector: nn.Module = FCOS(
@@ -30,7 +30,7 @@ def fcos(loaded: LoadedBackbone, num_classes: int, options: DetectorOptions) -> 
 
 
 def retinanet(loaded: LoadedBackbone, num_classes: int, options: DetectorOptions) -> nn.Module:
-    """Create RetinaNet (Lin et al., arXiv 1708.02002): nine anchors per location."""
+    """Create torchvision's RetinaNet (Lin et al., arXiv 1708.02002): nine anchors per location."""
     pyramid = Pyramid(loaded, options.channels)
     octaves = [2 ** (i / 3) for i in range(3)]
     anchors = _anchors([tuple(int(4 * s * octave) for octave in octaves) for s in pyramid.strides], RATIOS)
@@ -42,7 +42,7 @@ def retinanet(loaded: LoadedBackbone, num_classes: int, options: DetectorOptions
 
 
 def mask_rcnn(loaded: LoadedBackbone, num_classes: int, options: DetectorOptions) -> nn.Module:
-    """Create Mask R-CNN (He et al., arXiv 1703.06870) with a feature pyramid."""
+    """Create torchvision's Mask R-CNN (He et al., arXiv 1703.06870): two stages, boxes and masks."""
     pyramid = Pyramid(loaded, options.channels, maps=4, pooled=True)
     anchors = _anchors([(8 * stride,) for stride in pyramid.strides], RATIOS)
     detector: nn.Module = MaskRCNN(

@@ -1,4 +1,4 @@
-"""GFL: generalized focal loss (Li et al., arXiv 2006.04388), with the assignment of ATSS."""
+"""GFL: a one-stage detector with generalized focal loss and the assignment of ATSS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ BINS = 16
 
 
 class GFL(OneStageDetector):
-    """Detector whose scores learn the IoU of the box, and whose sides are distributions over bins.
+    """GFL (Li et al., arXiv 2006.04388): ATSS with scores that learn the IoU of the box.
+
+    The distance to each side of the box is a distribution over bins.
 
     Args:
         loaded, num_classes, options: see `OneStageDetector`.

@@ -1,0 +1,101 @@
+"""Dense evaluation by two gloo processes: each image counts once, with the scores of one process."""
+
+import json
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from recursivemix.data.annotated import SelectedImages
+from recursivemix.data.formats.coco import annotation_dict
+from recursivemix.tasks.segmentation.metrics import RegionOverlap
+from recursivemix.tasks.settings import DetectionSettings
+from recursivemix.training.prepare import prepare
+from recursivemix.training.trainer import quiet_lightning
+
+IMAGES = 7
+"""Evaluation images; two processes get different numbers of them."""
+
+
+class Oracle(nn.Module):
+    """A detector that knows the annotations, with errors that depend on the image alone."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.known = {int(images[i][0].sum()): images.objects(i) for i in range(len(images))}
+
+    def forward(self, images):
+        detections = []
+        for image in images:
+            key = round(float((255 * image.double()).sum()))
+            objects = self.known[key]
+            noise = torch.randn(objects.boxes.shape, generator=torch.Generator().manual_seed(key))
+            scores = torch.rand(len(noise), generator=torch.Generator().manual_seed(key))
+            detections.append({"boxes": objects.boxes + noise, "scores": scores, "labels": objects.labels})
+        return detections
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def evaluate(rank, processes, port, folder):
+    """Evaluate a detector that was not trained, as torchrun would start it; write the scores."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    out = Path(folder) / str(processes)
+    run = prepare(DetectionSettings(out=out, batch_size=2, channels=16, device="cpu", devices=processes))
+    images = SelectedImages(run.data.evaluation, range(IMAGES))
+    run.loaders.loading.data = replace(run.data, evaluation=images)
+    run.learner.network = Oracle(images)
+    run.learner.truth = annotation_dict(images, run.data)
+    with quiet_lightning():
+        (scores,) = run.trainer.validate(run.learner, datamodule=run.loaders, verbose=False)
+    if rank == 0:
+        (Path(folder) / f"{processes}.json").write_text(json.dumps(scores))
+
+
+def test_average_precision_of_two_processes(tmp_path):
+    for processes in (1, 2):
+        arguments = (processes, free_port(), str(tmp_path))
+        torch.multiprocessing.spawn(evaluate, args=arguments, nprocs=processes)
+    one, two = (json.loads((tmp_path / f"{processes}.json").read_text()) for processes in (1, 2))
+    assert one == two
+    assert 5 < one["ap"] < 95
+
+
+def maps_of(image):
+    """Predicted and annotated classes of one image."""
+    generator = torch.Generator().manual_seed(image)
+    return torch.randint(5, (2, 8 + image, 9), generator=generator).unbind()
+
+
+def overlap_of(images):
+    overlap = RegionOverlap(5)
+    for image in images:
+        overlap.update(*maps_of(image))
+    return overlap.compute()
+
+
+def count(rank, port):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    together = overlap_of(range(rank, IMAGES, 2))
+    torch.distributed.destroy_process_group()
+    alone = overlap_of(range(IMAGES))
+    assert torch.equal(together.pop("iou"), alone.pop("iou"))
+    assert together == alone
+
+
+def test_overlap_of_two_processes():
+    torch.multiprocessing.spawn(count, args=(free_port(),), nprocs=2)
