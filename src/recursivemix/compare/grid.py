@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from recursivemix.evaluation.probes import select_probes
 from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
 from recursivemix.training.task import task_of
@@ -94,6 +95,7 @@ def check_grid(settings: CompareSettings) -> None:
         ValueError: names the method and what is wrong.
     """
     settings.check_methods()
+    select_probes(settings.probes)
     seed = settings.first_seed
     if settings.pretrains:
         _check_runs(

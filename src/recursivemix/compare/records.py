@@ -69,8 +69,8 @@ def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comp
 
 def image_reader(comparison: Comparison) -> PerImageReader:
     """Return a function that reads a run's accuracy image by image."""
-    # The seed then also chooses the test images.
-    drawn = "val_split" in comparison.get("config", {}).get("settings", {})
+    settings = comparison.get("config", {}).get("settings", {})
+    drawn = any(name in settings for name in ("val_split", "folds"))  # the seed chooses the test images
 
     def read(run: Run, metric: str) -> PerImage | None:
         if metric != "acc1_last" or not run.get("correct"):

@@ -9,13 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from recursivemix.tasks.settings import (
-    ClassificationSettings,
-    DetectionSettings,
-    InstanceSettings,
-    SegmentationSettings,
-    undo_yaml_coercion,
-)
+from recursivemix.tasks import settings_class
+from recursivemix.tasks.settings import undo_yaml_coercion
 from recursivemix.training.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -23,12 +18,6 @@ if TYPE_CHECKING:
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
 Executor = Literal["local", "ray"]
-TASKS: dict[str, type[RunSettings]] = {
-    "classification": ClassificationSettings,
-    "detection": DetectionSettings,
-    "instance": InstanceSettings,
-    "segmentation": SegmentationSettings,
-}
 FIXED = ("data", "dataset", "seed", "out")
 """Settings of a run that the comparison sets."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -166,7 +155,7 @@ class CompareSettings:
 
         Runs of the same seed share everything but the method's settings: weights, order, split.
         """
-        kind: Any = TASKS[self.task]
+        kind: Any = settings_class(self.task)
         model = self.model or kind.model
         common: dict[str, Any] = {} if model is None else {"model": model}
         common |= {"epochs": self.given_epochs or kind.epochs, "seed": seed}
@@ -254,7 +243,7 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
         ValueError: an unknown name, or a value that the task refuses; names the ``options`` it came from.
     """
     values = {name: value for name, value in settings.items() if name != "trainer"}  # the run checks those
-    known = {item.name for item in dataclasses.fields(TASKS[task])}
+    known = {item.name for item in dataclasses.fields(settings_class(task))}
     unknown = [name for name in values if name not in known]
     if unknown:
         raise ValueError(f"{options}: {task} has no setting {unknown[0]!r}")
@@ -265,7 +254,7 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
         parsed = _parser(task).parse_object(plain)
     except ArgumentError as error:
         raise ValueError(f"{options}: {' '.join(str(error).split())}") from error
-    return TASKS[task](**{name: parsed[name] for name in known})
+    return settings_class(task)(**{name: parsed[name] for name in known})
 
 
 @cache
@@ -275,7 +264,7 @@ def _parser(task: Task) -> ArgumentParser:
     from recursivemix.training.options import add_settings
 
     parser = ArgumentParser(exit_on_error=False)
-    add_settings(parser, TASKS[task])
+    add_settings(parser, settings_class(task))
     return parser
 
 

@@ -150,11 +150,16 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
         for column, cell in enumerate(row):
             if not cell.picture.numel():
                 continue
-            own = PICTURE * cell.picture.shape[-2] / cell.picture.shape[-1]
+            extent = PICTURE * cell.picture.shape[-2] / cell.picture.shape[-1]
             x = left + CELL * column
-            place = (x / width, 1 - (upper + own) / total, PICTURE / width, own / total)
+            place = (
+                x / width,
+                1 - (upper + extent) / total,
+                PICTURE / width,
+                extent / total,
+            )
             axis = figure.add_axes(place)
-            _draw_cell(axis, cell, theme, own, height, has_bars)
+            _draw_cell(axis, cell, theme, extent, height, has_bars)
     if key:
         figure.legend(
             handles=[Patch(fc=colour, ec="#444444", lw=0.4, label=short(name, 20)) for name, colour in key],
@@ -171,8 +176,8 @@ def _ages(cells: Cells, theme: Theme) -> tuple[tuple[str, str], ...]:
     return tuple((AGES[kind], AGE_COLOURS[theme][kind]) for kind in kinds)
 
 
-def _draw_cell(axis: Axes, cell: Cell, theme: Theme, own: float, height: float, has_bars: bool) -> None:
-    """Draw one cell; ``own`` and ``height`` are the heights of its picture and its row in inches."""
+def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: float, has_bars: bool) -> None:
+    """Draw one cell; ``extent`` and ``height`` are the heights of its picture and its row in inches."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -185,22 +190,22 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, own: float, height: float, 
         edge = Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, lw=1.3, ec=BOX_COLOUR)
         edge.set_path_effects([withStroke(linewidth=2.3, foreground="#000000")])
         axis.add_patch(edge)
-    y = -(height - own) / own
+    y = -(height - extent) / extent
     if has_bars:
         start = 0.0
         for part in cell.parts:
             bar = Rectangle(
-                (start, y - 0.13 / own), part.label, 0.09 / own, fc=AGE_COLOURS[theme][part.kind],
+                (start, y - 0.13 / extent), part.label, 0.09 / extent, fc=AGE_COLOURS[theme][part.kind],
                 ec=GROUND[theme], lw=0.6, transform=axis.transAxes, clip_on=False,
             )  # fmt: skip
             axis.add_patch(bar)
             start += part.label
-        y -= 0.17 / own
+        y -= 0.17 / extent
     else:
-        y -= 0.04 / own
+        y -= 0.04 / extent
     for i, line in enumerate(cell.lines):
         axis.text(
-            0, y - i * LINE / own, line, fontsize=6.8, color=INK[theme], va="top", parse_math=False,
+            0, y - i * LINE / extent, line, fontsize=6.8, color=INK[theme], va="top", parse_math=False,
             transform=axis.transAxes,
         )  # fmt: skip
 

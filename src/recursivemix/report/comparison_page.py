@@ -71,19 +71,19 @@ def facts(comparison: Comparison) -> str:
 
 def notices(comparison: Comparison) -> list[str]:
     """Return what a reader must know before the numbers."""
-    found = []
+    lines = []
     if comparison["unfinished"]:
-        found.append(
+        lines.append(
             f"Not finished: {', '.join(comparison['unfinished'])}. This page shows the other runs; run the "
             "same command again to finish."
         )
     most = max(len(method["runs"]) for method in comparison["methods"])
     if most < LEAST_SEEDS:
-        found.append(
+        lines.append(
             f"Fewer than {LEAST_SEEDS} seeds are finished: there are no intervals over seeds, and no "
             f"difference of methods is shown. Run at least --seeds {LEAST_SEEDS}."
         )
-    return found
+    return lines
 
 
 def picture_sections(comparison: Comparison, pictures: Path) -> list[Section]:
@@ -118,8 +118,8 @@ def picture_sections(comparison: Comparison, pictures: Path) -> list[Section]:
 
 
 def _strips(labels: list[str], pictures: Path, kind: str, captions: dict[str, Any]) -> list[Strip]:
-    found = [(label, _picture(pictures, f"{kind}-{label}")) for label in labels]
-    return [Strip(label, file, captions.get(label) or []) for label, file in found if file is not None]
+    files = [(label, _picture(pictures, f"{kind}-{label}")) for label in labels]
+    return [Strip(label, file, captions.get(label) or []) for label, file in files if file is not None]
 
 
 def _picture(folder: Path, name: str) -> bytes | None:

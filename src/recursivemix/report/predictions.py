@@ -56,12 +56,12 @@ def predict_one(
     with evaluating(module):
         if isinstance(module, SegmentationLearner):
             return module.predict_map(image.to(module.device)).cpu(), None
-        (found,) = module.network([image.to(module.device).float() / 255])
-    masks = found.get("masks")
+        (output,) = module.network([image.to(module.device).float() / 255])
+    masks = output.get("masks")
     target = DenseTarget(
-        found["boxes"].cpu(), found["labels"].cpu(), None if masks is None else masks.cpu()
+        output["boxes"].cpu(), output["labels"].cpu(), None if masks is None else masks.cpu()
     )
-    return target, found["scores"].cpu()
+    return target, output["scores"].cpu()
 
 
 def confident(

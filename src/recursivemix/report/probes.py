@@ -52,7 +52,7 @@ def curve_plot(comparison: Comparison, curve: Curve) -> Plot | None:
             ]
             columns = ["Method", "Bin", f"Mean {curve.x_label}", "Accuracy, %", "Images, all seeds"]
         else:
-            means = [estimate([p.accuracy for p in same]) for same in zip(*runs, strict=True)]
+            means = [estimate([p.accuracy for p in group]) for group in zip(*runs, strict=True)]
             series.append(
                 Series(
                     method["label"],
@@ -82,10 +82,10 @@ def pooled(runs: list[list[Point]]) -> list[Point]:
         for point in points:
             by_label[point.label].append(point)
     means = []
-    for label, same in by_label.items():
-        images = sum(point.images for point in same)
-        x = sum(float(point.x) * point.images for point in same) / images
-        accuracy = sum(point.accuracy * point.images for point in same) / images
+    for label, group in by_label.items():
+        images = sum(point.images for point in group)
+        x = sum(float(point.x) * point.images for point in group) / images
+        accuracy = sum(point.accuracy * point.images for point in group) / images
         means.append(Point(label, x, accuracy, images))
     return sorted(means, key=lambda point: float(point.x))
 
@@ -95,12 +95,14 @@ def metric_plot(comparison: Comparison, probe: Probe) -> Plot | None:
     first, *others = probe.metrics
     series, rows = [], []
     for place, method in enumerate(comparison["methods"]):
-        found = method["estimates"].get(first.name)
-        if found is None:
+        summary = method["estimates"].get(first.name)
+        if summary is None:
             continue
-        series.append(Series(method["label"], place, [found["mean"]], [], [found["low"]], [found["high"]]))
+        series.append(
+            Series(method["label"], place, [summary["mean"]], [], [summary["low"]], [summary["high"]])
+        )
         rows.append(
-            [method["label"], with_interval(found, 1), *(number(_mean(method, one), 1) for one in others)]
+            [method["label"], with_interval(summary, 1), *(number(_mean(method, one), 1) for one in others)]
         )
     if not series:
         return None

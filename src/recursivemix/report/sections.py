@@ -142,16 +142,16 @@ def cost_section(comparison: Comparison) -> Section:
     about = comparison["metrics"][comparison["score"]]
     series, rows = [], []
     for i, method in enumerate(comparison["methods"]):
-        found = method["estimates"][comparison["score"]]
+        summary = method["estimates"][comparison["score"]]
         cost = {name: mean_of(method, "cost", name) for name in COST}
         if cost["seconds"] is not None:
-            ends = [found["low"]], [found["high"]]
-            series.append(Series(method["label"], i, [cost["seconds"]], [found["mean"]], *ends))
+            ends = [summary["low"]], [summary["high"]]
+            series.append(Series(method["label"], i, [cost["seconds"]], [summary["mean"]], *ends))
         values = [
             NOTHING if (value := cost[name]) is None else f"{value / unit:,.{places}f}"
             for name, (_, unit, places) in COST.items()
         ]
-        rows.append([method["label"], with_interval(found, 2), *values])
+        rows.append([method["label"], with_interval(summary, 2), *values])
     columns = ["Method", titled(about), *(title for title, _, _ in COST.values())]
     kept = [i for i in range(len(columns)) if any(row[i] != NOTHING for row in rows)]
     table = Table(
@@ -215,12 +215,12 @@ def _learning_plot(comparison: Comparison, name: str, title: str, text: str, bou
         epochs = [epoch for epoch, values in sorted(by_epoch.items()) if len(values) == len(method["runs"])]
         if not epochs:
             continue
-        found = [estimate(by_epoch[epoch], bounds) for epoch in epochs]
-        means, low, high = [[getattr(one, part) for one in found] for part in ("mean", "low", "high")]
+        estimates = [estimate(by_epoch[epoch], bounds) for epoch in epochs]
+        means, low, high = [[getattr(one, part) for one in estimates] for part in ("mean", "low", "high")]
         series.append(Series(method["label"], i, epochs, means, low, high))
         rows += [
             [method["label"], str(epoch), *(number(value, 3) for value in (one.mean, one.low, one.high))]
-            for epoch, one in zip(epochs, found, strict=True)
+            for epoch, one in zip(epochs, estimates, strict=True)
         ]
     if not series:
         return None

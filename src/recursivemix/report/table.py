@@ -40,12 +40,12 @@ def as_csv(comparison: dict[str, Any]) -> str:
     writer.writerow(CSV_COLUMNS)
     pairs = {(pair["method"], pair["metric"]): pair for pair in comparison["pairs"]}
     for method in comparison["methods"]:
-        for metric, found in method["estimates"].items():
+        for metric, summary in method["estimates"].items():
             pair = pairs.get((method["label"], metric), {})
             words = (method["label"], metric, comparison["metrics"][metric]["unit"])
             writer.writerow(
                 [safe_cell(word) for word in words]
-                + [found[name] for name in ("n", "mean", "low", "high")]
+                + [summary[name] for name in ("n", "mean", "low", "high")]
                 + [pair.get(name) for name in ("mean", "low", "high", "p", "p_corrected", "seeds_needed")]
             )
     return file.getvalue()
@@ -76,12 +76,12 @@ def as_latex(comparison: dict[str, Any]) -> str:
     for method in comparison["methods"]:
         row = [escaped(method["label"])]
         for metric, about in metrics.items():
-            found = method["estimates"].get(metric)
+            summary = method["estimates"].get(metric)
             pair = pairs.get((method["label"], metric))
             row.append(
                 "--"
-                if found is None
-                else _number(found, about, bold=pair is not None and beats(pair, about))
+                if summary is None
+                else _number(summary, about, bold=pair is not None and beats(pair, about))
             )
         lines.append(" & ".join(row) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
@@ -115,12 +115,12 @@ def escaped(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in plain)
 
 
-def _number(found: dict[str, Any], about: dict[str, Any], *, bold: bool) -> str:
+def _number(summary: dict[str, Any], about: dict[str, Any], *, bold: bool) -> str:
     places = decimals(about)
-    mean = f"{found['mean']:.{places}f}"
+    mean = f"{summary['mean']:.{places}f}"
     shown = f"\\mathbf{{{mean}}}" if bold else mean
-    if found["low"] is None:
+    if summary["low"] is None:
         return f"${shown}$"
-    below = f"{found['mean'] - found['low']:.{places}f}"
-    above = f"{found['high'] - found['mean']:.{places}f}"
+    below = f"{summary['mean'] - summary['low']:.{places}f}"
+    above = f"{summary['high'] - summary['mean']:.{places}f}"
     return f"${shown} \\pm {above}$" if above == below else f"${shown}_{{-{below}}}^{{+{above}}}$"

@@ -18,14 +18,14 @@ def number(value: float | None, places: int) -> str:
     return NOTHING if value is None or not isfinite(value) else f"{value:.{places}f}"
 
 
-def with_interval(found: dict[str, Any] | None, places: int, sign: str = "", between: str = " ") -> str:
+def with_interval(summary: dict[str, Any] | None, places: int, sign: str = "", between: str = " ") -> str:
     """Format a mean and, if there is one, its interval."""
-    if found is None:
+    if summary is None:
         return NOTHING
-    mean = f"{found['mean']:{sign}.{places}f}"
-    if found["low"] is None:
+    mean = f"{summary['mean']:{sign}.{places}f}"
+    if summary["low"] is None:
         return mean
-    return f"{mean}{between}({found['low']:{sign}.{places}f} to {found['high']:{sign}.{places}f})"
+    return f"{mean}{between}({summary['low']:{sign}.{places}f} to {summary['high']:{sign}.{places}f})"
 
 
 def p_words(p: float | None) -> str:
@@ -89,5 +89,5 @@ def at(value: Any, *path: str | int) -> Any:
 
 def mean_of(method: dict[str, Any], *path: str | int) -> float | None:
     """Return the mean over those runs of a method that have a value at ``path``."""
-    values = [found for run in method["runs"] if (found := at(run, *path)) is not None]
+    values = [value for run in method["runs"] if (value := at(run, *path)) is not None]
     return sum(values) / len(values) if values else None
