@@ -1,9 +1,13 @@
 """A run that was stopped and taken up again ends as one that was not: bit for bit, on a CPU."""
 
+import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -164,3 +168,44 @@ fit(prepare(parts, [Signalled(13, 9)], {{}}))
     left = torch.load(parts.out / "checkpoints" / "last.ckpt", weights_only=True)
     assert left["global_step"] == 12
     same(whole, gone_on(parts))
+
+
+def test_on_shards_that_are_copied(image_root, tmp_path):
+    """Gzipped shards are copied into a cache and shuffled shard by shard; on resume the cache is empty."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    classes = sorted(path.name for path in (image_root / "train").iterdir())
+    for split in ("train", "val"):
+        files = sorted((image_root / split).rglob("*.png"))
+        for number in range(4):
+            with tarfile.open(shards / f"{split}-{number}.tar.gz", "w:gz") as archive:
+                for index, file in enumerate(files[number::4]):
+                    archive.add(file, f"{index}.png")
+                    label = str(classes.index(file.parent.name)).encode()
+                    entry = tarfile.TarInfo(f"{index}.cls")
+                    entry.size = len(label)
+                    archive.addfile(entry, io.BytesIO(label))
+    settings = {"data": shards, "cache": "no", "shard_cache": tmp_path / "cache"}
+    whole = trained(config(image_root, tmp_path / "whole", **settings))
+    parts = config(image_root, tmp_path / "parts", **settings)
+    with pytest.raises(StoppedError):
+        fit(prepare(parts, [Signalled(STEPS + 3)], {}))
+    shutil.rmtree(tmp_path / "cache")
+    same(whole, gone_on(parts))
+
+
+def test_with_several_labels_per_image(image_root, tmp_path):
+    rows = ["image,label,split"]
+    for file in sorted(image_root.rglob("*.png")):
+        label = file.parent.name if file.stem in "02468" else f"{file.parent.name};odd"
+        rows.append(f"{file},{label},{file.parent.parent.name}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    settings = {"data": None, "table": tmp_path / "labels.csv"}
+    same(
+        trained(config(image_root, tmp_path / "whole", **settings)),
+        resumed(config(image_root, tmp_path / "parts", **settings), STEPS + 3),
+    )
+    header = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[0]
+    assert "map_clean,val_loss,f1_micro,f1_macro,map" in header
+    record = json.loads((tmp_path / "whole" / "record.json").read_text())
+    assert (record["score"], list(record["per_class"])) == ("map", ["blue", "green", "odd", "red"])

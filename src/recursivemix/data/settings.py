@@ -3,8 +3,10 @@
 Annotations are evaluated here: jsonargparse would look up their names in the modules of other classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 from .names import Source
 
@@ -66,6 +68,15 @@ class ImageSettings(SourceSettings):
     fold: int = 0
     image_size: int | None = None
     train_images: int | None = None
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Make settings from the plain values in a checkpoint; those of other settings are ignored."""
+        options = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in ("data", "table", "shard_cache"):
+            if options.get(name) is not None:
+                options[name] = Path(options[name])
+        return cls(**options)
 
     def __post_init__(self) -> None:
         self.check()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from recursivemix.data.images import ImageData
 from recursivemix.data.names import Source
-from recursivemix.data.open import open_data
+from recursivemix.data.open import open_images
+from recursivemix.data.settings import ImageSettings
 from recursivemix.models.trained import TrainedModel, load_task
 
 
@@ -25,20 +26,24 @@ def open_measured(
         ValueError: a file that is no such checkpoint, or data that do not match it.
     """
     trained = load_task(checkpoint, "classification")
-    preprocessing, origin = trained.preprocessing, trained.settings["data"]
-    if data is None and origin["dataset"] != "digits":
-        raise ValueError(f"{checkpoint} was not trained on the digits: name its images with --data DIR")
-    kind: Source = "auto" if data is None else dataset or origin["dataset"]
-    has_split = data is None or any((data / name).is_dir() for name in ("val", "test"))
-    if not has_split and origin["val_split"] is None and kind == "folder":
-        raise ValueError(f"{data} must have a val or test folder to measure on")
-    images = open_data(
-        data,
-        kind,
-        val_split=None if has_split else origin["val_split"],
-        image_size=None if data is None else preprocessing.size,
-        seed=origin["seed"],
+    preprocessing, about = trained.preprocessing, trained.settings["data"]
+    values = {**trained.settings, "data": about.get("folder")}
+    origin = ImageSettings.from_plain(
+        values | {"dataset": about["dataset"], "val_split": about["val_split"]}
     )
+    if trained.settings.get("multi_label"):
+        raise ValueError(f"{checkpoint} has several labels per image, which no probe measures")
+    if data is None and about["dataset"] != "digits" and origin.table is None:
+        raise ValueError(f"{checkpoint} was not trained on the digits: name its images with --data DIR")
+    settings = replace(origin, train_images=None, download=False)
+    if data is not None:
+        trained_on = "auto" if about["dataset"] == "digits" else about["dataset"]
+        settings = replace(settings, data=data, dataset=dataset or trained_on)
+        if any((data / name).is_dir() for name in ("val", "test")):
+            settings = replace(settings, val_split=None, folds=None, fold=0)
+    if data is not None or origin.table is not None:
+        settings = replace(settings, image_size=preprocessing.size)
+    images = open_images(settings, about["seed"])
     images = replace(images, mean=preprocessing.mean, std=preprocessing.std)
     if images.classes != trained.classes:
         raise ValueError(

@@ -17,6 +17,8 @@ TASKS = {
 """The settings of each task, as ``module:class``."""
 METRIC_NAMES = {
     "acc1": "accuracy", "acc_clean": "accuracy, unmixed training images", "val_loss": "loss",
+    "map": "mAP", "map_clean": "mAP, unmixed training images",
+    "f1_micro": "F1, micro", "f1_macro": "F1, macro",
     "ap": "box AP", "ap50": "box AP50", "ap75": "box AP75", "aps": "box AP, small", "apm": "box AP, medium",
     "apl": "box AP, large", "segm_ap": "mask AP", "segm_ap50": "mask AP50", "segm_ap75": "mask AP75",
     "segm_aps": "mask AP, small", "segm_apm": "mask AP, medium", "segm_apl": "mask AP, large",

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import Batch, EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
-from recursivemix.data.images import ImageData, LabelledImages
+from recursivemix.data.images import ImageData, LabelledImages, spread_indices
 from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
 from recursivemix.mixing import MixedBatch, Mixer, create_mixer
@@ -25,6 +23,7 @@ from recursivemix.training.devices import launched_rank
 from recursivemix.training.learner import Learner
 from recursivemix.training.task import Task
 
+from .classification_metrics import MultiLabelScores, SingleLabelScores
 from .settings import ClassificationSettings
 
 PROBE = 512
@@ -40,10 +39,9 @@ class MixedClassifier(Learner):
         image_size: side of the network's input in pixels.
         data: plain values about the data; a checkpoint holds them: at least the number of ``images``, and
             ``mean`` and ``std`` of the preprocessing.
+        multi_label: train on any number of labels per image, by binary cross-entropy.
     """
 
-    evaluated = ("acc_clean", "val_loss", "acc1")
-    score = "acc1"
     identity = ("model", "classes", "image_size", "mixer")
     mixer: Mixer
 
@@ -53,26 +51,30 @@ class MixedClassifier(Learner):
         classes: Sequence[str],
         image_size: int,
         data: dict[str, Any],
+        multi_label: bool = False,
     ) -> None:
-        super().__init__(settings, {"classes": list(classes), "image_size": image_size, "data": data})
+        facts = {"classes": list(classes), "image_size": image_size, "data": data}
+        super().__init__(settings, facts | {"multi_label": multi_label})
         options = {"seed": settings.seed} | settings.mixer_options
+        if multi_label:
+            options["loss"] = "bce"
         if settings.label_smoothing:
             options["label_smoothing"] = settings.label_smoothing
         self.network: nn.Module = create_model(settings.model, len(classes), image_size)
         self.mixer = create_mixer(settings.mixer, len(classes), self.network, **options)
-        self.means: tuple[str, ...] = ("loss_label", "acc_mixed")
+        self.means: tuple[str, ...] = ("loss_label",) if multi_label else ("loss_label", "acc_mixed")
         if self.mixer.trains_regions:
             size = (image_size, image_size)
             self.network = RegionModel(self.network, region_head=settings.region_head, image_size=size)
-            self.means = ("loss_label", "loss_consistency", "acc_mixed")
+            self.means = (self.means[0], "loss_consistency", *self.means[1:])
         # The fastest memory format of convolutions, on CPUs and on GPUs in half precision.
         self.network = self.network.to(memory_format=torch.channels_last)
         self.watch: Callable[[MixedBatch], None] | None = None
         """Is called with every mixed batch, to draw it."""
-        # Processes fill up their last batches with labels of -1.
-        self.val_acc = MulticlassAccuracy(len(classes), average="micro", ignore_index=-1)
-        self.acc_clean = MulticlassAccuracy(len(classes), average="micro", ignore_index=-1)
-        self.val_loss = MeanMetric()  # over images, not over batches
+        scores = MultiLabelScores if multi_label else SingleLabelScores
+        self.scores, self.probe_scores = scores(len(classes)), scores(len(classes))
+        self.evaluated = (scores.probe_score, *scores.names)
+        self.score = scores.score
 
     @property
     def inference_network(self) -> nn.Module:
@@ -103,45 +105,38 @@ class MixedClassifier(Learner):
         losses = self.mixer.losses(logits, mixed, region_logits)
         self.mixer.remember(mixed, logits)
         values = {f"loss_{name}": loss.detach() for name, loss in losses.items()}
-        # A prediction is as right as the mixed label contains its class.
-        predicted = logits.detach().argmax(1, keepdim=True)
-        values["acc_mixed"] = 100 * mixed.targets.gather(1, predicted).mean()
+        if "acc_mixed" in self.means:
+            # A prediction is as right as the mixed label contains its class.
+            predicted = logits.detach().argmax(1, keepdim=True)
+            values["acc_mixed"] = 100 * mixed.targets.gather(1, predicted).mean()
         zero = torch.zeros_like(values["loss_label"])
         means = [values.get(name, zero) for name in self.means]
         return self.finish_step(list(losses.values()), len(batch.images), index, means)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         """Evaluate a batch: of the evaluation split (loader 0) or of the probe (loader 1)."""
-        logits = self(batch.images).float()
-        if dataloader_idx == 1:
-            self.acc_clean.update(logits, batch.targets)
-            return
-        self.val_acc.update(logits, batch.targets)
-        losses = nn.functional.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="none")
-        self.val_loss.update(losses.double(), (batch.targets >= 0).double())
+        scores = self.probe_scores if dataloader_idx == 1 else self.scores
+        scores.update(self(batch.images).float(), batch.targets)
 
     def on_validation_epoch_end(self) -> None:
-        # The metrics sum over processes: every image counts once.
-        self.log("val_loss", self.val_loss.compute().float())
-        self.log("acc1", 100 * self.val_acc.compute(), prog_bar=True)
-        if self.acc_clean.update_called:
-            self.log("acc_clean", 100 * self.acc_clean.compute())
-        for metric in (self.val_loss, self.val_acc, self.acc_clean):
-            metric.reset()
+        for name, value in self.scores.compute().items():
+            self.log(name, value, prog_bar=name == self.score)
+        if isinstance(self.scores, MultiLabelScores):
+            per_class = self.scores.per_class.tolist()
+            self.per_class = dict(zip(self.hparams["classes"], per_class, strict=True))
+        if self.probe_scores.loss.update_called:
+            self.log(self.probe_scores.probe_score, self.probe_scores.compute()[self.score])
+        self.scores.reset()
+        self.probe_scores.reset()
 
 
-def open_single_label_images(settings: ClassificationSettings) -> ImageData:
+def open_run_images(settings: ClassificationSettings) -> ImageData:
     """Return the data of a run.
 
     Raises:
-        ValueError: data that cannot be used, or images with several labels.
+        ValueError: data that cannot be used.
     """
-    data = open_images(settings, settings.seed)
-    if data.multi_label:
-        raise ValueError(
-            "fit trains on one label per image: --label-column must name one column without ';' in it"
-        )
-    return data
+    return open_images(settings, settings.seed)
 
 
 class ImageLoading:
@@ -212,28 +207,30 @@ class ImageLoading:
     def probe(self) -> LabelledImages:
         """Return evenly spaced training images."""
         train = self.data.train
-        return train.select(torch.arange(0, len(train), max(1, len(train) // PROBE)))
+        return train.select(spread_indices(train, PROBE))
 
 
 def create_classifier(
     settings: ClassificationSettings, data: ImageData, checkpoint: dict[str, Any] | None
 ) -> MixedClassifier:
     """Create network, mixer and metrics."""
+    source = settings.table or settings.data
     about = {
-        "name": "digits" if settings.data is None else str(settings.data),
-        "dataset": settings.dataset if settings.data is not None else "digits",
+        "name": "digits" if source is None else str(source),
+        "folder": None if settings.data is None else str(settings.data),
+        "dataset": "digits" if source is None else settings.dataset,
         "val_split": settings.val_split,
         "seed": settings.seed,
         "images": len(data.train),
         "mean": list(data.mean),
         "std": list(data.std),
     }
-    return MixedClassifier(settings, data.classes, data.image_size, about)
+    return MixedClassifier(settings, data.classes, data.image_size, about, data.multi_label)
 
 
 CLASSIFICATION = Task(
     command="fit",
-    open_data=open_single_label_images,
+    open_data=open_run_images,
     create_learner=create_classifier,
     create_loading=ImageLoading,
     name_run=lambda settings: f"{settings.model}-{settings.mixer}",

@@ -50,6 +50,10 @@ class ClassificationSettings(RunSettings, ImageSettings):
         if self.label_smoothing and "label_smoothing" in self.mixer_options:
             raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
 
+    @property
+    def reading_processes(self) -> int:
+        return 2 if self.workers is None and self.table is not None else super().reading_processes
+
 
 @dataclass(frozen=True)
 class TransferSettings(RunSettings):

@@ -27,9 +27,11 @@ class StatefulMixer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def training_order(settings: RunSettings, images: int, ranks: int, rank: int) -> TrainingOrder:
-    """Return which of ``images`` training images make up which batch of a process."""
-    return TrainingOrder(images, settings.batch_size, settings.seed, settings.repeats, ranks, rank)
+def training_order(
+    settings: RunSettings, images: int, ranks: int, rank: int, blocks: Tensor | None = None
+) -> TrainingOrder:
+    """Return which of ``images`` training images make up which batch of a process; see `TrainingOrder`."""
+    return TrainingOrder(images, settings.batch_size, settings.seed, settings.repeats, ranks, rank, blocks)
 
 
 class Learner(LightningModule):
@@ -66,6 +68,8 @@ class Learner(LightningModule):
         del values["out"]  # a checkpoint may move to another folder
         self.save_hyperparameters(values)
         self.per_class = {}
+        self.blocks: Tensor | None = None
+        """The shard of each training image, if the order of the images depends on it."""
         self.mixing = True
         """Whether the current epoch mixes."""
         self._sums = torch.zeros(0)
@@ -90,7 +94,8 @@ class Learner(LightningModule):
     def order(self, rank: int | None = None) -> TrainingOrder:
         """Return which training images make up which batch of this process, or of another."""
         rank = self.global_rank if rank is None else rank
-        return training_order(self.settings, self.hparams["data"]["images"], self.trainer.world_size, rank)
+        images = int(self.hparams["data"]["images"])
+        return training_order(self.settings, images, self.trainer.world_size, rank, self.blocks)
 
     def on_train_start(self) -> None:
         self._clear_sums()

@@ -90,6 +90,7 @@ def prepare(
     seed_everything(settings.seed, verbose=False)  # of the initial weights
     with restoring(resume, lambda: False):
         learner = task.create_learner(settings, data, checkpoint)
+        learner.blocks = getattr(data.train, "blocks", None)
     folder = folder or run_folder(None, task.name_run(learner.settings))
     loaders = RunLoaders(task.create_loading(settings, data), settings)
     log = EpochLog(folder / "metrics.csv", learner)

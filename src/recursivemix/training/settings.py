@@ -123,9 +123,12 @@ class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSetti
 
     def with_absolute_paths(self) -> Self:
         """Return settings that hold in any working directory: with absolute paths of what exists."""
-        if self.data is None or not self.data.exists():
-            return self
-        return replace(self, data=self.data.absolute())
+        paths: dict[str, Any] = {
+            name: value.absolute()
+            for name, value in vars(self).items()
+            if isinstance(value, Path) and name != "out" and value.exists()
+        }
+        return replace(self, **paths)
 
     @property
     def reading_processes(self) -> int:
