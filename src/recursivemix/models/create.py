@@ -34,7 +34,7 @@ def create_model(name: str, num_classes: int, image_size: int, *, any_size: bool
     Args:
         name: a key of `MODELS`, or any model that timm knows.
         num_classes: K.
-        image_size: pixels a side; up to 64 the network gets a small stem (see `use_small_stem`), and a
+        image_size: pixels per side; up to 64 the network gets a small stem (see `use_small_stem`), and a
             transformer patches of an eighth of the side.
         any_size: make a transformer that takes images of other sizes too, with the same parameters.
 
