@@ -24,6 +24,7 @@ from recursivemix.training.learner import Learner
 from recursivemix.training.task import Task
 
 from .classification_metrics import MultiLabelScores, SingleLabelScores
+from .memorization import mixing_advice
 from .settings import ClassificationSettings
 
 PROBE = 512
@@ -86,6 +87,10 @@ class MixedClassifier(Learner):
         feature_map = self.network.feature_map
         words = f"{feature_map.name} ({feature_map.layout}, {feature_map.channels} channels)"
         return {"feature_map": words}
+
+    def advice(self, metrics: dict[str, float]) -> str | None:
+        train_accuracy = metrics.get("acc_clean")
+        return None if train_accuracy is None else mixing_advice(train_accuracy, self.hparams["mixer"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits of (B, 3, H, W) images."""
