@@ -196,7 +196,6 @@ def predict(
 def predictions(
     models: Sequence[TrainedModel],
     images: Iterable[Any],
-    *,
     top_k: int = 5,
     tta: Tta | None = None,
     features: bool = False,

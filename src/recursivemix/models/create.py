@@ -42,7 +42,7 @@ def create_model(
     Args:
         name: a key of `MODELS`, or any model that timm knows.
         num_classes: K.
-        image_size: pixels a side; up to 64 the network gets a small stem (see `use_small_stem`), and a
+        image_size: pixels per side; up to 64 the network gets a small stem (see `use_small_stem`), and a
             transformer patches of an eighth of the side.
         any_size: make a transformer that takes images of other sizes too, with the same parameters.
         drop_path: largest probability of dropping a residual branch; None: the network's own.
