@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.preprocessing import evaluation_resize
+from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
 from .images import ImageData
 from .names import Crop
@@ -40,6 +40,8 @@ class Augmentation:
         flip: mirror half of the images.
         color_jitter: largest relative change of brightness, contrast and saturation.
         lighting: standard deviation of the PCA lighting noise.
+        resize: shorter side before the center crop of evaluation; None: see `evaluation_resize`.
+        interpolation: of every resize.
     """
 
     size: int
@@ -51,6 +53,8 @@ class Augmentation:
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def augmentation_of(
@@ -75,6 +79,8 @@ def augmentation_of(
         flip=data.flip if flip is None else flip,
         color_jitter=color_jitter,
         lighting=lighting,
+        resize=data.resize,
+        interpolation=data.interpolation,
     )
 
 
@@ -83,12 +89,13 @@ def augmentation_of(
 
 def training_transform(augmentation: Augmentation) -> v2.Transform:
     """Return a transform of (3, H, W) to (3, size, size) uint8; it draws from torch's global generator."""
-    size = augmentation.size
+    size, mode = augmentation.size, InterpolationMode(augmentation.interpolation)
     steps: list[v2.Transform]
     if augmentation.crop == "resized":
-        steps = [v2.RandomResizedCrop(size, scale=(augmentation.scale, 1.0), antialias=True)]
+        scale = (augmentation.scale, 1.0)
+        steps = [v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True)]
     else:
-        steps = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]
+        steps = [v2.Resize(size, mode, antialias=True), v2.CenterCrop(size)]
         if augmentation.crop == "pad":
             steps.append(v2.RandomCrop(size, padding=augmentation.padding))
     if augmentation.flip:
@@ -98,9 +105,13 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
     return v2.Compose(steps)
 
 
-def evaluation_transform(size: int) -> v2.Transform:
+def evaluation_transform(
+    size: int, resize: int | None = None, interpolation: Interpolation = "bilinear"
+) -> v2.Transform:
     """Return the resize and center crop of evaluation, of (3, H, W) uint8 images; see `Preprocessing`."""
-    return v2.Compose([v2.Resize(evaluation_resize(size), antialias=True), v2.CenterCrop(size)])
+    side = evaluation_resize(size) if resize is None else resize
+    shrink = v2.Resize(side, InterpolationMode(interpolation), antialias=True)
+    return v2.Compose([shrink, v2.CenterCrop(size)])
 
 
 # -- a batch, on the training device ----------------------------------------------------------------

@@ -55,7 +55,12 @@ class AugmentedImages(Dataset[Tensor]):
     def __init__(self, images: LabelledImages, augmentation: Augmentation, training: bool) -> None:
         self.images = images
         self.size = augmentation.size
-        self.transform = training_transform(augmentation) if training else evaluation_transform(self.size)
+        if training:
+            self.transform = training_transform(augmentation)
+        else:
+            self.transform = evaluation_transform(
+                self.size, augmentation.resize, augmentation.interpolation
+            )
 
     def __getitem__(self, key: Key) -> Tensor:
         index, seed = key

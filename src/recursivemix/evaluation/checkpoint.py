@@ -46,7 +46,7 @@ def open_measured(
     has_files = data is not None or origin.table is not None
     settings = replace(settings, image_size=preprocessing.size if has_files else None)
     images = open_images(settings, about["seed"])
-    images = replace(images, mean=preprocessing.mean, std=preprocessing.std)
+    images = images.prepared(preprocessing)
     if images.classes != trained.classes:
         raise ValueError(
             f"{checkpoint} was trained on {len(trained.classes)} classes "
