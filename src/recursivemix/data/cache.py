@@ -7,8 +7,9 @@ from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import Augmentation, evaluation_transform
-from .images import LabelledImages, StackedImages
+from .augment import Augmentation
+from .crop import evaluation_crop
+from .images import LabelledImages, StackedImages, cropped
 
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
@@ -20,14 +21,13 @@ class CenterCrops(Dataset[Tensor]):
 
     def __init__(self, images: LabelledImages, size: int) -> None:
         self.images = images
-        self.transform = evaluation_transform(size)
+        self.choose = evaluation_crop(size)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        crop: Tensor = self.transform(self.images[index])
-        return crop
+        return cropped(self.images, index, self.choose)
 
 
 def stack(images: LabelledImages, size: int, workers: int, progress: bool, what: str) -> StackedImages:

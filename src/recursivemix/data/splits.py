@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
 
-from .decode import map_decoding
+from .decode import Decoding, map_decoding
 from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages, spread_indices
 from .settings import ImageSettings
 
@@ -164,6 +164,8 @@ def image_data(
         ValueError: there is no evaluation split and no option to make one, or both.
     """
     source = settings.table or settings.data
+    decoding = Decoding(settings.exact_decoding, settings.max_pixels)
+    images = {name: part.decoded(decoding) for name, part in images.items()}
     left_out = list(skipped)
     if settings.skip_bad:
         images = {name: without_unreadable(part, classes, left_out) for name, part in images.items()}
