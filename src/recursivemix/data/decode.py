@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from rich.console import Console
@@ -138,14 +139,29 @@ def decode_crop(
         crop = choose((image.height, image.width))
         if decoding.exact or image.mode.startswith("I"):  # 16-bit grey is for `as_rgb`
             return crop.apply(as_rgb(image))
-        pixels = _decode_jpeg(image, crop.scale) if image.format == "JPEG" else None
-        return crop.apply(_decode_reduced(image, crop.scale) if pixels is None else pixels, crop.scale)
+        if image.mode == "RGB" and image.fp is not None:
+            if image.format == "PPM" and (pixels := _raw_pixels(image)) is not None:
+                return crop.apply(pixels)
+            if image.format == "JPEG" and (pixels := _decode_jpeg(image, crop.scale)) is not None:
+                return crop.apply(pixels, crop.scale)
+        return crop.apply(_decode_reduced(image, crop.scale), crop.scale)
+
+
+def _raw_pixels(image: ImageFile.ImageFile) -> Tensor | None:
+    """Return the pixels of an opened PPM file as Pillow writes it; None if Pillow must decode it."""
+    assert image.fp is not None
+    image.fp.seek(0)
+    content = image.fp.read()
+    head = b"P6\n%d %d\n255\n" % image.size
+    if not content.startswith(head) or len(content) != len(head) + 3 * image.width * image.height:
+        return None
+    pixels = np.frombuffer(content, np.uint8, offset=len(head)).reshape(image.height, image.width, 3)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)  # a copy: torch warns of what it cannot write
 
 
 def _decode_jpeg(image: ImageFile.ImageFile, scale: int) -> Tensor | None:
     """Decode an opened JPEG at 1/scale; None if Pillow must do it, which reads more kinds of files."""
-    if image.mode != "RGB" or image.fp is None:
-        return None
+    assert image.fp is not None
     height, width = -(-image.height // scale), -(-image.width // scale)
     limits = {} if scale == 1 else {"min_height": height, "min_width": width, "min_factor": scale}
     image.fp.seek(0)

@@ -18,6 +18,10 @@ from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, Label
 from .settings import ImageSettings
 
 
+class NoEvaluationSplitError(ValueError):
+    """There is no evaluation split, and no option that makes one."""
+
+
 def strata(labels: Tensor) -> list[tuple[int, Tensor]]:
     """Return each stratum that has images, ascending, with their indices.
 
@@ -170,8 +174,8 @@ def image_data(
     if settings.skip_bad:
         images = {name: without_unreadable(part, classes, left_out) for name, part in images.items()}
     train = images["train"]
-    split = next((name for name in images if name != "train"), "held out")
-    if split != "held out":
+    split = next((name for name in images if name != "train"), None)
+    if split is not None:
         evaluation = images[split]
         for name, value in (("--val-split", settings.val_split), ("--folds", settings.folds)):
             if value is not None:
@@ -184,7 +188,7 @@ def image_data(
         elif settings.val_split is not None:
             kept, held = held_out(train.labels, classes, settings.val_split, seed)
         else:
-            raise ValueError(
+            raise NoEvaluationSplitError(
                 f"{source} has no labelled val or test split: add one, or hold out a share with "
                 f"--val-split 0.2"
             )
@@ -197,7 +201,7 @@ def image_data(
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         flip=True,
-        split=split,
+        split=split or "held out",
         skipped=tuple(left_out),
     )
 
