@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor
 
 from recursivemix.data import decode
@@ -43,24 +43,26 @@ def read(content: bytes, choose: object, *, exact: bool = False) -> torch.Tensor
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-@pytest.mark.parametrize("size", [32, 96, 224])
-def test_evaluation_crops_as_torchvision_does(image_size, size):
+@pytest.mark.parametrize("preprocessing", [(32,), (96,), (224,), (96, 96, "bicubic"), (48, 112, "nearest")])
+def test_evaluation_crops_as_torchvision_does(image_size, preprocessing):
     image = pil_to_tensor(photograph(*image_size))
-    crop = evaluation_crop(size)(image_size)
-    assert torch.equal(crop.apply(image), evaluation_transform(size)(image))
+    crop = evaluation_crop(*preprocessing)(image_size)
+    assert torch.equal(crop.apply(image), evaluation_transform(*preprocessing)(image))
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-def test_random_crops_are_those_of_torchvision(image_size):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_random_crops_are_those_of_torchvision(image_size, interpolation):
     """Below twice the wanted size, bit for bit; above it, edges move to pixels of the reduced image."""
     image, size = pil_to_tensor(photograph(*image_size)), 96
-    twin = v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True)
+    mode = InterpolationMode(interpolation)
+    twin = v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=mode, antialias=True)
     scales = set()
     for seed in range(30):
         torch.manual_seed(seed)
         expected = twin.make_params([image])
         torch.manual_seed(seed)
-        crop = random_resized_crop(size, 0.08, image_size)
+        crop = random_resized_crop(size, 0.08, interpolation, image_size)
         scales.add(crop.scale)
         if crop.scale == 1:
             torch.manual_seed(seed)
@@ -100,7 +102,9 @@ def test_reduced_decoding_stays_near_full_decoding(kind, scale, remainder):
     def choose(image_size: tuple[int, int]) -> Crop:
         torch.manual_seed(len(content))
         crops.append(
-            center_crop(size, size, image_size) if remainder else random_resized_crop(size, 0.9, image_size)
+            center_crop(size, size, "bilinear", image_size)
+            if remainder
+            else random_resized_crop(size, 0.9, "bilinear", image_size)
         )
         return crops[-1]
 

@@ -135,7 +135,7 @@ def test_every_sibling_can_be_built(name):
 
 
 def test_the_published_settings_stand_in_the_files():
-    """The rows of paper.md 3 that the figures of the paper hang on."""
+    """The rows of docs/paper.md 3 that the figures of the paper hang on."""
     cifar10, imagenet = read_recipe("cifar10-pyramidnet200"), read_recipe("imagenet-resnet50-300")
     assert cifar10.mixers["recursivemix"]["omega"] == 0.1
     assert imagenet.mixers["recursivemix"]["omega"] == 0.5

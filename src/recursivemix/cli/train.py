@@ -23,7 +23,8 @@ from .parser import parse_options
 from .trainer import TrainerOptions, values_of
 
 COMMON = (
-    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
+    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "weights",
+    "pretrained", "mixer",
     "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
     "out", "recipe", "resume",
 )  # fmt: skip

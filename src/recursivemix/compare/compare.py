@@ -154,7 +154,13 @@ def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
         for pace in paces
     ]
     total = total_seconds(settings, paces, epochs)
-    return [*lines, f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}"]
+    lines.append(f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}")
+    if settings.task == "classification" and "none" in settings.labels:
+        lines.append(
+            "mixing helps networks that memorize their training images: look at the training accuracy of "
+            "one run of none before you run all (docs/guides/when.md)"
+        )
+    return lines
 
 
 def duration(seconds: float) -> str:

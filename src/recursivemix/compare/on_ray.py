@@ -57,16 +57,10 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise ValueError("--executor ray needs Ray: pip install 'recursivemix[ray]'") from error
-    cores = os.cpu_count() or 1
-    threads = max(1, cores // parallel)
+    threads = max(1, (os.cpu_count() or 1) // parallel)
     starts = not ray.is_initialized()
-    try:
-        if starts and address is None:
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        elif starts:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--address {address}: no Ray cluster answers there: {error}") from error
+    if starts:
+        connect(address)
     problems: dict[str, str] = {}
     token = uuid4().hex
     mark = out / ".shared"
@@ -97,6 +91,19 @@ def run_on_ray(
         if starts:
             ray.shutdown()
     return problems
+
+
+def connect(address: str | None) -> None:
+    """Start a cluster on this machine, or join the one at an address."""
+    import ray
+
+    place = (
+        {"address": address} if address else {"num_cpus": os.cpu_count() or 1, "include_dashboard": False}
+    )
+    try:
+        ray.init(**place, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there: {error}") from error
 
 
 def run_somewhere(job: Job, out: str, token: str, threads: int) -> dict[str, bytes]:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.preprocessing import evaluation_resize
+from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
 from .crop import ChooseCrop, center_crop, random_resized_crop
 from .images import ImageData
@@ -42,6 +42,8 @@ class Augmentation:
         flip: mirror half of the images.
         color_jitter: largest relative change of brightness, contrast and saturation.
         lighting: standard deviation of the PCA lighting noise.
+        resize: shorter side before the center crop of evaluation; None: see `evaluation_resize`.
+        interpolation: of every resize.
     """
 
     size: int
@@ -53,6 +55,8 @@ class Augmentation:
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def augmentation_of(
@@ -77,6 +81,8 @@ def augmentation_of(
         flip=data.flip if flip is None else flip,
         color_jitter=color_jitter,
         lighting=lighting,
+        resize=data.resize,
+        interpolation=data.interpolation,
     )
 
 
@@ -85,10 +91,10 @@ def augmentation_of(
 
 def training_crop(augmentation: Augmentation) -> ChooseCrop:
     """Return the crop of training; a random one is drawn from torch's global generator."""
-    size = augmentation.size
+    size, mode = augmentation.size, augmentation.interpolation
     if augmentation.crop == "resized":
-        return partial(random_resized_crop, size, augmentation.scale)
-    return partial(center_crop, size, size)
+        return partial(random_resized_crop, size, augmentation.scale, mode)
+    return partial(center_crop, size, size, mode)
 
 
 def training_transform(augmentation: Augmentation) -> v2.Transform:
@@ -103,9 +109,13 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
     return v2.Compose(steps or [v2.Identity()])
 
 
-def evaluation_transform(size: int) -> v2.Transform:
+def evaluation_transform(
+    size: int, resize: int | None = None, interpolation: Interpolation = "bilinear"
+) -> v2.Transform:
     """Return the resize and center crop of evaluation, of (3, H, W) uint8 images; see `Preprocessing`."""
-    return v2.Compose([v2.Resize(evaluation_resize(size), antialias=True), v2.CenterCrop(size)])
+    side = evaluation_resize(size) if resize is None else resize
+    shrink = v2.Resize(side, InterpolationMode(interpolation), antialias=True)
+    return v2.Compose([shrink, v2.CenterCrop(size)])
 
 
 # -- a batch, on the training device ----------------------------------------------------------------

@@ -72,7 +72,10 @@ class AugmentedImages(Dataset[Tensor]):
     def __init__(self, images: LabelledImages, augmentation: Augmentation, training: bool) -> None:
         self.images = images
         self.size = augmentation.size
-        self.choose = training_crop(augmentation) if training else evaluation_crop(self.size)
+        if training:
+            self.choose = training_crop(augmentation)
+        else:
+            self.choose = evaluation_crop(self.size, augmentation.resize, augmentation.interpolation)
         self.transform = training_transform(augmentation) if training else None
 
     def __getitem__(self, key: Key) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from PIL import ImageFile
 from torch import Tensor
+
+from recursivemix.models.preprocessing import Interpolation, Preprocessing
 
 from .crop import ChooseCrop
 from .decode import FIX_FILE, Decoding, as_rgb, decode_crop, open_image
@@ -235,8 +237,23 @@ class ImageData:
     """Whether a mirrored image keeps its class."""
     split: str
     """Name of the evaluation split: "val", "test" or "held out"."""
+    resize: int | None = None
+    """Pixels of the shorter side before the center crop of evaluation; None: see `evaluation_resize`."""
+    interpolation: Interpolation = "bilinear"
+    """Filter of every resize; antialiased."""
     skipped: tuple[str, ...] = ()
     """Images left out by ``--skip-bad``, each with the reason."""
+
+    def prepared(self, preprocessing: Preprocessing) -> ImageData:
+        """Return the data with the preprocessing of a trained network."""
+        return replace(
+            self,
+            image_size=preprocessing.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+        )
 
     @property
     def multi_label(self) -> bool:

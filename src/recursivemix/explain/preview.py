@@ -9,9 +9,18 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
-from recursivemix.data.images import denormalise
+from recursivemix.data.images import ImageData, denormalise
 from recursivemix.data.names import Source
-from recursivemix.report.cells import Cells, Theme, as_bytes, as_grid, check_out, write_cells, write_frames
+from recursivemix.report.cells import (
+    Cell,
+    Cells,
+    Theme,
+    as_bytes,
+    as_grid,
+    check_out,
+    write_cells,
+    write_frames,
+)
 from recursivemix.report.page import Page, Section, render
 from recursivemix.training.atomic_write import write_text
 
@@ -68,38 +77,41 @@ def preview(
         ValueError: data, a mixer or a file that cannot be used.
     """
     check_out(out)
-    for name, value, most in (("steps", steps, MOST_STEPS), ("samples", samples, MOST_SAMPLES)):
-        if not 1 <= value <= most:
-            raise ValueError(f"--{name} must be in 1..{most}, got {value}")
     count = samples if batch_size is None else batch_size
-    if count < samples:
-        raise ValueError(f"--batch-size must be at least --samples, {samples}, got {batch_size}")
+    check_counts(steps, samples, count)
     options = {"seed": seed} | (mixer_options or {})
     if task == "classification":
         images = open_images(data, dataset, val_split, image_size, seed)
         network = network_for(mixer, model, count * steps, images.image_size, seed)
         tracker = SourceTracker(mixer, count, steps, network, **options)
-        columns = []
-        for step in mixed_steps(tracker, itertools.islice(first_batches(images, count, seed), steps)):
-            mixed = step.composition.batch.images[:samples]
-            pictures = as_bytes(denormalise(mixed, images.mean, images.std))
-            columns.append([mixed_cell(step, i, p, images.classes) for i, p in enumerate(pictures)])
+        columns = mixed_columns(tracker, images, steps, samples, count, seed)
     elif dataset is None and val_split is None:
-        columns = dense_columns(
-            data,
-            task,
-            mixer,
-            options,
-            steps=steps,
-            samples=samples,
-            batch_size=count,
-            image_size=image_size,
-            seed=seed,
-        )
+        columns = dense_columns(data, task, mixer, options, steps, samples, count, image_size, seed)
     else:
         raise ValueError(f"--dataset and --val-split do not apply to --task {task}: leave them out")
     write_preview(in_rows(f"{mixer}, the first {len(columns)} iterations", columns), mixer, theme, out)
     return out
+
+
+def check_counts(steps: int, samples: int, batch_size: int) -> None:
+    """Raise ValueError for more than fits a picture, or more samples than a batch has."""
+    for name, value, most in (("steps", steps, MOST_STEPS), ("samples", samples, MOST_SAMPLES)):
+        if not 1 <= value <= most:
+            raise ValueError(f"--{name} must be in 1..{most}, got {value}")
+    if batch_size < samples:
+        raise ValueError(f"--batch-size must be at least --samples, {samples}, got {batch_size}")
+
+
+def mixed_columns(
+    tracker: SourceTracker, images: ImageData, steps: int, samples: int, batch_size: int, seed: int
+) -> list[list[Cell]]:
+    """Return the cells of the first ``samples`` images of each mixed batch, one list per batch."""
+    columns = []
+    for step in mixed_steps(tracker, itertools.islice(first_batches(images, batch_size, seed), steps)):
+        mixed = step.composition.batch.images[:samples]
+        pictures = as_bytes(denormalise(mixed, images.mean, images.std))
+        columns.append([mixed_cell(step, i, p, images.classes) for i, p in enumerate(pictures)])
+    return columns
 
 
 def write_preview(cells: Cells, mixer: str, theme: Theme, out: Path) -> None:
