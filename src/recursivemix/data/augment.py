@@ -7,6 +7,7 @@ decoded and cropped one by one in loader workers (torchvision v2), and normalize
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
+from .crop import ChooseCrop, center_crop, random_resized_crop
 from .images import ImageData
 from .names import Crop
 
@@ -87,22 +89,24 @@ def augmentation_of(
 # -- one image, in a loader worker ------------------------------------------------------------------
 
 
-def training_transform(augmentation: Augmentation) -> v2.Transform:
-    """Return a transform of (3, H, W) to (3, size, size) uint8; it draws from torch's global generator."""
-    size, mode = augmentation.size, InterpolationMode(augmentation.interpolation)
-    steps: list[v2.Transform]
+def training_crop(augmentation: Augmentation) -> ChooseCrop:
+    """Return the crop of training; a random one is drawn from torch's global generator."""
+    size, mode = augmentation.size, augmentation.interpolation
     if augmentation.crop == "resized":
-        scale = (augmentation.scale, 1.0)
-        steps = [v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True)]
-    else:
-        steps = [v2.Resize(size, mode, antialias=True), v2.CenterCrop(size)]
-        if augmentation.crop == "pad":
-            steps.append(v2.RandomCrop(size, padding=augmentation.padding))
+        return partial(random_resized_crop, size, augmentation.scale, mode)
+    return partial(center_crop, size, size, mode)
+
+
+def training_transform(augmentation: Augmentation) -> v2.Transform:
+    """Return what follows the crop, of (3, size, size) uint8; it draws from torch's global generator."""
+    steps: list[v2.Transform] = []
+    if augmentation.crop == "pad":
+        steps.append(v2.RandomCrop(augmentation.size, padding=augmentation.padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.color_jitter:
         steps.append(v2.ColorJitter(*[augmentation.color_jitter] * 3))
-    return v2.Compose(steps)
+    return v2.Compose(steps or [v2.Identity()])
 
 
 def evaluation_transform(

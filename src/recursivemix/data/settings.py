@@ -10,6 +10,11 @@ from typing import Any, Self
 
 from .names import Source
 
+MAX_PIXELS = 89_478_485
+"""Pixels above which Pillow warns: 256 MiB as RGB."""
+PILLOW_LIMIT = 2 * MAX_PIXELS
+"""Pixels above which Pillow refuses an image."""
+
 
 @dataclass(frozen=True)
 class SourceSettings:
@@ -55,6 +60,10 @@ class ImageSettings(SourceSettings):
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
         train_images: Number of training images; a stratified random subset (default: all).
+        exact_decoding: Decode every image at its full size; by default, one whose crop is larger than the
+            network's input is decoded at 1/2, 1/4 or 1/8, which is faster and changes pixels slightly.
+        max_pixels: Largest number of pixels of an image; larger ones are refused before they are decoded,
+            or left out with --skip-bad.
     """
 
     dataset: Source = "auto"
@@ -71,6 +80,8 @@ class ImageSettings(SourceSettings):
     fold: int = 0
     image_size: int | None = None
     train_images: int | None = None
+    exact_decoding: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
@@ -105,3 +116,7 @@ class ImageSettings(SourceSettings):
             raise ValueError(f"--shard-cache-gb must be > 0, got {self.shard_cache_gb}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"--image-size must be at least 1, got {self.image_size}")
+        if not 1 <= self.max_pixels <= PILLOW_LIMIT:
+            raise ValueError(
+                f"--max-pixels must be in 1..{PILLOW_LIMIT} (Pillow's own limit), got {self.max_pixels}"
+            )
