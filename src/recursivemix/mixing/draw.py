@@ -8,8 +8,8 @@ small tensor; what is drawn per sample is computed in tensors, by the same formu
 from __future__ import annotations
 
 import math
-import struct
 import sys
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -108,10 +108,11 @@ def centred_boxes(area: Number, place: Sequence[Number], size: Sequence[int]) ->
     """
     d = len(size)
     side = math.sqrt(area) if d == 2 and isinstance(area, float) else area ** (1 / d)
-    halves = [length * side // 2 for length in size]
-    centres = [length * share // 1 for length, share in zip(size, place, strict=True)]
-    starts = [clip(c - h, 0, n) for c, h, n in zip(centres, halves, size, strict=True)]
-    ends = [clip(c + h, 0, n) for c, h, n in zip(centres, halves, size, strict=True)]
+    starts, ends = [], []
+    for length, share in zip(size, place, strict=True):
+        half, centre = length * side // 2, length * share // 1
+        starts.append(clip(centre - half, 0, length))
+        ends.append(clip(centre + half, 0, length))
     return _boxes(starts, ends)
 
 
@@ -144,6 +145,7 @@ def pasted_boxes(
     size: Sequence[int],
     batch_size: int,
     device: torch.device,
+    lam: Number = 1.0,
     left_out: Tensor | None = None,
 ) -> Tensor:
     """Return (B, 2 d) int64 on a device: each sample's box, the whole image where nothing was pasted.
@@ -153,31 +155,40 @@ def pasted_boxes(
         size: The d image sizes, (H, W).
         batch_size: B.
         device: Of the images.
+        lam: `kept_share` of the boxes.
         left_out: (B,) bool on that device, samples that were not pasted into.
     """
-    whole = torch.tensor([[0] * len(size) + list(size[::-1])])
-    boxes = whole if boxes is None else torch.where(box_shares(boxes, size)[:, None] > 0, boxes, whole)
-    boxes = boxes.to(device, non_blocking=True).expand(batch_size, -1)
+    whole = [0] * len(size) + list(size[::-1])
+    if isinstance(lam, float) and not torch.compiler.is_compiling():
+        corners = whole if boxes is None or lam == 1 else boxes.tolist()[0]
+        table = torch.frombuffer(
+            array("q", corners) * batch_size, dtype=torch.int64
+        )  # a copy, no operation
+        result = table.view(batch_size, -1).to(device, non_blocking=True)
+    else:
+        table = torch.tensor([whole])
+        if isinstance(lam, Tensor) and boxes is not None:
+            table = torch.where(lam[:, None] < 1, boxes, table)
+        result = table.to(device, non_blocking=True).expand(batch_size, -1).contiguous()
     if left_out is None:
-        return boxes.contiguous()
-    return torch.where(left_out[:, None], whole.to(device, non_blocking=True), boxes)
+        return result
+    return torch.where(left_out[:, None], torch.tensor([whole]).to(device, non_blocking=True), result)
 
 
 def kept_share(boxes: Tensor, size: Sequence[int]) -> Number:
     """Return the share of the image's pixels outside each box; one number for one box that can be read."""
-    if len(boxes) > 1 or not boxes.is_cpu or torch.compiler.is_compiling():
+    if boxes.shape[0] > 1 or not boxes.is_cpu or torch.compiler.is_compiling():
         return (1 - box_shares(boxes, size)).float()
     (corners,) = boxes.tolist()
-    sides = zip(corners[: len(size)], corners[len(size) :], strict=True)
-    pixels: int = math.prod(end - start for start, end in sides)
-    lam = 1 - pixels / math.prod(size)
-    (rounded,) = struct.unpack("f", struct.pack("f", lam))  # as in float32 tensors
-    return float(rounded)
+    pixels = 1
+    for i in range(len(size)):
+        pixels *= corners[i + len(size)] - corners[i]
+    return array("f", [1 - pixels / math.prod(size)])[0]  # rounded as in float32 tensors
 
 
 def as_number(values: Tensor) -> Number:
     """Return a decision for the whole batch as a Python number if it can be read without waiting."""
-    if len(values) > 1 or torch.compiler.is_compiling():
+    if values.shape[0] > 1 or torch.compiler.is_compiling():
         return values
     return float(values.tolist()[0])
 

@@ -112,7 +112,7 @@ class RecursiveMix(Mixer):
         options: dict[str, Any] = {"shrunk": not cut, "inplace": self.inplace}
         if self.partner == "batch":
             return paste_partners(inputs, draw, interpolation=self.interpolation, **options)
-        images, masks, batch_size = inputs.images, inputs.masks, len(inputs.images)
+        images, masks, batch_size = inputs.images, inputs.masks, inputs.images.shape[0]
         device, size = images.device, tuple(images.shape[-len(dims) :])
         past = self.memory.read(inputs, dims, same_size=cut, needs_probs=self.trains_regions)
         if past is None or draw.boxes is None:
@@ -126,16 +126,16 @@ class RecursiveMix(Mixer):
             )
             if masks is not None and past.masks is not None:
                 masks, _ = mix(masks, past.masks, left_out=left_out)
-            lam = kept_share(draw.boxes, size)
+            lam = share = kept_share(draw.boxes, size)
             rows = lam_rows(lam, batch_size, device)
             if left_out is not None:
-                self.memory.count_dropped(left_out, len(past.targets))
+                self.memory.count_dropped(left_out, past.targets.shape[0])
                 lam = rows = rows.masked_fill(left_out, 1.0)
             past_targets = to_rows(past.targets, left_out, batch_size)
             targets = fuse_labels(inputs.labels, inputs.num_classes, lam, past_targets)
             result = Mixed(mixed, targets, rows, masks=masks)
             probs = None if past.probs is None else to_rows(past.probs, left_out, batch_size)
-            boxes = pasted_boxes(draw.boxes, size, batch_size, device, left_out)
+            boxes = pasted_boxes(draw.boxes, size, batch_size, device, share, left_out)
         if not self.trains_regions:
             return result
         # In every step, so that no graph depends on a draw.

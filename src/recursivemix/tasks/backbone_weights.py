@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.create import MODELS
+from recursivemix.models.small import MODELS
 from recursivemix.models.trained import load_task
 from recursivemix.models.weight_keys import compare_keys
 
