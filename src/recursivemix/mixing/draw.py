@@ -48,7 +48,7 @@ def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:
 
 def uniform_numbers(count: int, columns: int, generator: torch.Generator) -> list[Number]:
     """Draw as `uniform`; return the columns, as Python numbers if ``count`` is 1."""
-    u = uniform(count, columns, generator)
+    u = torch.rand(count, columns, generator=generator, dtype=torch.float64)
     return u.tolist()[0] if count == 1 else list(u.unbind(1))
 
 
@@ -131,7 +131,7 @@ def _boxes(starts: list[Number], ends: list[Number]) -> Tensor:
     columns = [*reversed(starts), *reversed(ends)]
     if isinstance(columns[0], Tensor):
         return torch.stack([column for column in columns if isinstance(column, Tensor)], 1).long()
-    return torch.tensor([[int(column) for column in columns]])
+    return torch.frombuffer(array("q", map(int, columns)), dtype=torch.int64).view(1, -1)
 
 
 def box_shares(boxes: Tensor, size: Sequence[int]) -> Tensor:
@@ -141,24 +141,19 @@ def box_shares(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def pasted_boxes(
-    boxes: Tensor | None,
-    size: Sequence[int],
-    batch_size: int,
-    device: torch.device,
-    lam: Number = 1.0,
-    left_out: Tensor | None = None,
+    boxes: Tensor | None, images: Tensor, dims: int, lam: Number, left_out: Tensor | None
 ) -> Tensor:
-    """Return (B, 2 d) int64 on a device: each sample's box, the whole image where nothing was pasted.
+    """Return (B, 2 d) int64 on the images' device: each sample's box, the whole image if there is none.
 
     Args:
-        boxes: (1 or B, 2 d) int64 on the CPU; None means that nothing was pasted.
-        size: The d image sizes, (H, W).
-        batch_size: B.
-        device: Of the images.
-        lam: `kept_share` of the boxes.
-        left_out: (B,) bool on that device, samples that were not pasted into.
+        boxes: (1 or B, 2 d) int64 on the CPU.
+        images: (B, ..., S1, ..., Sd).
+        dims: d.
+        lam: `kept_share` of the boxes; 1 if nothing was pasted.
+        left_out: (B,) bool, samples that were not pasted into; None means none.
     """
-    whole = [0] * len(size) + list(size[::-1])
+    batch_size, size, device = images.shape[0], images.shape[-dims:], images.device
+    whole = [0] * dims + list(size[::-1])
     if isinstance(lam, float) and not torch.compiler.is_compiling():
         corners = whole if boxes is None or lam == 1 else boxes.tolist()[0]
         table = torch.frombuffer(

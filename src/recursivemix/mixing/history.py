@@ -40,13 +40,13 @@ class Memory:
         self._dropped = torch.zeros((), dtype=torch.long)
 
     def write(self, batch: MixedBatch, probs: Tensor | None) -> None:
-        """Remember a finished step; call it without gradients.
+        """Remember a finished step.
 
         Args:
             batch: What the mixer returned.
-            probs: (B, K) float32, the main head's prediction.
+            probs: (B, K) float32, the main head's prediction, detached.
         """
-        images, targets = _detached(batch.images), _detached(batch.targets)
+        images, targets = detached(batch.images), detached(batch.targets)
         checked = [targets] if batch.labels.is_floating_point() else []
         checked += [] if probs is None else [probs]
         bad = None
@@ -141,7 +141,8 @@ def to_rows(values: Tensor, left_out: Tensor | None, batch_size: int) -> Tensor:
     return values if left_out is None else values.masked_fill(left_out[:, None], 0.0)
 
 
-def _detached(tensor: Tensor) -> Tensor:
+def detached(tensor: Tensor) -> Tensor:
+    """Return the tensor without its graph; itself if it has none, which costs no operation."""
     return tensor.detach() if tensor.requires_grad else tensor
 
 

@@ -139,7 +139,7 @@ def _patches(
         else:
             pixels = source[_index(slice(None), place)]
         if shared and partners is not None:
-            pixels = take_samples(_packed(pixels), partners)
+            pixels = pixels.index_select(0, partners)
         patches.append(Patch(rows, place, pixels))
     return patches
 
@@ -254,21 +254,17 @@ def _pick_nearest(images: Tensor, size: Sequence[int]) -> Tensor:
     """Nearest `shrink` by selecting pixels, for any dtype; keeps channels_last."""
     batch_size, channels, *sides = images.shape
     shown = [shown_pixels(length, source) for length, source in zip(size, sides, strict=True)]
-    large = math.prod(size) > _SMALL_BOX
-    if large and images.is_contiguous():
+    if math.prod(size) <= _SMALL_BOX:
+        flat = _as_index(shown_places(tuple(shown), tuple(sides)), images.device)
+    elif images.is_contiguous():
         # Rows first: they are copied as a whole, and fewer are left to pick from.
         for i, rows in enumerate(shown[:-1]):
             images = images.index_select(2 + i, _as_index(rows, images.device))
         picked = images.view(-1, sides[-1]).index_select(1, _as_index(shown[-1], images.device))
         return picked.view(batch_size, channels, *size)
-    *firsts, columns = shown
-    starts = [0]
-    for rows, source in zip(firsts, sides[1:], strict=True):
-        starts = [(start + row) * source for start in starts for row in rows]
-    if large:
-        flat = _as_index(starts, images.device)[:, None] + _as_index(columns, images.device)
     else:
-        flat = _as_index([start + column for start in starts for column in columns], images.device)
+        starts = _as_index(shown_places((*shown[:-1], (0,)), tuple(sides)), images.device)
+        flat = starts[:, None] + _as_index(shown[-1], images.device)
     if images.is_contiguous():
         picked = images.view(batch_size * channels, math.prod(sides)).index_select(1, flat)
         return picked.view(batch_size, channels, *size)
@@ -283,9 +279,24 @@ def shown_pixels(length: int, source: int) -> tuple[int, ...]:
     return tuple(int(place) for place in array("f", [i * scale for i in range(length)]))
 
 
+@lru_cache(maxsize=1024)
+def shown_places(shown: tuple[tuple[int, ...], ...], sides: tuple[int, ...]) -> array[int]:
+    """Return the places in the flattened source of every combination of `shown_pixels`.
+
+    Args:
+        shown: The pixels of each dimension.
+        sides: The sizes of the source.
+    """
+    places = [0]
+    for pixels, side in zip(shown, sides, strict=True):
+        places = [place * side + pixel for place in places for pixel in pixels]
+    return array("q", places)
+
+
 def _as_index(numbers: Iterable[int], device: torch.device) -> Tensor:
     """Return int64 numbers as a tensor, several times faster than ``torch.tensor`` does."""
-    return torch.frombuffer(array("q", numbers), dtype=torch.int64).to(device, non_blocking=True)
+    numbers = numbers if isinstance(numbers, array) else array("q", numbers)
+    return torch.frombuffer(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 
 def nearest_index(length: Tensor, source: int, offset: Tensor, target: int) -> Tensor:
@@ -370,12 +381,6 @@ def _one_channel_dim(images: Tensor, dims: int) -> Tensor:
     if images.dim() == 2 + dims:
         return images
     return images.reshape(images.shape[0], -1, *images.shape[-dims:])
-
-
-def _packed(pixels: Tensor) -> Tensor:
-    """Return pixels without gaps between them, in their memory format."""
-    last = pixels.dim() == 4 and pixels.stride(1) == 1
-    return pixels.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _index(rows: slice[int], place: Sequence[slice[int]]) -> Any:
