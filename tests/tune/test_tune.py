@@ -11,11 +11,11 @@ from test_search import Pretender
 from recursivemix.cli import main
 from recursivemix.cli.dispatch import parse
 from recursivemix.compare.execute import LAST, RECORD, run_locally
-from recursivemix.compare.grid import Job, Run
+from recursivemix.compare.grid import Job
 from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.tune import search, tune
 from recursivemix.tune.confirmation import differences, methods_of
-from recursivemix.tune.search import Search, Rungs
+from recursivemix.tune.search import Rungs, Search
 from recursivemix.tune.settings import TuneSettings
 from recursivemix.tune.space import space_of
 
