@@ -110,6 +110,8 @@ def test_with_average_and_accumulation(image_root, tmp_path, batch):
         {"mixer_options": {"across_epochs": False}},
         {"cache": "no"},
         {"cache": "no", "workers": 2, "crop": "resized", "color_jitter": 0.4, "lighting": 0.1},
+        {"workers": 2, "auto_augment": "randaugment", "random_erasing": 0.5, "vertical_flip": True},
+        {"workers": 1, "auto_augment": "augmix", "grayscale": 0.2, "blur": 0.5},
         {"repeats": 2, "lighting": 0.1},
         {"model": "vit_tiny_patch16_224", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
         {"mix_start": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},

@@ -99,7 +99,11 @@ def evaluation_crop(
 
 
 def random_resized_crop(
-    size: int, scale: float, interpolation: Interpolation, image_size: tuple[int, int]
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    interpolation: Interpolation,
+    image_size: tuple[int, int],
 ) -> Crop:
     """Draw a random area and aspect ratio from torch's global generator, as torchvision does.
 
@@ -108,11 +112,12 @@ def random_resized_crop(
 
     Args:
         size: side of the result in pixels.
-        scale: smallest share of the area.
+        scale: range of the share of the area.
+        ratio: range of the aspect ratio, width over height.
         interpolation: of the resize.
         image_size: (H, W) of the image.
     """
-    drawn = v2.RandomResizedCrop(size, scale=(scale, 1.0)).make_params(
+    drawn = v2.RandomResizedCrop(size, scale, ratio).make_params(
         [torch.empty(3, *image_size, device="meta")]
     )
     top, left, height, width = (int(drawn[name]) for name in ("top", "left", "height", "width"))

@@ -211,13 +211,7 @@ class ImageLoading:
 
     def __init__(self, settings: ClassificationSettings, data: ImageData) -> None:
         self.data = data
-        self.augmentation = augmentation_of(
-            data,
-            crop=settings.crop,
-            flip=settings.flip,
-            color_jitter=settings.color_jitter,
-            lighting=settings.lighting,
-        )
+        self.augmentation = augmentation_of(data, settings)
         self.workers = settings.reading_processes
         self.in_memory = self._decide(settings)
 
@@ -226,8 +220,9 @@ class ImageLoading:
         size, possible = self.augmentation.size, can_be_cached(self.augmentation)
         if settings.cache == "yes" and not possible:
             raise ValueError(
-                "--cache yes needs images that are only shifted and mirrored: with --crop resized or "
-                "--color-jitter they are decoded in each epoch; leave --cache out"
+                "--cache yes needs images that are only shifted and mirrored: with --crop resized, "
+                "--color-jitter, --auto-augment and others they are decoded in each epoch; leave --cache "
+                "out"
             )
         if settings.cache != "auto":
             return settings.cache == "yes"

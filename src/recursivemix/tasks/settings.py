@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource
-from recursivemix.data.settings import ImageSettings
+from recursivemix.data.names import Cache, DetectionSource, SegmentationSource
+from recursivemix.data.settings import AugmentationSettings, ImageSettings
 from recursivemix.models.preprocessing import Interpolation
 from recursivemix.tasks.detection.names import BoxDetector
 from recursivemix.tasks.segmentation.names import Head
@@ -81,15 +81,12 @@ class FinetuneSettings(Checked):
 
 
 @dataclass(frozen=True)
-class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings):
+class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings, AugmentationSettings):
     """Classification.
 
     Args:
         cache: Keep all decoded images in memory, on the device if they fit: yes, no, or auto (small images,
             up to 2 GiB in total).
-        crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
-            (default: pad for small images, else resized).
-        lighting: Standard deviation of the PCA lighting noise, such as 0.1.
         model: resnet20 and its relatives for small images, or any timm model.
         region_head: separate (as published) or shared; for mixers that train regions.
         label_smoothing: Share of each label that is spread evenly over all classes.
@@ -100,8 +97,6 @@ class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings):
 
     lr: float = 0.1
     cache: Cache = "auto"
-    crop: Crop | None = None
-    lighting: float = 0.0
     model: str = "resnet20"
     region_head: RegionHead = "separate"
     label_smoothing: float = 0.0
@@ -109,7 +104,6 @@ class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings):
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
-        self.check_least(0, "lighting")
         if self.unfreeze_epoch is not None and self.unfreeze_epoch >= self.epochs:
             raise ValueError(
                 f"--unfreeze-epoch must be < --epochs {self.epochs}, got {self.unfreeze_epoch}; leave it "
