@@ -111,6 +111,7 @@ def test_with_average_and_accumulation(image_root, tmp_path, batch):
         {"cache": "no"},
         {"cache": "no", "workers": 2, "crop": "resized", "color_jitter": 0.4, "lighting": 0.1},
         {"repeats": 2, "lighting": 0.1},
+        {"balanced_sampling": True, "class_weights": "balanced", "train_images": 31},
         {"model": "vit_tiny_patch16_224", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
         {"mix_start": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},
     ],
