@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "compare": {
         "compare": ("compare", "Train several methods with several seeds; ends in one page"),
         "transfer compare": ("compare", "Train and transfer backbones of several methods; one page"),
+        "tune": ("tune", "Search the settings of a method, and confirm the best on fresh seeds"),
         "report": ("compare", "Rebuild the page or the table of a comparison"),
     },
     "use a checkpoint": {

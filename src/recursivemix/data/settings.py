@@ -52,6 +52,8 @@ class ImageSettings(SourceSettings):
             shards (default: ~/.cache/recursivemix/shards).
         shard_cache_gb: Largest total size of these copies in GiB.
         val_split: Share of each class to hold out, if there is no val or test split.
+        holdout: Share of each class of the training images to evaluate on instead of a val or test split,
+            which is not used.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
         fold: Which of the --folds to evaluate on, counted from 0; the others are trained on.
@@ -73,6 +75,7 @@ class ImageSettings(SourceSettings):
     shard_cache: Path | None = None
     shard_cache_gb: float = 20.0
     val_split: float | None = None
+    holdout: float | None = None
     folds: int | None = None
     fold: int = 0
     image_size: int | None = None
@@ -94,10 +97,9 @@ class ImageSettings(SourceSettings):
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
-        if self.val_split is not None and not 0 < self.val_split < 1:
-            raise ValueError(
-                f"--val-split is a share of each class and must be in (0, 1), got {self.val_split}"
-            )
+        for name, share in (("--val-split", self.val_split), ("--holdout", self.holdout)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"{name} is a share of each class and must be in (0, 1), got {share}")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"--folds must be at least 2, got {self.folds}")
         if self.folds is None and self.fold:
@@ -106,8 +108,10 @@ class ImageSettings(SourceSettings):
             raise ValueError(
                 f"--fold must be in 0..{self.folds - 1} for --folds {self.folds}, got {self.fold}"
             )
-        if self.folds is not None and self.val_split is not None:
-            raise ValueError("--folds and --val-split both choose the evaluation images: give one of them")
+        choices = {"--folds": self.folds, "--val-split": self.val_split, "--holdout": self.holdout}
+        given = [name for name, value in choices.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose the evaluation images: give one of them")
         if self.shard_cache_gb <= 0:
             raise ValueError(f"--shard-cache-gb must be > 0, got {self.shard_cache_gb}")
         if self.image_size is not None and self.image_size < 1:

@@ -161,7 +161,8 @@ def image_data(
         settings: how to split, and the image size.
         seed: of the held-out share or the folds.
         classes: names of the classes.
-        images: "train" and an evaluation split; or "train" alone, of which ``settings`` hold some out.
+        images: "train" and an evaluation split; or "train" alone, of which ``settings`` hold some out. With
+            ``holdout``, `open_images` does that for every format, so "train" may be the evaluation split.
         skipped: images that were left out already, with the reason.
 
     Raises:
@@ -187,6 +188,8 @@ def image_data(
             kept, held = without_fold(train.labels, classes, settings.folds, settings.fold, seed)
         elif settings.val_split is not None:
             kept, held = held_out(train.labels, classes, settings.val_split, seed)
+        elif settings.holdout is not None:
+            kept = held = torch.arange(len(train))
         else:
             raise NoEvaluationSplitError(
                 f"{source} has no labelled val or test split: add one, or hold out a share with "
