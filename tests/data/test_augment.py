@@ -6,7 +6,7 @@ from test_batches import CPU, MEAN, STD, Loose, coded, equal
 from torchvision.transforms import InterpolationMode, v2
 
 from recursivemix.cli import main
-from recursivemix.data.augment import augmentation_of, training_transform
+from recursivemix.data.augment import augmentation_of, training_crop, training_transform
 from recursivemix.data.batches import TrainingBatches
 from recursivemix.data.images import ImageData
 from recursivemix.data.order import TrainingOrder
@@ -83,10 +83,16 @@ def reference(options):
     }[options]()
 
 
+def whole_transform(augmentation):
+    """The crop of training and what follows it, for one image."""
+    crop, rest = training_crop(augmentation), training_transform(augmentation)
+    return lambda image: rest(crop(tuple(image.shape[-2:])).apply(image))
+
+
 @pytest.mark.parametrize("name", [*POLICIES, "grayscale", "blur", "vertical flip"])
 def test_each_is_that_of_torchvision(name):
     options = EACH[name] | {"crop": "none", "flip": False, "magnitude": 14, "operations": 3}
-    ours = training_transform(augmentation_of(data(), AugmentationSettings(**options)))
+    ours = whole_transform(augmentation_of(data(), AugmentationSettings(**options)))
     theirs = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(32), reference(name)])
     image, changed = smooth(1).images[0], 0
     for seed in range(20):
@@ -102,7 +108,7 @@ def test_each_is_that_of_torchvision(name):
 def test_erased_rectangles_hold_noise_of_the_data():
     """In normalized units the noise has mean 0 and deviation 1, up to the clamping to bytes."""
     options = AugmentationSettings(random_erasing=1.0, crop="none", flip=False)
-    transform = training_transform(augmentation_of(data(size=64), options))
+    transform = whole_transform(augmentation_of(data(size=64), options))
     image = torch.full((3, 64, 64), 7, dtype=torch.uint8)
     torch.manual_seed(0)
     values, shares = [], []
@@ -125,7 +131,7 @@ def test_scale_and_ratio_bound_the_crop():
     rows = torch.arange(200).byte()[:, None].expand(200, 200)
     image = torch.stack([rows, rows.T, rows])
     options = AugmentationSettings(crop="resized", crop_scale=(0.3, 0.4), crop_ratio=(1.5, 2.0), flip=False)
-    transform = training_transform(augmentation_of(data(size=100), options))
+    transform = whole_transform(augmentation_of(data(size=100), options))
     torch.manual_seed(0)
     for _ in range(30):
         crop = transform(image).float()

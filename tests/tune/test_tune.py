@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from math import ceil
 
 import pytest
 import yaml
@@ -12,10 +13,11 @@ from recursivemix.cli import main
 from recursivemix.cli.dispatch import parse
 from recursivemix.compare.execute import LAST, RECORD, run_locally
 from recursivemix.compare.grid import Job
+from recursivemix.compare.pace import Pace
 from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.tune import search, tune
 from recursivemix.tune.confirmation import differences, methods_of
-from recursivemix.tune.search import Rungs, Search
+from recursivemix.tune.search import Rungs, Search, rungs_of
 from recursivemix.tune.settings import TuneSettings
 from recursivemix.tune.space import space_of
 
@@ -26,8 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def pair(method: str, mean: float, half: float, p: float) -> dict:
     """A difference of a baseline to the settings found, as a comparison has it."""
     return {
-        "metric": "acc1_last", "method": method, "mean": mean, "low": mean - half, "high": mean + half, "n": 3,
-        "p": p, "p_corrected": p, "uncertainty": "seeds", "images": None, "seeds_needed": None,
+        "metric": "acc1_last", "method": method, "n": 3, "mean": mean, "low": mean - half,
+        "high": mean + half, "p": p, "p_corrected": p, "uncertainty": "seeds", "images": None,
+        "seeds_needed": None,
     }  # fmt: skip
 
 
@@ -60,6 +63,7 @@ def pretend(tmp_path, monkeypatch):
     return make
 
 
+NOT_SHOWN = "recursivemix with the settings found is not shown to have a higher accuracy than"
 BETTER = pair("none", -1.5, 0.5, 0.01), pair("none-default", -1.2, 0.4, 0.02)
 
 
@@ -85,13 +89,13 @@ def test_the_winner_is_compared_with_none_on_fresh_seeds(pretend, tmp_path):
     [
         (BETTER, "recursivemix with the settings found has a higher accuracy than none on digits (500 "),
         ((BETTER[0], pair("none-default", -1.2, 1.4, 0.2)),
-         "recursivemix with the settings found is not shown to have a higher accuracy than none with the default "
+         f"{NOT_SHOWN} none with the default "
          "settings on digits"),
         ((pair("none", -1.5, 0.5, 0.06), BETTER[1]),
-         "recursivemix with the settings found is not shown to have a higher accuracy than none with the same "
+         f"{NOT_SHOWN} none with the same "
          "other settings on digits"),
         ((pair("none", 1.5, 0.5, 0.01), pair("none-default", 1.2, 0.4, 0.02)),
-         "recursivemix with the settings found is not shown to have a higher accuracy than none with the same "
+         f"{NOT_SHOWN} none with the same "
          "other settings and none with the default settings on digits"),
         ((), "The settings found are not confirmed on digits"),
     ],
@@ -166,13 +170,39 @@ def test_the_same_command_keeps_its_epochs_and_refuses_other_settings(pretend, t
     assert (tmp_path / "out" / "study.journal").read_text().startswith(before)
 
 
-def test_the_budget_chooses_the_epochs(pretend, monkeypatch):
-    monkeypatch.setattr(tune, "measure_run", lambda *args: tune.Pace("found", epoch=1.0, once=10.0))
-    record, _ = pretend(*BETTER, epochs=None, trials=None, budget="600s")
-    # Three brackets of 13 runs: 3 * (130 + 3 * 18) < 600 < 3 * (130 + 3 * 23)
-    assert record["config"]["epochs"] in range(18, 23)
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"budget": "600s"}, 22),  # three brackets of 13 runs: 3 * (130 + 9 * 2 + 3 * 7 + 22)
+        ({"budget": "320s"}, 10),  # two: 2 * (130 + 9 * 1 + 3 * 3 + 10)
+        ({"budget": "150s"}, 5),  # one: 130 + 9 * 1 + 3 * 2 + 5
+        ({"budget": "600s", "trials": 9}, 157),  # one: 130 + 9 * 17 + 3 * 52 + 157
+        ({"budget": "600s", "jobs": 4}, 90),  # three, of 3 + 1 + 1 runs one after another
+    ],
+)
+def test_the_budget_chooses_the_epochs(monkeypatch, options, epochs):
+    monkeypatch.setattr(tune, "measure_run", lambda *args: Pace("found", epoch=1.0, once=10.0))
+    settings = TuneSettings(**options)
+    chosen, pace = tune.with_epochs(settings, space_of(settings))
+    assert chosen.epochs == epochs
+    number = ceil(settings.trials / 9) if settings.trials else 3 if epochs > 10 else 2 if epochs > 6 else 1
+    for full, fits in ((epochs, True), (epochs + 1, False)):
+        rungs = rungs_of(full, settings)
+        assert (number * rungs.seconds(pace, settings.jobs, False) <= float(options["budget"][:-1])) == fits
+
+
+def test_a_budget_without_room_for_a_run_is_refused(monkeypatch):
+    monkeypatch.setattr(tune, "measure_run", lambda *args: Pace("found", epoch=1.0, once=10.0))
+    settings = TuneSettings(budget="9s")
     with pytest.raises(ValueError, match="--budget 9s is too short: the shortest search needs about 11 s"):
-        pretend(*BETTER, epochs=None, trials=None, budget="9s", out_="x")
+        tune.with_epochs(settings, space_of(settings))
+
+
+def test_settings_that_short_runs_cannot_have_are_refused(pretend, tmp_path):
+    with pytest.raises(ValueError, match=r"first rung have 1 epoch: .*--average-last must be .* 1, got 3"):
+        pretend(*BETTER, settings={"average_last": 3})
+    assert not (tmp_path / "out").exists()
+    assert not TuneSettings(settings={"schedule": "constant", "average_last": 1}).continues
 
 
 # -- real runs --------------------------------------------------------------------------------------
@@ -210,7 +240,7 @@ def test_a_search_on_the_command_line(image_root, tmp_path, capsys):
     words += [word for name, value in SMALL.items() for word in (f"--settings.{name}", str(value))]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "brackets of 1 trials, compared after 1 epochs" in printed
+    assert "brackets of 1 trial, compared after 1 epochs" in printed
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert [trial["state"] for trial in record["trials"]] == ["complete"] * 2
     run = json.loads((tmp_path / "out" / "trials" / "trial-001-1-epochs" / RECORD).read_text())

@@ -19,7 +19,7 @@ from recursivemix.compare.pace import Pace, measure_run, threads_of
 from recursivemix.compare.settings import budget_seconds, task_settings
 from recursivemix.data.open import open_images
 from recursivemix.report.tuning_page import build_tuning_page
-from recursivemix.report.words import listed
+from recursivemix.report.words import counted, listed
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
@@ -64,6 +64,7 @@ def tune(settings: TuneSettings, say: Callable[[str], None]) -> dict[str, Any]:
     settings, pace = with_epochs(settings, space)
     assert settings.epochs is not None
     rungs = rungs_of(settings.epochs, settings)
+    check_shortest(settings, space, rungs)
     say(plan_line(settings, rungs, pace))
     out, where = settings.out, environment(gpu=True)
     try:
@@ -214,6 +215,18 @@ def check_runs(settings: TuneSettings, space: dict[str, Range]) -> None:
     check_grid(settings.comparison(methods, epochs))
 
 
+def check_shortest(settings: TuneSettings, space: dict[str, Range], rungs: Rungs) -> None:
+    """Raise ValueError for settings that runs of the first rung cannot have, such as a late unfreezing."""
+    method = method_of(settings, default_params(settings, space), rungs.epochs[0], rungs.full)
+    try:
+        settings.comparison({FOUND: method}, rungs.epochs[0]).check_methods()
+    except ValueError as error:
+        raise ValueError(
+            f"runs of the first rung have {counted(rungs.epochs[0], 'epoch')}: {error}; use more --epochs "
+            f"or fewer --rungs"
+        ) from error
+
+
 def with_epochs(settings: TuneSettings, space: dict[str, Range]) -> tuple[TuneSettings, Pace | None]:
     """Return settings with the epochs of a full run, and the pace that was measured to choose them.
 
@@ -253,7 +266,7 @@ def longest(settings: TuneSettings, pace: Pace, seconds: float) -> int:
 def plan_line(settings: TuneSettings, rungs: Rungs, pace: Pace | None) -> str:
     """Return what will be run, in one line."""
     lengths = listed([str(epochs) for epochs in rungs.epochs])
-    line = f"{settings.mixer}: brackets of {rungs.size} trials, compared after {lengths} epochs"
+    line = f"{settings.mixer}: brackets of {counted(rungs.size, 'trial')}, compared after {lengths} epochs"
     if pace is not None:
         seconds = rungs.seconds(pace, settings.jobs, settings.continues)
         line += f", about {duration(seconds)} each"
