@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "look at data and mixing": {
         "doctor": ("files", "Check a folder of images for problems"),
+        "pack": ("files", "Write a data set into one file that is read faster"),
         "preview": ("pictures", "Draw the first mixed batches"),
         "statistics": ("pictures", "Measure what a mixer does to many batches"),
         "studio": ("pictures", "Serve a page to step through the mixing by hand"),

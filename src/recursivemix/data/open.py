@@ -12,8 +12,9 @@ from .order import generator_of
 from .settings import ImageSettings
 from .splits import held_out, stratified_subset
 
-OF_ALL_FORMATS = {"dataset", "train_images", "holdout"}
-"""Fields of `ImageSettings` that apply to every format."""
+OF_ALL_FORMATS = {"dataset", "train_images", "holdout", "exact_decoding", "max_pixels"}
+"""Fields of `ImageSettings` that apply to every format. Those of decoding change nothing if the images are
+not encoded."""
 
 
 def open_data(

@@ -39,7 +39,7 @@ def check_images(
         )
     if masks is None:
         return
-    expected = (len(images), *(images.shape[d] for d in spatial_dims))
+    expected = (images.shape[0], *(images.shape[d] for d in spatial_dims))
     if masks.shape != expected or masks.is_floating_point() or masks.is_complex():
         raise ValueError(
             f"masks must be integers of shape {expected}, as the images, got {masks.dtype} of shape "
@@ -173,3 +173,20 @@ def known_interpolation(value: Interpolation) -> Interpolation:
     if value not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {value!r}")
     return value
+
+
+def check_class_weights(weights: Sequence[float], num_classes: int) -> Tensor:
+    """Return (K,) float32 weights of the classes.
+
+    Raises:
+        ValueError: there is not one for each class, or one is not finite, or not above 0.
+    """
+    values = torch.as_tensor(weights, dtype=torch.float32)
+    if values.shape != (num_classes,):
+        raise ValueError(
+            f"class_weights must hold one number for each of the {num_classes} classes, got "
+            f"{tuple(values.shape)}"
+        )
+    if not (values.isfinite() & (values > 0)).all():
+        raise ValueError(f"class_weights must be finite and > 0, got {values.tolist()}")
+    return values
