@@ -222,13 +222,14 @@ def test_the_executor_is_chosen_by_its_name(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path):
     """As the run of a comparison that is killed: nothing else writes into the folder that is resumed."""
-    sleeper = (
-        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('stopped')))"
+    command = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('stopped')))\n"
+        "print(1, flush=True); time.sleep(60)"
     )
     code = (
         "import sys; from pathlib import Path; from recursivemix.compare.processes import Processes\n"
-        f"Processes().start([sys.executable, '-c', {sleeper + chr(10) + 'print(1, flush=True); time.sleep(60)'!r}], "
-        f"Path({str(tmp_path / 'log')!r}), None)"
+        f"words = [sys.executable, '-c', {command!r}]\n"
+        f"Processes().start(words, Path({str(tmp_path / 'log')!r}), None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     log, deadline = tmp_path / "log", time.monotonic() + 60
