@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 from math import ceil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,9 +13,11 @@ from test_search import Pretender
 
 from recursivemix.cli import main
 from recursivemix.cli.dispatch import parse
-from recursivemix.compare.execute import LAST, RECORD, run_locally
+from recursivemix.compare.execute import CLI, LAST, RECORD, run_job
 from recursivemix.compare.grid import Job
 from recursivemix.compare.pace import Pace
+from recursivemix.compare.processes import Processes
+from recursivemix.evaluation.evaluate import evaluate_checkpoint
 from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.tune import search, tune
 from recursivemix.tune.confirmation import differences, methods_of
@@ -205,7 +209,15 @@ def test_settings_that_short_runs_cannot_have_are_refused(pretend, tmp_path):
     assert not TuneSettings(settings={"schedule": "constant", "average_last": 1}).continues
 
 
-# -- real runs --------------------------------------------------------------------------------------
+# -- real runs, in this process ---------------------------------------------------------------------
+
+
+def start(words, log, threads):
+    """Run the command of a run."""
+    log.touch()
+    assert words[:3] == list(CLI)
+    return main(words[3:])
+
 
 SMALL = {"batch_size": 8, "workers": 0, "precision": "32", "device": "cpu"}
 
@@ -219,11 +231,12 @@ def test_a_continued_run_equals_one_that_was_never_stopped(image_root, tmp_path)
     made = Search.__new__(Search)
     made.settings, made.rungs, made.space = settings, Rungs((1, 2), 2), space_of(settings)
     short, long = (made.job(0, params, epochs) for epochs in (1, 2))
-    assert run_locally([short], tmp_path, 1, lambda *args: None) == {}
+    run_job(short, tmp_path, None, start)
     made.continue_run(long.runs[0], 0, 2)
     (run,) = long.runs
     direct = Job((dataclasses.replace(run, folder="direct/run"),))
-    assert run_locally([long, direct], tmp_path, 2, lambda *args: None) == {}
+    for job in (long, direct):
+        run_job(job, tmp_path, None, start)
     one, other = (read_checkpoint(tmp_path / folder / LAST) for folder in (run.folder, "direct/run"))
     assert one["state_dict"].keys() == other["state_dict"].keys()
     for name, weights in one["state_dict"].items():
@@ -234,9 +247,15 @@ def test_a_continued_run_equals_one_that_was_never_stopped(image_root, tmp_path)
     assert [row["lr"] for row in records[0]["epochs"]] == [row["lr"] for row in records[1]["epochs"]]
 
 
-def test_a_search_on_the_command_line(image_root, tmp_path, capsys):
+def copied(root: Path) -> Path:
+    """A copy of a folder of images, as other data of the same classes."""
+    return Path(shutil.copytree(root, root.with_name("other")))
+
+
+def test_a_search_on_the_command_line(image_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Processes, "start", lambda self, words, log, threads: start(words, log, threads))
     words = ["tune", "--data", str(image_root), "--trials", "2", "--epochs", "1", "--seeds", "0",
-             "--jobs", "2", "--out", str(tmp_path / "out")]  # fmt: skip
+             "--out", str(tmp_path / "out")]  # fmt: skip
     words += [word for name, value in SMALL.items() for word in (f"--settings.{name}", str(value))]
     assert main(words) == 0
     printed = capsys.readouterr().out
@@ -248,6 +267,13 @@ def test_a_search_on_the_command_line(image_root, tmp_path, capsys):
     assert run["data"]["train_images"] == 30
     assert (run["data"]["evaluation_images"], run["data"]["evaluation_split"]) == (6, "held out")
     assert run["score_last"] == record["trials"][1]["scores"]["1"]
+    # An evaluation of the checkpoint uses the same held-out images; of other data, their val split.
+    checkpoint = str(tmp_path / "out" / "trials" / "trial-001-1-epochs" / LAST)
+    for data, images in ((image_root, 6), (copied(image_root), 15)):
+        measured = evaluate_checkpoint(Path(checkpoint), data, workers=0, device="cpu", precision="32")
+        assert measured["images"] == images
+        if data == image_root:
+            assert measured["accuracy"]["top1"] == pytest.approx(run["score_last"], abs=1e-4)
     assert main([*words, "--space.prob", "2"]) == 2
     assert "holds a search with other settings (space was {}, is {'prob': 2})" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from math import ceil
 from textwrap import fill
@@ -25,7 +26,7 @@ from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
 
 from .confirmation import differences, methods_of, verdict
-from .search import JOURNAL, Rungs, Search, open_study, rungs_of, trial_records, winner_of
+from .search import Rungs, Search, open_study, rungs_of, trial_records, winner_of
 from .settings import FOUND, TuneSettings
 from .space import Range, default_params, method_of, space_of
 
@@ -67,15 +68,17 @@ def tune(settings: TuneSettings, say: Callable[[str], None]) -> dict[str, Any]:
     check_shortest(settings, space, rungs)
     say(plan_line(settings, rungs, pace))
     out, where = settings.out, environment(gpu=True)
+    where["versions"]["optuna"] = version("optuna")
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / SETTINGS, yaml.safe_dump(kept_settings(settings), sort_keys=False))
+    except OSError as error:
+        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+    try:
         with FileLock(out / LOCK, timeout=0):
             return finish(settings, space, rungs, where, say)
     except Timeout as error:
         raise ValueError(f"another recursivemix tune is running in {out}: choose another --out") from error
-    except OSError as error:
-        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
 
 
 def finish(
@@ -178,7 +181,7 @@ def with_known_epochs(settings: TuneSettings) -> TuneSettings:
     """
     file = settings.out / SETTINGS
     if not file.is_file():
-        if (settings.out / JOURNAL).exists() or settings.epochs is not None or settings.budget is not None:
+        if settings.epochs is not None or settings.budget is not None:
             return settings
         return replace(settings, epochs=settings.default_of("epochs"))
     before = yaml.safe_load(file.read_text())
