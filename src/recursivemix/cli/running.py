@@ -118,6 +118,13 @@ def print_result(run: PreparedRun, result: Result) -> None:
         value = finite(last.get(metric))
         if metric != result.score:
             table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}")
+    if run.settings.early_stop is not None and len(result.rows) < (run.trainer.max_epochs or 0):
+        table.add_row("stopped early", f"after epoch {len(result.rows)} of {run.trainer.max_epochs}")
+    if run.settings.average_last is not None:
+        words = (
+            f"average of the last {run.settings.average_last} epochs, in the last evaluation and last.ckpt"
+        )
+        table.add_row("weights", words)
     table.add_row("time", f"{result.seconds:.1f} s")
     table.add_row("training speed", f"{result.images_per_second:,.1f} images/s")
     feature_map = learner.record().get("feature_map")
@@ -125,3 +132,6 @@ def print_result(run: PreparedRun, result: Result) -> None:
         table.add_row("feature map of the region head", feature_map)
     table.add_row("run folder", escape(printable(str(result.folder))))
     Console().print(table)
+    advice = learner.advice(last)
+    if advice is not None:
+        print(advice)

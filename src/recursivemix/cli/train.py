@@ -24,7 +24,8 @@ from .settings_file import values_of
 from .trainer import TrainerOptions
 
 COMMON = (
-    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
+    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "weights",
+    "pretrained", "mixer",
     "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
     "out", "recipe", "resume",
 )  # fmt: skip

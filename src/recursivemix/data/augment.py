@@ -7,15 +7,17 @@ decoded and cropped one by one in loader workers (torchvision v2), and normalize
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.preprocessing import evaluation_resize
+from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
+from .crop import ChooseCrop, center_crop, random_resized_crop
 from .images import ImageData
 from .names import Crop
 
@@ -40,6 +42,8 @@ class Augmentation:
         flip: mirror half of the images.
         color_jitter: largest relative change of brightness, contrast and saturation.
         lighting: standard deviation of the PCA lighting noise.
+        resize: shorter side before the center crop of evaluation; None: see `evaluation_resize`.
+        interpolation: of every resize.
     """
 
     size: int
@@ -51,6 +55,8 @@ class Augmentation:
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def augmentation_of(
@@ -75,32 +81,41 @@ def augmentation_of(
         flip=data.flip if flip is None else flip,
         color_jitter=color_jitter,
         lighting=lighting,
+        resize=data.resize,
+        interpolation=data.interpolation,
     )
 
 
 # -- one image, in a loader worker ------------------------------------------------------------------
 
 
-def training_transform(augmentation: Augmentation) -> v2.Transform:
-    """Return a transform of (3, H, W) to (3, size, size) uint8; it draws from torch's global generator."""
-    size = augmentation.size
-    steps: list[v2.Transform]
+def training_crop(augmentation: Augmentation) -> ChooseCrop:
+    """Return the crop of training; a random one is drawn from torch's global generator."""
+    size, mode = augmentation.size, augmentation.interpolation
     if augmentation.crop == "resized":
-        steps = [v2.RandomResizedCrop(size, scale=(augmentation.scale, 1.0), antialias=True)]
-    else:
-        steps = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]
-        if augmentation.crop == "pad":
-            steps.append(v2.RandomCrop(size, padding=augmentation.padding))
+        return partial(random_resized_crop, size, augmentation.scale, mode)
+    return partial(center_crop, size, size, mode)
+
+
+def training_transform(augmentation: Augmentation) -> v2.Transform:
+    """Return what follows the crop, of (3, size, size) uint8; it draws from torch's global generator."""
+    steps: list[v2.Transform] = []
+    if augmentation.crop == "pad":
+        steps.append(v2.RandomCrop(augmentation.size, padding=augmentation.padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.color_jitter:
         steps.append(v2.ColorJitter(*[augmentation.color_jitter] * 3))
-    return v2.Compose(steps)
+    return v2.Compose(steps or [v2.Identity()])
 
 
-def evaluation_transform(size: int) -> v2.Transform:
+def evaluation_transform(
+    size: int, resize: int | None = None, interpolation: Interpolation = "bilinear"
+) -> v2.Transform:
     """Return the resize and center crop of evaluation, of (3, H, W) uint8 images; see `Preprocessing`."""
-    return v2.Compose([v2.Resize(evaluation_resize(size), antialias=True), v2.CenterCrop(size)])
+    side = evaluation_resize(size) if resize is None else resize
+    shrink = v2.Resize(side, InterpolationMode(interpolation), antialias=True)
+    return v2.Compose([shrink, v2.CenterCrop(size)])
 
 
 # -- a batch, on the training device ----------------------------------------------------------------

@@ -35,7 +35,7 @@ class NamedModel:
 
     def inputs(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (N, 3, S, S) of (3, H, W) uint8 pictures: resized uint8, and normalized."""
-        transform = evaluation_transform(self.trained.preprocessing.size)
+        transform = evaluation_transform(*self.trained.preprocessing.shape)
         resized = torch.stack([transform(picture) for picture in pictures])
         return resized, network_inputs(self.trained, resized)
 

@@ -58,6 +58,8 @@ class Learner(LightningModule):
     """A `StatefulMixer`, or None."""
     per_class: dict[str, float]
     """Score of each class in the last evaluation, if the task has one."""
+    trains_all_from_start = True
+    """Whether no parameter gets its first gradient in a later epoch."""
     notes: tuple[str, ...] = ()
     """Lines to show before the training."""
 
@@ -88,6 +90,10 @@ class Learner(LightningModule):
     def record(self) -> dict[str, Any]:
         """Return entries that the task adds to the record of a run."""
         return {}
+
+    def advice(self, metrics: dict[str, float]) -> str | None:
+        """Return what the metrics of the last epoch suggest about the settings, in one line."""
+        return None
 
     # -- training -------------------------------------------------------------------------------
 
@@ -176,11 +182,16 @@ class Learner(LightningModule):
     # -- optimizer ------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        # Lightning cannot clip gradients for a fused optimizer in mixed precision.
-        fused = not self.trainer.gradient_clip_val
-        optimizer = create_optimizer(self.network, self.settings, fused=fused)
+        # Lightning cannot clip gradients for a fused optimizer in mixed precision, and torch's fused SGD
+        # fails if some parameters had no gradient so far.
+        fused = not self.trainer.gradient_clip_val and self.trains_all_from_start
+        optimizer = create_optimizer(self.network, self.settings, fused=fused, rates=self.rates())
         scheduler = LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def rates(self) -> dict[nn.Parameter, float] | None:
+        """Return the peak learning rate of each parameter of the network; None if all have the same."""
+        return None
 
     def lr_factor(self, step: int) -> float:
         """Return the learning rate of an optimizer step, relative to the peak."""

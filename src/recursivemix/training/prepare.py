@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Callback, Trainer, seed_everything
 
-from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.models.checkpoint_file import CheckpointError, read_checkpoint
 
 from .checkpoints import Checkpoints
 from .devices import check_device, launched_processes, launched_rank
@@ -20,7 +20,7 @@ from .epoch_log import EpochLog
 from .learner import Learner
 from .loaders import RunLoaders
 from .optimizer import check_optimizer
-from .resume import check_resume, check_tables, restoring
+from .resume import ResumeError, check_resume, check_tables, restoring
 from .settings import RunSettings
 from .task import RunData, Task, task_of
 from .trainer import make_trainer
@@ -94,7 +94,10 @@ def prepare(
     folder = None if resume is None else resume.absolute().parent.parent
     if folder is None and settings.out is not None:
         folder = run_folder(settings.out)
-    data = task.open_data(settings)
+    try:
+        data = task.open_data(settings, checkpoint)
+    except CheckpointError as error:
+        raise ResumeError(f"the run cannot be resumed from {resume}: {error}") from error
     seed_everything(settings.seed, verbose=False)  # of the initial weights
     with restoring(resume, lambda: False):
         learner = task.create_learner(settings, data, checkpoint)
@@ -102,7 +105,9 @@ def prepare(
     folder = folder or run_folder(None, task.name_run(learner.settings))
     loaders = RunLoaders(task.create_loading(settings, data), settings)
     log = EpochLog(folder / "metrics.csv", learner)
-    writer = Checkpoints(folder / "checkpoints", settings.checkpoint_every, data.train.name)
+    writer = Checkpoints(
+        folder / "checkpoints", settings.checkpoint_every, data.train.name, settings.early_stop
+    )
     trainer = make_trainer(
         learner.settings,
         folder,

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .average import LastEpochsAverage
 from .checkpoints import CheckpointIO
 from .devices import launched_devices, lightning_precision
 from .settings import RunSettings
@@ -44,6 +45,8 @@ def make_trainer(
     if settings.ema_decay is not None:
         average = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))  # type: ignore[no-untyped-call]
         callbacks = [average, *callbacks]
+    if settings.average_last is not None:
+        callbacks = [LastEpochsAverage(settings.average_last), *callbacks]
     options: dict[str, Any] = {
         "default_root_dir": folder,
         "max_epochs": settings.epochs,
