@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install train test campaign lint docs format bench clean
+.PHONY: install train test campaign lint docs package format bench clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -36,6 +36,12 @@ docs: $(STAMP)
 		$(BIN)/recursivemix report $$folder > /dev/null && mkdir -p build/site/$$folder && \
 		mv $$folder/page.html build/site/$$folder/page.html || exit 1; \
 	done
+
+# An sdist and a wheel in dist/, as they would be published.
+package: $(STAMP)
+	rm -rf dist
+	$(BIN)/pyproject-build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 format: $(STAMP)
 	$(BIN)/ruff format .

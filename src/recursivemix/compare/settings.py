@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from recursivemix.tasks import settings_class
 from recursivemix.tasks.settings import undo_yaml_coercion
 from recursivemix.training.settings import RunSettings
+from recursivemix.training.trainer_classes import check_classes
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -60,6 +61,7 @@ class CompareSettings:
         address: Address of a running Ray cluster (default: start one on this machine).
         dry_run: Measure a few steps of each method, print the estimated time, and stop.
         out: Folder of the comparison; finished runs in it are kept.
+        trust_config: Accept settings that name classes outside Lightning; they can run any code.
     """
 
     task: Task = "classification"
@@ -83,6 +85,7 @@ class CompareSettings:
     address: str | None = None
     dry_run: bool = False
     out: Path = Path("comparison")
+    trust_config: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("images", 1), ("jobs", 1)):
@@ -186,6 +189,9 @@ class CompareSettings:
         """Raise ValueError for settings that no run of the task can have."""
         from recursivemix.mixing import MIXERS
 
+        if not self.trust_config:
+            for name in ("settings", "methods", "pretrain"):
+                check_classes(getattr(self, name) or {}, f"--{name}")
         fixed = (*FIXED, "backbone" if self.pretrains else "mixer")
         for name in self.settings:
             if name in fixed or (name in ("epochs", "model", "folds") and getattr(self, name) is not None):
@@ -261,12 +267,14 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
         raise ValueError(f"{options}: {task} has no setting {unknown[0]!r}")
     from jsonargparse import ArgumentError
 
+    from recursivemix.training.options import make_settings
+
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     try:
         parsed = _parser(task).parse_object(plain)
     except ArgumentError as error:
         raise ValueError(f"{options}: {' '.join(str(error).split())}") from error
-    return settings_class(task)(**{name: parsed[name] for name in known})
+    return make_settings(settings_class(task), parsed)
 
 
 @cache
