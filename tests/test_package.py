@@ -26,6 +26,7 @@ ORDER = [
     "evaluation",
     "report",
     "compare",
+    "tune",
     "explain",
     "cli",
 ]

@@ -9,7 +9,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from recursivemix.cli import main
-from recursivemix.models.create import MODELS, create_model
+from recursivemix.models.create import create_model
+from recursivemix.models.small import MODELS
 from recursivemix.models.stages import classifier_names, frozen_names, layers_of
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.fit import fit

@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "compare": {
         "compare": ("compare", "Train several methods with several seeds; ends in one page"),
         "transfer compare": ("compare", "Train and transfer backbones of several methods; one page"),
+        "tune": ("tune", "Search the settings of a method, and confirm the best on fresh seeds"),
         "report": ("compare", "Rebuild the page or the table of a comparison"),
     },
     "use a checkpoint": {
@@ -35,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "look at data and mixing": {
         "doctor": ("files", "Check a folder of images for problems"),
+        "pack": ("files", "Write a data set into one file that is read faster"),
         "preview": ("pictures", "Draw the first mixed batches"),
         "statistics": ("pictures", "Measure what a mixer does to many batches"),
         "studio": ("pictures", "Serve a page to step through the mixing by hand"),

@@ -126,3 +126,6 @@ def print_result(run: PreparedRun, result: Result) -> None:
         table.add_row("feature map of the region head", feature_map)
     table.add_row("run folder", str(result.folder))
     Console().print(table)
+    advice = learner.advice(last)
+    if advice is not None:
+        print(advice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ from .on_ray import run_on_ray
 from .pace import Pace, epochs_in_budget, measure, total_seconds
 from .pictures import make_pictures
 from .records import COMPARISON, Comparison, read_comparison
-from .settings import CompareSettings
+from .settings import CompareSettings, Executor
 
 SETTINGS, PAGE = "comparison.yaml", "page.html"
 WHERE = ("command", "date", "commit", "versions", "hardware")
@@ -87,15 +87,26 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
         for line in [problem] if problem else [result_line(run, out) for run in job.runs if run.label]:
             say(f"{ended} of {len(open_jobs)}: {line}")
 
-    if settings.executor == "ray":
-        problems = run_on_ray(open_jobs, out, settings.address, settings.jobs, done)
-    else:
-        problems = run_locally(open_jobs, out, settings.jobs, done)
+    problems = run_jobs(open_jobs, out, settings.executor, settings.address, settings.jobs, done)
     comparison = collect(settings, out, where)
     write_json(out / COMPARISON, comparison)
     make_pictures(settings, out)
     write_text(out / PAGE, build_page(comparison, out / "pictures"))
     return comparison, problems
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    out: Path,
+    executor: Executor,
+    address: str | None,
+    parallel: int,
+    done: Callable[[Job, str | None], None],
+) -> dict[str, str]:
+    """Run jobs on this machine or on a Ray cluster; see `run_locally` and `run_on_ray`."""
+    if executor == "ray":
+        return run_on_ray(jobs, out, address, parallel, done)
+    return run_locally(jobs, out, parallel, done)
 
 
 def report(folder: Path, baseline: str | None = None) -> Comparison:
@@ -154,7 +165,13 @@ def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
         for pace in paces
     ]
     total = total_seconds(settings, paces, epochs)
-    return [*lines, f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}"]
+    lines.append(f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}")
+    if settings.task == "classification" and "none" in settings.labels:
+        lines.append(
+            "mixing helps networks that memorize their training images: look at the training accuracy of "
+            "one run of none before you run all (docs/guides/when.md)"
+        )
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -6,11 +6,9 @@ checkpoint. Other workers send the records back.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +19,8 @@ import torch
 
 from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
-from .processes import GridStoppedError, RunError, environment_with
+from .processes import GridStoppedError, RunError, environment_with, stop_with_parent
 
-PR_SET_PDEATHSIG = 1
-"""Linux prctl(2): signal to receive when the parent process dies."""
 RETRIES = 3
 """Number of restarts of a job whose worker was lost."""
 SENT = (
@@ -82,10 +78,12 @@ def run_on_ray(
                 problem = " ".join(str(error).split())[-500:]
                 problems[job.name] = problem
             done(job, problem)
-    except KeyboardInterrupt as error:
+    except BaseException as error:
         for reference in waiting:
             ray.cancel(reference, force=True)
-        raise GridStoppedError("stopped") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise GridStoppedError("stopped") from error
+        raise
     finally:
         mark.unlink(missing_ok=True)
         if starts:
@@ -144,12 +142,7 @@ def start(words: list[str], log: Path, threads: int | None) -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment_with(threads),
-            preexec_fn=_die_with_worker if sys.platform == "linux" else None,
+            preexec_fn=stop_with_parent(signal.SIGKILL),
             check=False,
         )
     return done.returncode
-
-
-def _die_with_worker() -> None:
-    """Let the kernel kill this process when its worker dies, because the run restarts elsewhere."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

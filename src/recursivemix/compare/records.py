@@ -70,7 +70,8 @@ def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comp
 def image_reader(comparison: Comparison) -> PerImageReader:
     """Return a function that reads a run's accuracy image by image."""
     settings = comparison.get("config", {}).get("settings", {})
-    drawn = any(name in settings for name in ("val_split", "folds"))  # the seed chooses the test images
+    # The seed chooses the test images.
+    drawn = any(name in settings for name in ("val_split", "holdout", "folds"))
 
     def read(run: Run, metric: str) -> PerImage | None:
         if metric != "acc1_last" or not run.get("correct"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.transforms import InterpolationMode, v2
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
+from .crop import ChooseCrop, center_crop, random_resized_crop
 from .images import ImageData
 from .names import AutoAugment, Crop
 from .settings import AugmentationSettings
@@ -128,17 +130,20 @@ class NoiseErasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision has n
         return params
 
 
-def training_transform(augmentation: Augmentation) -> v2.Transform:
-    """Return a transform of (3, H, W) to (3, size, size) uint8; it draws from torch's global generator."""
-    size, mode = augmentation.size, InterpolationMode(augmentation.interpolation)
-    steps: list[v2.Transform]
+def training_crop(augmentation: Augmentation) -> ChooseCrop:
+    """Return the crop of training; a random one is drawn from torch's global generator."""
+    size, mode = augmentation.size, augmentation.interpolation
     if augmentation.crop == "resized":
         ranges = (augmentation.crop_scale, augmentation.crop_ratio)
-        steps = [v2.RandomResizedCrop(size, *ranges, interpolation=mode, antialias=True)]
-    else:
-        steps = [v2.Resize(size, mode, antialias=True), v2.CenterCrop(size)]
-        if augmentation.crop == "pad":
-            steps.append(v2.RandomCrop(size, padding=augmentation.padding))
+        return partial(random_resized_crop, size, *ranges, mode)
+    return partial(center_crop, size, size, mode)
+
+
+def training_transform(augmentation: Augmentation) -> v2.Transform:
+    """Return what follows the crop, of (3, size, size) uint8; it draws from torch's global generator."""
+    steps: list[v2.Transform] = []
+    if augmentation.crop == "pad":
+        steps.append(v2.RandomCrop(augmentation.size, padding=augmentation.padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.vertical_flip:
@@ -150,10 +155,10 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
     if augmentation.grayscale:
         steps.append(v2.RandomGrayscale(augmentation.grayscale))
     if augmentation.blur:
-        steps.append(v2.RandomApply([gaussian_blur(size)], augmentation.blur))
+        steps.append(v2.RandomApply([gaussian_blur(augmentation.size)], augmentation.blur))
     if augmentation.random_erasing:
         steps.append(NoiseErasing(augmentation.random_erasing, augmentation.mean, augmentation.std))
-    return v2.Compose(steps)
+    return v2.Compose(steps or [v2.Identity()])
 
 
 def policy_transform(augmentation: Augmentation) -> v2.Transform:

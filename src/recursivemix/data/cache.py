@@ -6,12 +6,12 @@ import torch
 from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from recursivemix.models.preprocessing import Interpolation
 
-from .augment import Augmentation, evaluation_transform
-from .images import LabelledImages, StackedImages
+from .augment import Augmentation
+from .crop import ChooseCrop, evaluation_crop
+from .images import LabelledImages, StackedImages, cropped
 
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
@@ -21,16 +21,15 @@ with a cache draws other random numbers than one without, and must be the same o
 class CenterCrops(Dataset[Tensor]):
     """The central square of each image, (3, size, size) uint8; for loader workers."""
 
-    def __init__(self, images: LabelledImages, transform: v2.Transform) -> None:
+    def __init__(self, images: LabelledImages, choose: ChooseCrop) -> None:
         self.images = images
-        self.transform = transform
+        self.choose = choose
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        crop: Tensor = self.transform(self.images[index])
-        return crop
+        return cropped(self.images, index, self.choose)
 
 
 def stack(
@@ -58,7 +57,7 @@ def stack(
         return images
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     # A separate generator: the global one belongs to the network.
-    crop = CenterCrops(images, evaluation_transform(size, resize, interpolation))
+    crop = CenterCrops(images, evaluation_crop(size, resize, interpolation))
     loader = DataLoader(crop, batch_size=256, num_workers=workers, generator=torch.Generator())
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not progress) as bar:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 IMAGE_FORMATS = {
     "digits": "digits:DIGITS",
+    "pack": "pack:PACK",
     "table": "table:TABLE",
     "hf": "hub:HUB",
     "hf-stream": "hub_stream:HUB_STREAM",

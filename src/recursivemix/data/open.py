@@ -10,10 +10,11 @@ from .images import ImageData, ImageFormat
 from .names import IMAGE_FORMATS, Source, load_format
 from .order import generator_of
 from .settings import ImageSettings
-from .splits import stratified_subset
+from .splits import held_out, stratified_subset
 
-OF_ALL_FORMATS = {"dataset", "train_images"}
-"""Fields of `ImageSettings` that apply to every format."""
+OF_ALL_FORMATS = {"dataset", "train_images", "holdout", "exact_decoding", "max_pixels"}
+"""Fields of `ImageSettings` that apply to every format. Those of decoding change nothing if the images are
+not encoded."""
 
 
 def open_data(
@@ -46,6 +47,10 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
             flag = f"--{field.name.replace('_', '-')}"
             raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
     images = image_format.open(settings, seed)
+    if settings.holdout is not None:
+        kept, held = held_out(images.train.labels, images.classes, settings.holdout, seed)
+        train, evaluation = images.train.select(kept), images.train.select(held)
+        images = replace(images, train=train, evaluation=evaluation, split="held out")
     if settings.train_images is None:
         return images
     generator = generator_of(seed, "train images")

@@ -10,6 +10,11 @@ from typing import Any, Self
 
 from .names import AutoAugment, Crop, Source
 
+MAX_PIXELS = 89_478_485
+"""Pixels above which Pillow warns: 256 MiB as RGB."""
+PILLOW_LIMIT = 2 * MAX_PIXELS
+"""Pixels above which Pillow refuses an image."""
+
 
 @dataclass(frozen=True)
 class SourceSettings:
@@ -115,12 +120,18 @@ class ImageSettings(SourceSettings):
             shards (default: ~/.cache/recursivemix/shards).
         shard_cache_gb: Largest total size of these copies in GiB.
         val_split: Share of each class to hold out, if there is no val or test split.
+        holdout: Share of each class of the training images to evaluate on instead of a val or test split,
+            which is not used.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
             --seed.
         fold: Which of the --folds to evaluate on, counted from 0; the others are trained on.
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
         train_images: Number of training images; a stratified random subset (default: all).
+        exact_decoding: Decode every image at its full size; by default, one whose crop is larger than the
+            network's input is decoded at 1/2, 1/4 or 1/8, which is faster and changes pixels slightly.
+        max_pixels: Largest number of pixels of an image; larger ones are refused before they are decoded,
+            or left out with --skip-bad.
     """
 
     dataset: Source = "auto"
@@ -132,10 +143,13 @@ class ImageSettings(SourceSettings):
     shard_cache: Path | None = None
     shard_cache_gb: float = 20.0
     val_split: float | None = None
+    holdout: float | None = None
     folds: int | None = None
     fold: int = 0
     image_size: int | None = None
     train_images: int | None = None
+    exact_decoding: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
@@ -151,10 +165,9 @@ class ImageSettings(SourceSettings):
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
-        if self.val_split is not None and not 0 < self.val_split < 1:
-            raise ValueError(
-                f"--val-split is a share of each class and must be in (0, 1), got {self.val_split}"
-            )
+        for name, share in (("--val-split", self.val_split), ("--holdout", self.holdout)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"{name} is a share of each class and must be in (0, 1), got {share}")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"--folds must be at least 2, got {self.folds}")
         if self.folds is None and self.fold:
@@ -163,9 +176,15 @@ class ImageSettings(SourceSettings):
             raise ValueError(
                 f"--fold must be in 0..{self.folds - 1} for --folds {self.folds}, got {self.fold}"
             )
-        if self.folds is not None and self.val_split is not None:
-            raise ValueError("--folds and --val-split both choose the evaluation images: give one of them")
+        choices = {"--folds": self.folds, "--val-split": self.val_split, "--holdout": self.holdout}
+        given = [name for name, value in choices.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose the evaluation images: give one of them")
         if self.shard_cache_gb <= 0:
             raise ValueError(f"--shard-cache-gb must be > 0, got {self.shard_cache_gb}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"--image-size must be at least 1, got {self.image_size}")
+        if not 1 <= self.max_pixels <= PILLOW_LIMIT:
+            raise ValueError(
+                f"--max-pixels must be in 1..{PILLOW_LIMIT} (Pillow's own limit), got {self.max_pixels}"
+            )

@@ -8,6 +8,8 @@ from typing import Any
 
 import timm
 
+from recursivemix.models.small import MODELS
+
 from .packages import package
 from .reference import Reference
 from .report import ExportReport
@@ -85,7 +87,7 @@ def require_library_network(reference: Reference) -> None:
     Raises:
         ValueError: timm has no network of this name.
     """
-    if not timm.is_model(reference.model):
+    if reference.model in MODELS or not timm.is_model(reference.model):
         raise ValueError(
             f"{reference.model} is recursivemix's own network, which timm, torchvision and transformers do "
             f"not have: use --to onnx, or create it in Python with recursivemix.models.create.create_model"

@@ -164,7 +164,7 @@ def transport_plan(a: Tensor, b: Tensor, epsilon: float, iterations: int) -> Ten
     Returns:
         (B, r, r) float32; columns sum to 1 / r exactly, rows as far as the iterations have converged.
     """
-    with torch.autocast(a.device.type, enabled=False):
+    with torch.autocast("cpu" if a.is_meta else a.device.type, enabled=False):
         a, b = a.float(), b.float()
         squares = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :]
         similarity = -(squares - 2 * a @ b.mT).clamp(min=0) / epsilon  # (B, r, r)

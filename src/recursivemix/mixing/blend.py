@@ -40,7 +40,7 @@ def blend_partners(inputs: Inputs, draw: Draw, *, picked: bool = False, inplace:
     else:
         images = _blend(images, weight, partners, inplace)
     targets = fuse_partners(inputs.labels, inputs.num_classes, lam, partners)
-    return Mixed(images, targets, lam_rows(lam, len(images), images.device), masks=masks)
+    return Mixed(images, targets, lam_rows(lam, images.shape[0], images.device), masks=masks)
 
 
 def _weights(draw: Draw, images: Tensor) -> tuple[Number, Number]:
@@ -67,7 +67,13 @@ def _pick(values: Tensor, chosen: Tensor, partners: Tensor, inplace: bool) -> Te
 
 def _blend(images: Tensor, weight: Number, partners: Tensor, inplace: bool) -> Tensor:
     # Half precision cannot hold lam exactly enough to match the label; blend in float32.
-    pixels = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    exact = images.dtype in (torch.float32, torch.float64)
+    pixels = images if exact else images.float()
     weight = weight.to(pixels.dtype) if isinstance(weight, Tensor) else weight
-    mixed = cast_like(take_samples(pixels, partners).lerp_(pixels, weight), images)
+    other = take_samples(pixels, partners)
+    if inplace and exact:
+        return images.lerp_(other, 1 - weight)
+    # Into the copy of the partners, unless a gradient needs them.
+    out = None if pixels.requires_grad and torch.is_grad_enabled() else other
+    mixed = cast_like(torch.lerp(pixels, other, 1 - weight, out=out), images)
     return images.copy_(mixed) if inplace else mixed

@@ -39,7 +39,7 @@ def check_images(
         )
     if masks is None:
         return
-    expected = (len(images), *(images.shape[d] for d in spatial_dims))
+    expected = (images.shape[0], *(images.shape[d] for d in spatial_dims))
     if masks.shape != expected or masks.is_floating_point() or masks.is_complex():
         raise ValueError(
             f"masks must be integers of shape {expected}, as the images, got {masks.dtype} of shape "

@@ -63,6 +63,6 @@ def paste_partners(
     return Mixed(
         mixed,
         fuse_partners(inputs.labels, inputs.num_classes, lam, partners),
-        lam_rows(lam, len(images), images.device),
+        lam_rows(lam, images.shape[0], images.device),
         masks=None if masks is None else mix(masks, masks)[0],
     )

@@ -8,8 +8,8 @@ small tensor; what is drawn per sample is computed in tensors, by the same formu
 from __future__ import annotations
 
 import math
-import struct
 import sys
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:
 
 def uniform_numbers(count: int, columns: int, generator: torch.Generator) -> list[Number]:
     """Draw as `uniform`; return the columns, as Python numbers if ``count`` is 1."""
-    u = uniform(count, columns, generator)
+    u = torch.rand(count, columns, generator=generator, dtype=torch.float64)
     return u.tolist()[0] if count == 1 else list(u.unbind(1))
 
 
@@ -108,10 +108,11 @@ def centred_boxes(area: Number, place: Sequence[Number], size: Sequence[int]) ->
     """
     d = len(size)
     side = math.sqrt(area) if d == 2 and isinstance(area, float) else area ** (1 / d)
-    halves = [length * side // 2 for length in size]
-    centres = [length * share // 1 for length, share in zip(size, place, strict=True)]
-    starts = [clip(c - h, 0, n) for c, h, n in zip(centres, halves, size, strict=True)]
-    ends = [clip(c + h, 0, n) for c, h, n in zip(centres, halves, size, strict=True)]
+    starts, ends = [], []
+    for length, share in zip(size, place, strict=True):
+        half, centre = length * side // 2, length * share // 1
+        starts.append(clip(centre - half, 0, length))
+        ends.append(clip(centre + half, 0, length))
     return _boxes(starts, ends)
 
 
@@ -130,7 +131,7 @@ def _boxes(starts: list[Number], ends: list[Number]) -> Tensor:
     columns = [*reversed(starts), *reversed(ends)]
     if isinstance(columns[0], Tensor):
         return torch.stack([column for column in columns if isinstance(column, Tensor)], 1).long()
-    return torch.tensor([[int(column) for column in columns]])
+    return torch.frombuffer(array("q", map(int, columns)), dtype=torch.int64).view(1, -1)
 
 
 def box_shares(boxes: Tensor, size: Sequence[int]) -> Tensor:
@@ -140,44 +141,49 @@ def box_shares(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def pasted_boxes(
-    boxes: Tensor | None,
-    size: Sequence[int],
-    batch_size: int,
-    device: torch.device,
-    left_out: Tensor | None = None,
+    boxes: Tensor | None, images: Tensor, dims: int, lam: Number, left_out: Tensor | None
 ) -> Tensor:
-    """Return (B, 2 d) int64 on a device: each sample's box, the whole image where nothing was pasted.
+    """Return (B, 2 d) int64 on the images' device: each sample's box, the whole image if there is none.
 
     Args:
-        boxes: (1 or B, 2 d) int64 on the CPU; None means that nothing was pasted.
-        size: The d image sizes, (H, W).
-        batch_size: B.
-        device: Of the images.
-        left_out: (B,) bool on that device, samples that were not pasted into.
+        boxes: (1 or B, 2 d) int64 on the CPU.
+        images: (B, ..., S1, ..., Sd).
+        dims: d.
+        lam: `kept_share` of the boxes; 1 if nothing was pasted.
+        left_out: (B,) bool, samples that were not pasted into; None means none.
     """
-    whole = torch.tensor([[0] * len(size) + list(size[::-1])])
-    boxes = whole if boxes is None else torch.where(box_shares(boxes, size)[:, None] > 0, boxes, whole)
-    boxes = boxes.to(device, non_blocking=True).expand(batch_size, -1)
+    batch_size, size, device = images.shape[0], images.shape[-dims:], images.device
+    whole = [0] * dims + list(size[::-1])
+    if isinstance(lam, float) and not torch.compiler.is_compiling():
+        corners = whole if boxes is None or lam == 1 else boxes.tolist()[0]
+        table = torch.frombuffer(
+            array("q", corners) * batch_size, dtype=torch.int64
+        )  # a copy, no operation
+        result = table.view(batch_size, -1).to(device, non_blocking=True)
+    else:
+        table = torch.tensor([whole])
+        if isinstance(lam, Tensor) and boxes is not None:
+            table = torch.where(lam[:, None] < 1, boxes, table)
+        result = table.to(device, non_blocking=True).expand(batch_size, -1).contiguous()
     if left_out is None:
-        return boxes.contiguous()
-    return torch.where(left_out[:, None], whole.to(device, non_blocking=True), boxes)
+        return result
+    return torch.where(left_out[:, None], torch.tensor([whole]).to(device, non_blocking=True), result)
 
 
 def kept_share(boxes: Tensor, size: Sequence[int]) -> Number:
     """Return the share of the image's pixels outside each box; one number for one box that can be read."""
-    if len(boxes) > 1 or not boxes.is_cpu or torch.compiler.is_compiling():
+    if boxes.shape[0] > 1 or not boxes.is_cpu or torch.compiler.is_compiling():
         return (1 - box_shares(boxes, size)).float()
     (corners,) = boxes.tolist()
-    sides = zip(corners[: len(size)], corners[len(size) :], strict=True)
-    pixels: int = math.prod(end - start for start, end in sides)
-    lam = 1 - pixels / math.prod(size)
-    (rounded,) = struct.unpack("f", struct.pack("f", lam))  # as in float32 tensors
-    return float(rounded)
+    pixels = 1
+    for i in range(len(size)):
+        pixels *= corners[i + len(size)] - corners[i]
+    return array("f", [1 - pixels / math.prod(size)])[0]  # rounded as in float32 tensors
 
 
 def as_number(values: Tensor) -> Number:
     """Return a decision for the whole batch as a Python number if it can be read without waiting."""
-    if len(values) > 1 or torch.compiler.is_compiling():
+    if values.shape[0] > 1 or torch.compiler.is_compiling():
         return values
     return float(values.tolist()[0])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .batch import Inputs, MixedBatch
-from .paste import not_finite
+from .paste import all_finite, not_finite
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +39,21 @@ class Memory:
         self._version: int | None = None
         self._dropped = torch.zeros((), dtype=torch.long)
 
-    @torch.no_grad()
     def write(self, batch: MixedBatch, probs: Tensor | None) -> None:
         """Remember a finished step.
 
         Args:
             batch: What the mixer returned.
-            probs: (B, K) float32, the main head's prediction.
+            probs: (B, K) float32, the main head's prediction, detached.
         """
-        images, targets = batch.images.detach(), batch.targets.detach()
-        sums = [] if probs is None else [probs.sum(-1)]
-        if batch.labels.is_floating_point():
-            sums.append(targets.sum(-1))
-        valid = None
-        if sums:
-            # A sum is finite exactly if its terms are.
-            total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
-            readable = total.is_cpu and not torch.compiler.is_compiling()
-            if not (readable and all(map(math.isfinite, total.tolist()))):
-                valid = ~not_finite(total)
+        images, targets = detached(batch.images), detached(batch.targets)
+        checked = [targets] if batch.labels.is_floating_point() else []
+        checked += [] if probs is None else [probs]
+        bad = None
+        for rows in checked:
+            if not all_finite(rows):
+                bad = not_finite(rows) if bad is None else bad | not_finite(rows)
+        valid = None if bad is None else ~bad
         self.history = History(images, targets, valid, probs, batch.masks)
         self._version = version_of(images)
 
@@ -81,9 +76,10 @@ class Memory:
         check_not_written(self.history.images, self._version)
         d, images = len(dims), inputs.images
         last = tuple(range(-d, 0))
-        moved = self.history.images
-        moved = moved if dims == last else moved.movedim(dims, last)
-        history = self.history._replace(images=moved)
+        history, moved = self.history, self.history.images
+        if dims != last:
+            moved = moved.movedim(dims, last)
+            history = history._replace(images=moved)
         if (
             moved.shape[1:-d] != images.shape[1:-d]
             or history.targets.shape[1] != inputs.num_classes
@@ -139,10 +135,15 @@ class Memory:
 
 def to_rows(values: Tensor, left_out: Tensor | None, batch_size: int) -> Tensor:
     """Return the first ``batch_size`` rows of (B', K); 0 where there are none or they are left out."""
-    values = values[:batch_size] if len(values) > batch_size else values
-    if len(values) < batch_size:
-        values = pad(values, (0, 0, 0, batch_size - len(values)))
+    values = values[:batch_size] if values.shape[0] > batch_size else values
+    if values.shape[0] < batch_size:
+        values = pad(values, (0, 0, 0, batch_size - values.shape[0]))
     return values if left_out is None else values.masked_fill(left_out[:, None], 0.0)
+
+
+def detached(tensor: Tensor) -> Tensor:
+    """Return the tensor without its graph; itself if it has none, which costs no operation."""
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def whole_storage(tensor: Tensor) -> Tensor:

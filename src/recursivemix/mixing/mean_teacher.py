@@ -91,7 +91,7 @@ class MeanTeacher(Mixer):
                 f"first, or give noise=0"
             )
         images, seed = inputs.images, int(draw.noise_seed)  # a tensor on the CPU
-        generator = torch.Generator(images.device).manual_seed(seed)
+        generator = torch.Generator("cpu" if images.is_meta else images.device).manual_seed(seed)
         noise = [self._noise_like(images, generator) for _ in range(2 if self.noise > 0 else 0)]
         seen = images + noise[1] if noise else images
         if noise:

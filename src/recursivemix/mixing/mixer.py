@@ -131,15 +131,15 @@ class Mixer(ABC):
             ValueError: An input of another kind; the message says what came and what is allowed.
         """
         check_images(images, targets, masks, self.spatial_dims)
-        check_indices(indices, len(images))
-        check_labels(targets, len(images), self.num_classes)
+        check_indices(indices, images.shape[0])
+        check_labels(targets, images.shape[0], self.num_classes)
         size = tuple(images.shape[d] for d in self.spatial_dims)
         if draw is not None:
-            check_draw(draw, type(self).__name__, self.draws, len(images), size)
+            check_draw(draw, type(self).__name__, self.draws, images.shape[0], size)
         if not (self.enabled and self.training):
             draw = Draw()
         elif draw is None:
-            draw = self.draw(len(images), size)
+            draw = self.draw(images.shape[0], size)
         last = tuple(range(-len(size), 0))
         moved = images if self.spatial_dims == last else images.movedim(self.spatial_dims, last)
         mixed = self.apply(Inputs(moved, targets, self.num_classes, masks, indices), draw)

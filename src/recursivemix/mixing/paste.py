@@ -11,7 +11,9 @@ Everywhere here the d mixed dimensions of an image come last, and ``size`` is (S
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,6 +25,8 @@ INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "area")
 _TORCH_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _SMALL = 64 * 64
 """Pixels of an image up to which one pass over all of them is cheaper than a Python loop over samples."""
+_SMALL_BOX = 24 * 24
+"""Pixels of a box up to which Python lists them faster than a few operations on tensors."""
 
 
 class Patch(NamedTuple):
@@ -69,22 +73,22 @@ def paste(
     Returns:
         The images, and (B,) bool, the samples that were left out; None if there are none for certain.
     """
-    count = len(images) if partners is not None else min(len(sources), len(images))
-    if partners is None and len(sources) > count:
+    count = images.shape[0] if partners is not None else min(sources.shape[0], images.shape[0])
+    if partners is None and sources.shape[0] > count:
         sources = sources[:count]
-    if count < len(images) or (left_out is not None and len(left_out) > count):
-        left_out = _extended(left_out, count, len(images), images.device)
+    if count < images.shape[0] or (left_out is not None and left_out.shape[0] > count):
+        left_out = _extended(left_out, count, images.shape[0], images.device)
     finite_only = finite_only and images.is_floating_point()
-    per_sample = len(boxes) > 1
+    per_sample = boxes.shape[0] > 1
     small = images.shape[-dims:].numel() <= _SMALL
     known = boxes.is_cpu and not torch.compiler.is_compiling()
     if not known or (per_sample and (small or not images.is_cpu)):
         return _paste_everywhere(
             images, sources, boxes, dims, shrunk, interpolation, partners, left_out, finite_only, inplace
         )
-    patches = _patches(sources, boxes[:count], count, dims, shrunk, interpolation, partners)
+    patches = _patches(sources, boxes, count, dims, shrunk, interpolation, partners)
     if finite_only:
-        left_out = _non_finite(patches, left_out, len(images))
+        left_out = _non_finite(patches, left_out, images.shape[0])
     if not patches:
         return images, left_out
     if inplace and per_sample and partners is not None:  # a patch may be a view of what is written next
@@ -117,10 +121,10 @@ def _patches(
     partners: Tensor | None,
 ) -> list[Patch]:
     """Return the pixels for every box that is not empty."""
-    shared = len(boxes) == 1
+    shared = boxes.shape[0] == 1
     chosen = None if shared or partners is None else partners.tolist()
     patches = []
-    for i, corners in enumerate(boxes.tolist()):
+    for i, corners in enumerate(boxes.tolist()[:count]):
         place = tuple(slice(corners[dims - 1 - k], corners[2 * dims - 1 - k]) for k in range(dims))
         lengths = [side.stop - side.start for side in place]
         if min(lengths) <= 0:
@@ -130,37 +134,48 @@ def _patches(
         source = sources if shared else sources[first : first + 1]
         if shrunk:
             pixels = shrink(_one_channel_dim(source, dims), lengths, interpolation)
-            pixels = pixels.view(len(source), *source.shape[1:-dims], *lengths)
+            if source.dim() != 2 + dims:
+                pixels = pixels.view(len(source), *source.shape[1:-dims], *lengths)
         else:
             pixels = source[_index(slice(None), place)]
         if shared and partners is not None:
-            pixels = take_samples(pixels, partners)
+            pixels = pixels.index_select(0, partners)
         patches.append(Patch(rows, place, pixels))
     return patches
 
 
 def _non_finite(patches: list[Patch], left_out: Tensor | None, batch_size: int) -> Tensor | None:
     """Add the samples with a pixel that is not finite to those that are left out."""
-    sums = [_row_sums(patch.pixels) for patch in patches]
-    if all(values.is_cpu and all(map(math.isfinite, values.tolist())) for values in sums):
-        return left_out
-    for patch, values in zip(patches, sums, strict=True):
-        if left_out is None:
-            left_out = torch.zeros(batch_size, dtype=torch.bool, device=values.device)
-        left_out = left_out.clone()
-        left_out[patch.rows].logical_or_(not_finite(values))
+    for patch in patches:
+        if not all_finite(patch.pixels):
+            bad = not_finite(patch.pixels)
+            if left_out is None:
+                left_out = torch.zeros(batch_size, dtype=torch.bool, device=bad.device)
+            left_out = left_out.clone()
+            left_out[patch.rows].logical_or_(bad)
     return left_out
 
 
-def _row_sums(pixels: Tensor) -> Tensor:
-    """Return (N,) sums over samples: finite exactly if every term is (and the sum does not overflow)."""
-    wide = torch.float64 if pixels.dtype == torch.float64 else torch.float32
-    return pixels.sum(tuple(range(1, pixels.dim())), dtype=wide)
+def all_finite(values: Tensor) -> bool:
+    """Whether all values are known to be finite: on a CPU by reading their sum, elsewhere never."""
+    if not values.is_cpu or torch.compiler.is_compiling():
+        return False
+    total: Any = values.sum(dtype=_wide(values)).tolist()  # unlike item, no operation of its own
+    return math.isfinite(total)
 
 
 def not_finite(values: Tensor) -> Tensor:
-    """Return which values are infinite or NaN, in two operations where ``torch.isfinite`` takes four."""
-    return (values - values) != 0
+    """Return (N,) bool: the samples with an infinite value or NaN.
+
+    A sum is finite exactly if its terms are (and it does not overflow); ``torch.isfinite`` of all values
+    would take several passes.
+    """
+    sums = values.sum(tuple(range(1, values.dim())), dtype=_wide(values))
+    return (sums - sums) != 0
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def _paste_everywhere(
@@ -179,21 +194,21 @@ def _paste_everywhere(
     size = images.shape[-dims:]
     if partners is not None:
         sources = take_samples(sources, partners)
-    count = len(sources)
-    boxes = boxes.to(images.device, non_blocking=True).expand(len(images), -1)[:count]
+    count = sources.shape[0]
+    boxes = boxes.to(images.device, non_blocking=True).expand(images.shape[0], -1)[:count]
     if shrunk:
         canvas = shrink_into(_one_channel_dim(sources, dims), boxes, size, interpolation)
         sources = canvas.view(count, *sources.shape[1:-dims], *size)
     region = inside(boxes, size)
     region = region.view(count, *(1,) * (images.dim() - dims - 1), *size)
     if finite_only:
-        bad = not_finite(_row_sums(sources.masked_fill(~region, 0)))
-        bad = bad if count == len(images) else F.pad(bad, (0, len(images) - count))
+        bad = not_finite(sources.masked_fill(~region, 0))
+        bad = bad if count == images.shape[0] else F.pad(bad, (0, images.shape[0] - count))
         left_out = bad if left_out is None else left_out | bad
     if left_out is not None:
         region = region & ~_column(left_out[:count], region)
     mixed = torch.where(region, sources.to(images.dtype), images[:count])
-    if count < len(images):
+    if count < images.shape[0]:
         mixed = torch.cat([mixed, images[count:]])
     if inplace:
         return images.copy_(mixed), left_out
@@ -218,19 +233,16 @@ def inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 def shrink(images: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:
     """Resize the last d dimensions of (B, C, S1, ..., Sd) to ``size``; keeps the dtype."""
-    two_dims_on_cpu = len(size) == 2 and images.is_cpu
     if mode == "nearest":
         simple = images.is_floating_point() or images.dtype == torch.uint8
-        if not simple or (images.is_cpu and not images.is_contiguous()):
+        if images.is_cpu or not simple:  # on a CPU several times faster than torch's kernel
             return _pick_nearest(images, size)
-        if two_dims_on_cpu:  # the kernel for two dimensions first copies the input, for small outputs
-            return F.interpolate(images[:, :, None], size=(1, *size), mode="nearest")[:, :, 0]
         return F.interpolate(images, size=tuple(size), mode="nearest")
     pixels = images if images.dtype == torch.float32 else images.float()
     if len(size) != 2 or not pixels.is_contiguous(memory_format=torch.channels_last):
         pixels = pixels.contiguous()
-    if two_dims_on_cpu and pixels.is_contiguous():  # likewise, for several channels
-        pixels = pixels.view(-1, 1, *images.shape[2:])
+    if len(size) == 2 and images.is_cpu and pixels.is_contiguous():
+        pixels = pixels.view(-1, 1, *images.shape[2:])  # the kernel for several channels copies its input
     if mode == "area":
         resized = F.interpolate(pixels, size=tuple(size), mode="area")
     else:
@@ -239,20 +251,52 @@ def shrink(images: Tensor, size: Sequence[int], mode: Interpolation) -> Tensor:
 
 
 def _pick_nearest(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Nearest `shrink` by one selection of pixels, for any dtype; keeps channels_last."""
-    flat: Tensor | None = None
-    for length, source in zip(size, images.shape[2:], strict=True):
-        # As `nearest_index`, for one length that is a plain number.
-        at = torch.arange(length, dtype=torch.float32, device=images.device)
-        index = (at * (source / length)).long()
-        flat = index if flat is None else (flat[:, None] * source + index).flatten()
-    assert flat is not None  # there is at least one dimension
-    batch_size, channels = images.shape[:2]
+    """Nearest `shrink` by selecting pixels, for any dtype; keeps channels_last."""
+    batch_size, channels, *sides = images.shape
+    shown = [shown_pixels(length, source) for length, source in zip(size, sides, strict=True)]
+    if math.prod(size) <= _SMALL_BOX:
+        flat = _as_index(shown_places(tuple(shown), tuple(sides)), images.device)
+    elif images.is_contiguous():
+        # Rows first: they are copied as a whole, and fewer are left to pick from.
+        for i, rows in enumerate(shown[:-1]):
+            images = images.index_select(2 + i, _as_index(rows, images.device))
+        picked = images.view(-1, sides[-1]).index_select(1, _as_index(shown[-1], images.device))
+        return picked.view(batch_size, channels, *size)
+    else:
+        starts = _as_index(shown_places((*shown[:-1], (0,)), tuple(sides)), images.device)
+        flat = starts[:, None] + _as_index(shown[-1], images.device)
     if images.is_contiguous():
-        picked = images.view(batch_size * channels, math.prod(images.shape[2:])).index_select(1, flat)
+        picked = images.view(batch_size * channels, math.prod(sides)).index_select(1, flat)
         return picked.view(batch_size, channels, *size)
     pixels = images.movedim(1, -1).flatten(1, -2)  # (B, pixels, C), a view for channels_last
-    return pixels.index_select(1, flat).view(batch_size, *size, channels).movedim(-1, 1)
+    return pixels.index_select(1, flat.flatten()).view(batch_size, *size, channels).movedim(-1, 1)
+
+
+@lru_cache(maxsize=4096)
+def shown_pixels(length: int, source: int) -> tuple[int, ...]:
+    """Return which of ``source`` pixels each of ``length`` shows, as `nearest_index` for plain numbers."""
+    scale = array("f", [source / length])[0]
+    return tuple(int(place) for place in array("f", [i * scale for i in range(length)]))
+
+
+@lru_cache(maxsize=1024)
+def shown_places(shown: tuple[tuple[int, ...], ...], sides: tuple[int, ...]) -> array[int]:
+    """Return the places in the flattened source of every combination of `shown_pixels`.
+
+    Args:
+        shown: The pixels of each dimension.
+        sides: The sizes of the source.
+    """
+    places = [0]
+    for pixels, side in zip(shown, sides, strict=True):
+        places = [place * side + pixel for place in places for pixel in pixels]
+    return array("q", places)
+
+
+def _as_index(numbers: Iterable[int], device: torch.device) -> Tensor:
+    """Return int64 numbers as a tensor, several times faster than ``torch.tensor`` does."""
+    numbers = numbers if isinstance(numbers, array) else array("q", numbers)
+    return torch.frombuffer(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 
 def nearest_index(length: Tensor, source: int, offset: Tensor, target: int) -> Tensor:
@@ -336,7 +380,7 @@ def _one_channel_dim(images: Tensor, dims: int) -> Tensor:
     """Return (B, ..., S1, ..., Sd) as (B, C, S1, ..., Sd), with any number of dimensions between."""
     if images.dim() == 2 + dims:
         return images
-    return images.reshape(len(images), -1, *images.shape[-dims:])
+    return images.reshape(images.shape[0], -1, *images.shape[-dims:])
 
 
 def _index(rows: slice[int], place: Sequence[slice[int]]) -> Any:

@@ -6,7 +6,6 @@ the network is trained to give the pasted region the prediction it gave one step
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 from .batch import Inputs, Mixed, MixedBatch, unmixed
 from .checks import check_logits, in_range, known_interpolation, loss_weight
 from .cutmix import paste_partners
-from .draw import Draw, centred_boxes, draw_patch, kept_share, pasted_boxes
-from .history import History, Memory, to_rows
+from .draw import Draw, Number, centred_boxes, draw_patch, kept_share, pasted_boxes
+from .history import History, Memory, detached, to_rows
 from .labels import fuse_labels, lam_rows
 from .losses import consistency, probabilities
 from .mixer import Mixer
@@ -70,8 +69,8 @@ class RecursiveMix(Mixer):
             raise ValueError(f"partner='batch' has no earlier predictions: set omega=0, got {omega}")
         if max_area is not None and alpha is not None:
             raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
-        share = max_area if max_area is not None else alpha if alpha is not None else 0.5
-        self.max_area = in_range("max_area", share, 0, 1)
+        areas = [area for area in (max_area, alpha, 0.5) if area is not None]
+        self.max_area = in_range("max_area", areas[0], 0, 1)
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
         self.partner = partner
@@ -108,39 +107,46 @@ class RecursiveMix(Mixer):
         return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
-        cut, dims = self.patch == "cut", self.spatial_dims
-        options: dict[str, Any] = {"shrunk": not cut, "inplace": self.inplace}
+        dims, cut, boxes = self.spatial_dims, self.patch == "cut", draw.boxes
+        how: dict[str, Any] = {"shrunk": not cut, "inplace": self.inplace}
         if self.partner == "batch":
-            return paste_partners(inputs, draw, interpolation=self.interpolation, **options)
-        images, masks, batch_size = inputs.images, inputs.masks, len(inputs.images)
-        device, size = images.device, tuple(images.shape[-len(dims) :])
-        past = self.memory.read(inputs, dims, same_size=cut, needs_probs=self.trains_regions)
-        if past is None or draw.boxes is None:
-            result, probs = unmixed(inputs), None
-            boxes = pasted_boxes(None, size, batch_size, device)
+            return paste_partners(inputs, draw, interpolation=self.interpolation, **how)
+        past = left_out = None
+        share: Number = 1.0
+        if boxes is not None:
+            past = self.memory.read(inputs, dims, same_size=cut, needs_probs=self.trains_regions)
+        if past is None or boxes is None:
+            result = unmixed(inputs)
         else:
-            mix: Any = partial(paste, boxes=draw.boxes, dims=len(dims), **options)
-            left_out = None if past.valid is None else ~past.valid
-            mixed, left_out = mix(
-                images, past.images, left_out=left_out, finite_only=True, interpolation=self.interpolation
-            )
-            if masks is not None and past.masks is not None:
-                masks, _ = mix(masks, past.masks, left_out=left_out)
-            lam = kept_share(draw.boxes, size)
-            rows = lam_rows(lam, batch_size, device)
-            if left_out is not None:
-                self.memory.count_dropped(left_out, len(past.targets))
-                lam = rows = rows.masked_fill(left_out, 1.0)
-            past_targets = to_rows(past.targets, left_out, batch_size)
-            targets = fuse_labels(inputs.labels, inputs.num_classes, lam, past_targets)
-            result = Mixed(mixed, targets, rows, masks=masks)
-            probs = None if past.probs is None else to_rows(past.probs, left_out, batch_size)
-            boxes = pasted_boxes(draw.boxes, size, batch_size, device, left_out)
+            result, share, left_out = self._paste(inputs, boxes, past, how | {"dims": len(dims)})
         if not self.trains_regions:
             return result
-        # In every step, so that no graph depends on a draw.
-        probs = torch.zeros_like(result.targets) if probs is None else probs
+        # In every step, so that no graph depends on whether something was pasted.
+        if past is None or past.probs is None:
+            probs = torch.zeros_like(result.targets)
+        else:
+            probs = to_rows(past.probs, left_out, result.targets.shape[0])
+        boxes = pasted_boxes(boxes, inputs.images, len(dims), share, left_out)
         return result._replace(boxes=boxes, history_probs=probs)
+
+    def _paste(
+        self, inputs: Inputs, boxes: Tensor, past: History, how: dict[str, Any]
+    ) -> tuple[Mixed, Number, Tensor | None]:
+        """Paste the history and fuse the labels; also return `kept_share` and the samples left out."""
+        images, masks, mode = inputs.images, inputs.masks, self.interpolation
+        left_out = None if past.valid is None else ~past.valid
+        checked = how | {"finite_only": True, "interpolation": mode}
+        mixed, left_out = paste(images, past.images, boxes, left_out=left_out, **checked)
+        if masks is not None and past.masks is not None:
+            masks, _ = paste(masks, past.masks, boxes, left_out=left_out, **how)
+        lam = share = kept_share(boxes, images.shape[-how["dims"] :])
+        rows = lam_rows(lam, images.shape[0], images.device)
+        if left_out is not None:
+            self.memory.count_dropped(left_out, past.targets.shape[0])
+            lam = rows = rows.masked_fill(left_out, 1.0)
+        targets = to_rows(past.targets, left_out, images.shape[0])
+        targets = fuse_labels(inputs.labels, inputs.num_classes, lam, targets)
+        return Mixed(mixed, targets, rows, masks=masks), share, left_out
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
@@ -162,7 +168,6 @@ class RecursiveMix(Mixer):
         agreement = self.sample_losses(region_logits, batch.history_probs)
         return losses | {"consistency": self.omega * consistency(agreement, batch.lam)}
 
-    @torch.no_grad()
     def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
         """Make this step the history of the next one.
 
@@ -178,7 +183,7 @@ class RecursiveMix(Mixer):
             return
         probs = None
         if self.trains_regions:
-            probs = probabilities(check_logits(logits, batch.targets.shape), self.loss_name)
+            probs = probabilities(detached(check_logits(logits, batch.targets.shape)), self.loss_name)
         self.memory.write(batch, probs)
 
     def reset(self) -> None:

@@ -1,10 +1,8 @@
-"""A network by its name: the paper's small ones from here, every other one from timm."""
+"""Create a classifier by name: any model of timm, among them the networks of `small`."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import timm
@@ -12,20 +10,8 @@ import torch
 from torch import nn
 
 from . import SMALL_IMAGE
-from .cifar import CifarResNet
 from .feature_map import evaluating
-from .pyramidnet import PyramidNet
-from .resnet_stride2 import resnet18_stride2
-from .wideresnet import WideResNet
-
-MODELS: dict[str, Callable[[int], nn.Module]] = {
-    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56, 110)},
-    **{f"wrn{d}_{k}": partial(WideResNet, d, k) for d, k in ((10, 2), (16, 4), (28, 10))},
-    **{f"resnet18_stride2_{width}": partial(resnet18_stride2, width) for width in (16, 32, 64)},
-    "pyramidnet164_270": partial(PyramidNet, 164, 270),
-    "pyramidnet200_240": partial(PyramidNet, 200, 240),
-}
-"""The networks that timm lacks, each a function of the number of classes."""
+from .small import MODELS
 
 
 def create_model(
@@ -40,10 +26,10 @@ def create_model(
     """Create a classifier of (B, 3, image_size, image_size) images with random weights.
 
     Args:
-        name: a key of `MODELS`, or any model that timm knows.
+        name: Any model of ``timm.list_models()``, which includes the keys of `MODELS`.
         num_classes: K.
         image_size: pixels per side; up to 64 the network gets a small stem (see `use_small_stem`), and a
-            transformer patches of an eighth of the side.
+            transformer patches of an eighth of the side. The networks of `MODELS` are made as they are.
         any_size: make a transformer that takes images of other sizes too, with the same parameters.
         drop_path: largest probability of dropping a residual branch; None: the network's own.
         drop: probability of dropout before the classifier; None: the network's own.
@@ -57,14 +43,14 @@ def create_model(
     if name in MODELS:
         if options:
             raise ValueError(f"--drop-path and --drop do not apply to {name}: use a network of timm")
-        return MODELS[name](num_classes)
+        return MODELS[name](num_classes=num_classes)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=5)
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"unknown model {name!r}: {hint}")
     small = image_size <= SMALL_IMAGE
     failure: Exception | None = None
-    # Networks of a fixed input size, mostly transformers, must be told theirs.
+    # Networks of a fixed input size, mostly transformers, need it as an argument; others don't take it.
     attempts: list[dict[str, Any]] = [{"img_size": image_size}, {}]
     if small:
         attempts.insert(0, {"img_size": image_size, "patch_size": max(1, image_size // 8)})
@@ -92,8 +78,8 @@ def create_model(
 def use_small_stem(model: nn.Module) -> None:
     """Keep the resolution of small images: a 3x3 stem of stride 1, and no pooling after it.
 
-    Changes the first convolution if it strides, and a max pooling that follows before the first block, as
-    CIFAR versions of ImageNet networks do.
+    Replaces the first convolution if it has a stride, and a max pooling that follows before the first
+    block, as CIFAR versions of ImageNet networks do. Changes the model in place.
     """
     stem_name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if max(stem.stride) == 1:

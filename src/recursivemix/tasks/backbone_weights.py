@@ -10,8 +10,8 @@ import timm
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.checkpoint_file import CheckpointError, is_run_checkpoint
-from recursivemix.models.create import MODELS
 from recursivemix.models.pretrained import StoredWeights, load_weights, read_weights, timm_weights
+from recursivemix.models.small import MODELS
 
 from .backbone import LoadedBackbone, backbone_settings, new_backbone
 

@@ -30,6 +30,7 @@ from recursivemix.training.task import Task
 from .classification_metrics import MultiLabelScores, SingleLabelScores
 from .frozen_part import FrozenPart
 from .initial_weights import initial_weights, run_preprocessing, source_flag
+from .memorization import mixing_advice
 from .settings import ClassificationSettings
 
 PROBE = 512
@@ -137,6 +138,10 @@ class MixedClassifier(Learner):
             if name not in head:
                 rates[parameter] = settings.lr * decay ** (last - layers[name])
         return rates
+
+    def advice(self, metrics: dict[str, float]) -> str | None:
+        train_accuracy = metrics.get("acc_clean")
+        return None if train_accuracy is None else mixing_advice(train_accuracy, self.hparams["mixer"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits of (B, 3, H, W) images."""

@@ -91,6 +91,10 @@ class Learner(LightningModule):
         """Return entries that the task adds to the record of a run."""
         return {}
 
+    def advice(self, metrics: dict[str, float]) -> str | None:
+        """Return what the metrics of the last epoch suggest about the settings, in one line."""
+        return None
+
     # -- training -------------------------------------------------------------------------------
 
     def order(self, rank: int | None = None) -> TrainingOrder:
