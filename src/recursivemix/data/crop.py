@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -98,6 +98,11 @@ def evaluation_crop(
     return partial(center_crop, size, evaluation_resize(size) if resize is None else resize, interpolation)
 
 
+@cache
+def _area_and_ratio(scale: tuple[float, float], ratio: tuple[float, float]) -> v2.RandomResizedCrop:
+    return v2.RandomResizedCrop(1, scale, ratio)  # of any size: used for its draws
+
+
 def random_resized_crop(
     size: int,
     scale: tuple[float, float],
@@ -117,9 +122,7 @@ def random_resized_crop(
         interpolation: of the resize.
         image_size: (H, W) of the image.
     """
-    drawn = v2.RandomResizedCrop(size, scale, ratio).make_params(
-        [torch.empty(3, *image_size, device="meta")]
-    )
+    drawn = _area_and_ratio(scale, ratio).make_params([torch.empty(3, *image_size, device="meta")])
     top, left, height, width = (int(drawn[name]) for name in ("top", "left", "height", "width"))
     crop = Crop(top, left, height, width, (size, size), size, interpolation)
     f = crop.scale

@@ -20,7 +20,9 @@ from .checks import (
     check_images,
     check_indices,
     check_labels,
+    check_logits,
     check_spatial_dims,
+    class_count,
     in_range,
 )
 from .draw import Draw
@@ -82,11 +84,9 @@ class Mixer(ABC):
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if loss not in ("ce", "bce"):
+        if not isinstance(loss, str) or loss not in ("ce", "bce"):
             raise ValueError(f"loss must be 'ce' or 'bce', got {loss!r}")
-        self.num_classes = num_classes
+        self.num_classes = class_count(num_classes)
         self.prob = in_range("prob", prob, 0, 1)
         self.per_sample = per_sample
         self.inplace = inplace
@@ -149,7 +149,7 @@ class Mixer(ABC):
         Raises:
             ValueError: An input of another kind; the message says what came and what is allowed.
         """
-        check_images(images, targets, masks, self.spatial_dims)
+        check_images(images, targets, masks, self.spatial_dims, inplace=self.inplace)
         check_indices(indices, images.shape[0])
         check_labels(targets, images.shape[0], self.num_classes)
         size = tuple(images.shape[d] for d in self.spatial_dims)
@@ -227,11 +227,7 @@ class Mixer(ABC):
 
     def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the (B,) losses of (B, K) logits against (B, K) targets: cross-entropy or binary."""
-        if logits.shape != targets.shape:
-            raise ValueError(
-                f"logits must have the targets' shape {tuple(targets.shape)}, got "
-                f"{tuple(logits.shape)}; is num_classes={self.num_classes} the model's?"
-            )
+        check_logits(logits, targets.shape, "the loss")
         if self.loss_name == "ce":
             return soft_cross_entropy(logits, targets)
         return soft_binary_cross_entropy(logits, targets)
