@@ -30,7 +30,7 @@ from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.data.pack import write_pack
-from recursivemix.data.settings import ImageSettings
+from recursivemix.data.settings import AugmentationSettings, ImageSettings
 from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import add_options, prepare, print_table, quartiles
@@ -94,7 +94,7 @@ Epoch = Callable[[], object]
 
 def ours(path: Path, size: int, workers: int, training: bool, exact: bool = False) -> Epoch:
     data = open_data(path, image_size=size, exact_decoding=exact)
-    augmentation = augmentation_of(data, crop="resized")
+    augmentation = augmentation_of(data, AugmentationSettings(crop="resized"))
     if training:
         order = TrainingOrder(len(data.train), BATCH, seed=0)
         batches: Any = TrainingBatches(
