@@ -1,5 +1,7 @@
 """Augmentation before the mix: torchvision's, reproducible by (seed, epoch, step, rank, image)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_batches import CPU, MEAN, STD, Loose, coded, equal
@@ -97,6 +99,16 @@ def test_each_is_that_of_torchvision(name):
         assert torch.equal(*results), seed
         changed += not torch.equal(results[0], image)
     assert changed >= 5
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
+def test_policies_work_with_every_interpolation(policy, interpolation):
+    images = replace(data(), interpolation=interpolation)
+    transform = training_transform(augmentation_of(images, AugmentationSettings(auto_augment=policy)))
+    torch.manual_seed(0)
+    for image in smooth(30, (32, 32)).images:
+        assert transform(image).shape == (3, 32, 32)
 
 
 def test_erased_rectangles_hold_noise_of_the_data():

@@ -164,7 +164,9 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
 def policy_transform(augmentation: Augmentation) -> v2.Transform:
     """Return the transform of ``--auto-augment``; where an image is shifted, the mean colour appears."""
     fill: Any = [round(255 * value) for value in augmentation.mean]
-    options: dict[str, Any] = {"interpolation": InterpolationMode(augmentation.interpolation), "fill": fill}
+    # torchvision cannot rotate or shear tensors by bicubic interpolation.
+    mode = "nearest" if augmentation.interpolation == "nearest" else "bilinear"
+    options: dict[str, Any] = {"interpolation": InterpolationMode(mode), "fill": fill}
     if augmentation.auto_augment == "autoaugment":  # arXiv 1805.09501
         return v2.AutoAugment(**options)
     if augmentation.auto_augment == "randaugment":  # arXiv 1909.13719
