@@ -1,4 +1,4 @@
-"""Successive halving with runs that only pretend: who goes on, what is kept, and what a stop leaves behind."""
+"""Successive halving with runs that only pretend: which trials go on, and what a stop leaves behind."""
 
 import json
 import shutil
@@ -107,7 +107,7 @@ def test_the_best_third_goes_on(pretend):
         "weight_decay": 5e-4,
     }
     assert trials[0]["params"] == defaults
-    assert f"trial 0, 1 epochs: {trials[0]['scores']['1']:.2f} %" in lines
+    assert f"trial 0, 1 epoch: {trials[0]['scores']['1']:.2f} %" in lines
 
 
 def test_checkpoints_of_stopped_trials_are_deleted(pretend):

@@ -11,6 +11,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from recursivemix import __version__
+from recursivemix.data.printable import printable
 
 from .errors import Failed, Interrupted, UsageError, usage_errors
 
@@ -87,13 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # a closed pipe raises here, not when Python exits
     except UsageError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except Failed as error:
-        print(f"{prog}: failed: {error}", file=sys.stderr)
+        print(f"{prog}: failed: {printable(str(error))}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recursivemix.data.names import Source
+from recursivemix.data.printable import printable
 from recursivemix.data.settings import ImageSettings
 from recursivemix.export.export import export_checkpoint
 from recursivemix.report.predict import Predicted, predict_files, predict_folder
@@ -48,7 +49,7 @@ def report_predicted(predicted: Predicted, out: Path | None) -> None:
     """
     print(f"{predicted.images} images{f': {out}' if out else ''}", file=sys.stderr)
     for image in predicted.unreadable:
-        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+        print(printable(f"cannot read {image.name}: {image.reason}"), file=sys.stderr)
     if predicted.unreadable:
         total = predicted.images + len(predicted.unreadable)
         raise Failed(f"{len(predicted.unreadable)} of {total} images have no prediction")

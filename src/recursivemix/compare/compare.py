@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from recursivemix.report.comparison_page import build_page
 from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
+from recursivemix.training.folder_lock import locked_folder
+from recursivemix.training.plain_file import named_errors, read_json, read_yaml
 
 from .collect import collect, config_values
 from .execute import RECORD, check_unchanged, is_finished, run_locally
@@ -70,9 +70,21 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
     for job in jobs:
         for run in job.runs:
             check_unchanged(run, out)
-    where = environment(gpu=True)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        with locked_folder(out):
+            return _compare_locked(settings, jobs, say)
+    except OSError as error:
+        if out.is_dir():
+            raise
+        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+
+
+def _compare_locked(
+    settings: CompareSettings, jobs: list[Job], say: Callable[[str], None]
+) -> tuple[Comparison, dict[str, str]]:
+    """Compare as the only process that writes the folder."""
+    out, where = settings.out, environment(gpu=True)
+    try:
         write_text(out / SETTINGS, yaml.safe_dump(config_values(settings), sort_keys=False))
     except OSError as error:
         raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
@@ -125,11 +137,14 @@ def report(folder: Path, baseline: str | None = None) -> Comparison:
     file, runs = folder / COMPARISON, sorted(folder.glob(f"runs/*/{RECORD}"))
     if (folder / SETTINGS).is_file() and (runs or not file.is_file()):
         source = next((path for path in (file, *runs) if path.is_file()), None)
-        recorded: dict[str, Any] = {} if source is None else json.loads(source.read_text())
+        recorded = {} if source is None else read_json(source)
         where = {name: recorded.get(name) for name in WHERE}
-        write_json(file, collect(read_settings(folder), folder, where))
+        settings = read_settings(folder)
+        with named_errors(folder):
+            write_json(file, collect(settings, folder, where))
     comparison = read_comparison(folder, baseline)
-    write_text(folder / PAGE, build_page(comparison, folder / "pictures"))
+    with named_errors(file):
+        write_text(folder / PAGE, build_page(comparison, folder / "pictures"))
     return comparison
 
 
@@ -139,18 +154,17 @@ def read_settings(folder: Path) -> CompareSettings:
     Raises:
         ValueError: settings that this version does not know.
     """
-    values = yaml.safe_load((folder / SETTINGS).read_text())
-    if values.get("data") is not None:
-        values["data"] = Path(values["data"])
-    try:
+    file = folder / SETTINGS
+    values = read_yaml(file)
+    with named_errors(file):
+        if values.get("data") is not None:
+            values["data"] = Path(values["data"])
         return CompareSettings(**(values | {"out": folder}))
-    except TypeError as error:
-        raise ValueError(f"{folder / SETTINGS}: {error}") from error
 
 
 def result_line(run: Run, out: Path) -> str:
     """Describe a finished run in one line."""
-    record = json.loads((out / run.folder / RECORD).read_text())
+    record = read_json(out / run.folder / RECORD)
     score = record.get("score_last", record.get("acc1_last"))
     return f"{run.name}: {score:.2f} % at the last epoch, {record['seconds']:.0f} s"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -98,6 +98,11 @@ def evaluation_crop(
     return partial(center_crop, size, evaluation_resize(size) if resize is None else resize, interpolation)
 
 
+@cache
+def _area_and_ratio(scale: tuple[float, float], ratio: tuple[float, float]) -> v2.RandomResizedCrop:
+    return v2.RandomResizedCrop(1, scale, ratio)  # of any size: used for its draws
+
+
 def random_resized_crop(
     size: int,
     scale: tuple[float, float],
@@ -113,12 +118,11 @@ def random_resized_crop(
     Args:
         size: side of the result in pixels.
         scale: range of the share of the area.
-        ratio: range of the aspect ratio, width by height.
+        ratio: range of the aspect ratio, width over height.
         interpolation: of the resize.
         image_size: (H, W) of the image.
     """
-    image = torch.empty(3, *image_size, device="meta")
-    drawn = v2.RandomResizedCrop(size, scale, ratio).make_params([image])
+    drawn = _area_and_ratio(scale, ratio).make_params([torch.empty(3, *image_size, device="meta")])
     top, left, height, width = (int(drawn[name]) for name in ("top", "left", "height", "width"))
     crop = Crop(top, left, height, width, (size, size), size, interpolation)
     f = crop.scale

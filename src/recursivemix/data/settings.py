@@ -123,7 +123,8 @@ class ImageSettings(SourceSettings):
         holdout: Share of each class of the training images to evaluate on instead of a val or test split,
             which is not used.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
-            --seed.
+            --split-seed.
+        split_seed: Seed of held-out images, folds and the subset of training images (default: --seed).
         fold: Which of the --folds to evaluate on, counted from 0; the others are trained on.
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
@@ -146,6 +147,7 @@ class ImageSettings(SourceSettings):
     holdout: float | None = None
     folds: int | None = None
     fold: int = 0
+    split_seed: int | None = None
     image_size: int | None = None
     train_images: int | None = None
     exact_decoding: bool = False

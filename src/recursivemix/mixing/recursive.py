@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import check_logits, in_range, known_interpolation, loss_weight
+from .checks import area_share, check_logits, known_interpolation, loss_weight
 from .cutmix import paste_partners
 from .draw import Draw, Number, centred_boxes, draw_patch, kept_share, pasted_boxes
 from .history import History, Memory, detached, to_rows
@@ -30,7 +30,7 @@ class RecursiveMix(Mixer):
 
     Args:
         max_area: The pasted share of the image's area is drawn from U(0, max_area), before clipping at
-            the border; in [0, 1]. The paper's alpha.
+            the border; in (0, 1]. The paper's alpha.
         omega: Weight of the consistency loss, 0 or more. 0 needs no region head: batches then carry no
             boxes and `loss` takes the logits alone, as volumes and sound need it, which `RegionModel` does
             not take. The authors use 0.1 on CIFAR-10 and 0.5 on ImageNet.
@@ -70,7 +70,7 @@ class RecursiveMix(Mixer):
         if max_area is not None and alpha is not None:
             raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
         areas = [area for area in (max_area, alpha, 0.5) if area is not None]
-        self.max_area = in_range("max_area", areas[0], 0, 1)
+        self.max_area = area_share(areas[0])
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
         self.partner = partner

@@ -16,6 +16,7 @@ from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.data.printable import encodable
 from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
@@ -98,7 +99,8 @@ def predict_files(
     unreadable: list[UnreadableImage] = []
     with open_table(models, kind, out, top_k, features) as table:
         for file, name, result in zip(files, names, with_progress(results, len(files)), strict=True):
-            named = replace(result, name=str(file if root is None else file.relative_to(root)))
+            shown = encodable(str(file if root is None else file.relative_to(root)))
+            named = replace(result, name=shown)
             if isinstance(named, UnreadableImage):
                 unreadable.append(named)
             else:
@@ -106,7 +108,8 @@ def predict_files(
                 write_pictures(named, file, name, models[0].classes, maps, pictures)
         table.finish(unreadable)
     if maps is not None:
-        write_text(maps / "classes.txt", "\n".join(models[0].classes) + "\n")
+        lines = [encodable(" ".join(name.splitlines())) for name in models[0].classes]
+        write_text(maps / "classes.txt", "\n".join(lines) + "\n")
     return Predicted(len(files) - len(unreadable), unreadable)
 
 

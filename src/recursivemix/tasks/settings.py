@@ -15,6 +15,8 @@ from recursivemix.training.checked import Checked
 from recursivemix.training.settings import RunSettings
 
 InitHead = Literal["keep", "random", "zero"]
+BALANCED = "balanced"
+"""Value of ``--class-weights`` that stands for weights from the numbers of training images."""
 RegionHead = Literal["separate", "shared"]
 DenseMixer = Literal["none", "recursivemix"]
 NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
@@ -91,6 +93,10 @@ class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings, Augme
         region_head: separate (as published) or shared; for mixers that train regions.
         label_smoothing: Share of each label that is spread evenly over all classes.
         bce: Train on binary cross-entropy with the mixed labels, as in arXiv 2110.00476.
+        class_weights: Weights of the classes in the loss: balanced (inversely proportional to their number
+            of training images), or a JSON file with a number for each class name.
+        balanced_sampling: Draw as many training images of each class; those of rare classes repeat. An
+            epoch has as many images as without.
     """
 
     task: ClassVar[str] = "recursivemix.tasks.classification:CLASSIFICATION"
@@ -101,6 +107,8 @@ class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings, Augme
     region_head: RegionHead = "separate"
     label_smoothing: float = 0.0
     bce: bool = False
+    class_weights: str | None = None
+    balanced_sampling: bool = False
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
@@ -113,8 +121,17 @@ class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings, Augme
             raise ValueError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.bce and "loss" in self.mixer_options:
             raise ValueError("--bce and --mixer-options.loss are the same: give one")
+        if self.class_weights is not None and "class_weights" in self.mixer_options:
+            raise ValueError("--class-weights and --mixer-options.class-weights are the same: give one")
         if self.label_smoothing and "label_smoothing" in self.mixer_options:
             raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
+
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        weights = self.class_weights
+        if weights not in (None, BALANCED) and Path(weights).exists():
+            weights = str(Path(weights).absolute())
+        return replace(super().with_absolute_paths(), class_weights=weights)
 
     @property
     def reading_processes(self) -> int:
