@@ -1,5 +1,7 @@
 """Augmentation before the mix: torchvision's, reproducible by (seed, epoch, step, rank, image)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_batches import CPU, MEAN, STD, Loose, coded, equal
@@ -83,26 +85,42 @@ def reference(options):
     }[options]()
 
 
+def whole_transform(augmentation):
+    """The crop of training and what follows it, for one image."""
+    crop, rest = training_crop(augmentation), training_transform(augmentation)
+    return lambda image: rest(crop(tuple(image.shape[-2:])).apply(image))
+
+
 @pytest.mark.parametrize("name", [*POLICIES, "grayscale", "blur", "vertical flip"])
 def test_each_is_that_of_torchvision(name):
     options = EACH[name] | {"crop": "none", "flip": False, "magnitude": 14, "operations": 3}
-    augmentation = augmentation_of(data(), AugmentationSettings(**options))
-    ours, theirs = training_transform(augmentation), reference(name)
-    image, changed = training_crop(augmentation)((40, 36)).apply(smooth(1).images[0]), 0
+    ours = whole_transform(augmentation_of(data(), AugmentationSettings(**options)))
+    theirs = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(32), reference(name)])
+    image, changed = smooth(1).images[0], 0
     for seed in range(20):
         results = []
         for transform in (ours, theirs):
             torch.manual_seed(seed)
             results.append(transform(image))
         assert torch.equal(*results), seed
-        changed += not torch.equal(results[0], image)
+        changed += not torch.equal(results[0], v2.CenterCrop(32)(v2.Resize(32, antialias=True)(image)))
     assert changed >= 5
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
+def test_policies_work_with_every_interpolation(policy, interpolation):
+    images = replace(data(), interpolation=interpolation)
+    transform = training_transform(augmentation_of(images, AugmentationSettings(auto_augment=policy)))
+    torch.manual_seed(0)
+    for image in smooth(30, (32, 32)).images:
+        assert transform(image).shape == (3, 32, 32)
 
 
 def test_erased_rectangles_hold_noise_of_the_data():
     """In normalized units the noise has mean 0 and deviation 1, up to the clamping to bytes."""
     options = AugmentationSettings(random_erasing=1.0, crop="none", flip=False)
-    transform = training_transform(augmentation_of(data(size=64), options))
+    transform = whole_transform(augmentation_of(data(size=64), options))
     image = torch.full((3, 64, 64), 7, dtype=torch.uint8)
     torch.manual_seed(0)
     values, shares = [], []
@@ -125,10 +143,10 @@ def test_scale_and_ratio_bound_the_crop():
     rows = torch.arange(200).byte()[:, None].expand(200, 200)
     image = torch.stack([rows, rows.T, rows])
     options = AugmentationSettings(crop="resized", crop_scale=(0.3, 0.4), crop_ratio=(1.5, 2.0), flip=False)
-    choose = training_crop(augmentation_of(data(size=100), options))
+    transform = whole_transform(augmentation_of(data(size=100), options))
     torch.manual_seed(0)
     for _ in range(30):
-        crop = choose((200, 200)).apply(image).float()
+        crop = transform(image).float()
         height, width = (float(crop[i].max() - crop[i].min()) + 1.5 for i in (0, 1))
         assert 0.27 < height * width / 200**2 < 0.43
         assert 1.4 < width / height < 2.1

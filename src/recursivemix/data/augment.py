@@ -109,6 +109,15 @@ def augmentation_of(data: ImageData, settings: AugmentationSettings | None = Non
 # -- one image, in a loader worker ------------------------------------------------------------------
 
 
+def training_crop(augmentation: Augmentation) -> ChooseCrop:
+    """Return the crop of training; a random one is drawn from torch's global generator."""
+    size, mode = augmentation.size, augmentation.interpolation
+    if augmentation.crop == "resized":
+        ranges = (augmentation.crop_scale, augmentation.crop_ratio)
+        return partial(random_resized_crop, size, *ranges, mode)
+    return partial(center_crop, size, size, mode)
+
+
 class NoiseErasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision has no types
     """Random erasing (arXiv 1708.04896) of bytes: a rectangle of noise with the data's mean and deviation.
 
@@ -130,20 +139,12 @@ class NoiseErasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision has n
         return params
 
 
-def training_crop(augmentation: Augmentation) -> ChooseCrop:
-    """Return the crop of training; a random one is drawn from torch's global generator."""
-    size, mode = augmentation.size, augmentation.interpolation
-    if augmentation.crop == "resized":
-        ranges = (augmentation.crop_scale, augmentation.crop_ratio)
-        return partial(random_resized_crop, size, *ranges, mode)
-    return partial(center_crop, size, size, mode)
-
-
 def training_transform(augmentation: Augmentation) -> v2.Transform:
     """Return what follows the crop, of (3, size, size) uint8; it draws from torch's global generator."""
+    size = augmentation.size
     steps: list[v2.Transform] = []
     if augmentation.crop == "pad":
-        steps.append(v2.RandomCrop(augmentation.size, padding=augmentation.padding))
+        steps.append(v2.RandomCrop(size, padding=augmentation.padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.vertical_flip:
@@ -155,7 +156,7 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
     if augmentation.grayscale:
         steps.append(v2.RandomGrayscale(augmentation.grayscale))
     if augmentation.blur:
-        steps.append(v2.RandomApply([gaussian_blur(augmentation.size)], augmentation.blur))
+        steps.append(v2.RandomApply([gaussian_blur(size)], augmentation.blur))
     if augmentation.random_erasing:
         steps.append(NoiseErasing(augmentation.random_erasing, augmentation.mean, augmentation.std))
     return v2.Compose(steps or [v2.Identity()])
@@ -164,7 +165,9 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
 def policy_transform(augmentation: Augmentation) -> v2.Transform:
     """Return the transform of ``--auto-augment``; where an image is shifted, the mean colour appears."""
     fill: Any = [round(255 * value) for value in augmentation.mean]
-    options: dict[str, Any] = {"interpolation": InterpolationMode(augmentation.interpolation), "fill": fill}
+    # torchvision cannot rotate or shear tensors by bicubic interpolation.
+    mode = "nearest" if augmentation.interpolation == "nearest" else "bilinear"
+    options: dict[str, Any] = {"interpolation": InterpolationMode(mode), "fill": fill}
     if augmentation.auto_augment == "autoaugment":  # arXiv 1805.09501
         return v2.AutoAugment(**options)
     if augmentation.auto_augment == "randaugment":  # arXiv 1909.13719
