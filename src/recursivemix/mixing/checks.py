@@ -217,6 +217,13 @@ def class_count(value: object) -> int:
     return int(value)
 
 
+def epoch_count(name: str, value: object) -> int:
+    """Return the value as an int if it is a number of epochs."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
+        raise ValueError(f"{name} must be a whole number of epochs, 0 or more, got {value!r}")
+    return int(value)
+
+
 def in_range(name: str, value: float, low: float, high: float) -> float:
     """Return the value as a float if it lies in [low, high]."""
     if not is_number(value) or not low <= value <= high:
