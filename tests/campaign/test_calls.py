@@ -204,7 +204,9 @@ def check_batch(name, mixer, batch, images, rows, past):
             else {"rtol": 1e-2, "atol": 1.0 if images.dtype == torch.uint8 else 2e-2}
         )
         made = batch.images.detach().double()
-        torch.testing.assert_close(made, torch.tensor(pixels).double(), equal_nan=True, **close)
+        torch.testing.assert_close(
+            made, torch.tensor(pixels).to(images.dtype).double(), equal_nan=True, **close
+        )
         torch.testing.assert_close(batch.targets, torch.tensor(fused), atol=2e-3, rtol=1e-5)
 
 
