@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install train test campaign lint docs format bench clean
+.PHONY: install train test campaign lint docs package format bench clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -37,6 +37,12 @@ docs: $(STAMP)
 		mv $$folder/page.html build/site/$$folder/page.html || exit 1; \
 	done
 
+# An sdist and a wheel in dist/, as they would be published.
+package: $(STAMP)
+	rm -rf dist
+	$(BIN)/pyproject-build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -45,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/mixing.py --out results/mixing.json
 	$(BIN)/python benchmarks/step.py --out results/step.json
 	$(BIN)/python benchmarks/training.py --out results/training.json
+	$(BIN)/python benchmarks/images.py --out results/images.json
 	$(BIN)/python benchmarks/detection.py --out results/detection.json
 	$(BIN)/python benchmarks/startup.py --out results/startup.json
 

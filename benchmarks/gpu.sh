@@ -9,24 +9,29 @@
 #   3 detection   images per second of ATSS and GFL beside torchvision's RetinaNet  -> detection.json
 #   4 throughput  images per second of CIFAR-100, ResNet-18, compiled and not      -> throughput.json
 #   5 recipe      the recipe cifar100-resnet18, 200 epochs                         -> cifar100-resnet18.json
+#   6 confirm     benchmarks/gpu_confirm.yaml: three methods, three seeds          -> confirm/
 #
 # The recipe gets the time that is left, and stops with a checkpoint; the same command, or with
-# PARTS=recipe, goes on from it while RUN is there. Records go to ${RESULTS:-results}/gpu/.
+# PARTS=recipe, goes on from it while RUN is there. The confirmation runs only if named: repeat
+# PARTS=confirm, with CONFIRM kept between the calls, until the exit code is 0.
+# Records go to ${RESULTS:-results}/gpu/.
 #
 #   LIMIT=520         seconds for all of it
 #   RUN=DIR           folder of the recipe's run          (build/gpu/cifar100-resnet18)
-#   PARTS="..."       some of the five                    (all)
+#   CONFIRM=DIR       folder of the confirmation's runs   (build/gpu/confirm)
+#   PARTS="..."       some of the six                     (all but confirm)
 #   PYTHON=...        with torch, lightning, timm, ...    (.venv/bin/python, else python3)
 #   STEP_OPTIONS=...  more for benchmarks/step.py, such as --batch-size 256
 #   COMMIT=...        for the records, where this is a copy without .git
 #   GPU_SH_DEVICE=cpu QUICK=1   a rehearsal on a CPU with tiny sizes, that measures nothing
 #
-# Exit code: 0 all is done, 1 a part failed, 2 no GPU or no data, 3 the recipe is not finished yet.
+# Exit code: 0 all is done, 1 a part failed, 2 no GPU or no data, 3 the recipe or the confirmation is not finished.
 set -uo pipefail
 SECONDS=0
 root="$(cd "$(dirname "$0")/.." && pwd)"
 results="${RESULTS:-$root/results}/gpu"
 run="${RUN:-$root/build/gpu/cifar100-resnet18}"
+confirm="${CONFIRM:-$root/build/gpu/confirm}"
 device="${GPU_SH_DEVICE:-cuda}"
 quick="${QUICK:-}"
 limit="${LIMIT:-520}"
@@ -66,7 +71,7 @@ wants() { [[ "$parts" == *" $1 "* ]]; }
 "$python" "$root/benchmarks/gpu.py" check --device "$device" || exit 2
 
 data="${CIFAR100:-}"
-if wants throughput || wants recipe; then
+if wants throughput || wants recipe || wants confirm; then
     if [ -z "$data" ] && [ -n "${CIFAR100_ZIPS:-}" ]; then
         # Always the same place: a run that goes on needs its data where they were.
         data="${TMPDIR:-/tmp}/recursivemix-cifar100"
@@ -141,12 +146,35 @@ if wants recipe; then
         --out "$results/cifar100-resnet18.json" || failed="$failed recipe"
 fi
 
-say "records in $results: $(cd "$results" && echo *.json)"
+if wants confirm; then
+    command=(compare --config "$root/benchmarks/gpu_confirm.yaml" --data "$data" --out "$confirm")
+    command+=(--settings.workers "$workers")
+    if [ -n "$quick" ]; then
+        command+=(--mixers none,recursivemix --methods "{}" --seeds 1 --epochs 1 --model resnet20 --images 4)
+        command+=(--settings.device "$device" --settings.workers 0 --settings.batch_size 8)
+    fi
+    say "confirm: recursivemix ${command[*]}"
+    timed "$limit" "$python" -m recursivemix.cli "${command[@]}"
+    code=$?
+    say "confirm: exit code $code (124: stopped for time)"
+    if [ "$code" = 0 ]; then
+        mkdir -p "$results/confirm"
+        cp "$confirm"/comparison.json "$confirm"/comparison.yaml "$results/confirm/" || failed="$failed confirm"
+    elif [ "$code" != 124 ]; then
+        failed="$failed confirm"
+    fi
+fi
+
+say "records in $results: $(ls "$results")"
 if [ -n "$failed" ]; then
     say "failed:$failed"
     exit 1
 fi
 if wants recipe && [ ! -f "$run/record.json" ]; then
     say "the recipe is not finished: the same command with PARTS=recipe goes on"
+    exit 3
+fi
+if wants confirm && [ ! -f "$results/confirm/comparison.json" ]; then
+    say "the confirmation is not finished: the same command with PARTS=confirm goes on"
     exit 3
 fi

@@ -9,6 +9,7 @@ installed.
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
@@ -31,6 +33,8 @@ CARDS = {
     "resizemix": 2, "dlb": 3,
 }  # fmt: skip
 """Methods that act on images alone, and how many steps their card shows."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+"""Of the methods, after Okabe and Ito; they read on both grounds."""
 EPOCHS = 15
 
 
@@ -41,6 +45,7 @@ def main() -> None:
         "cards": cards,
         "masks": masks,
         "statistics": statistics,
+        "when": when,
         "explain": explain,
         "studio": studio,
         "compare": partial(
@@ -92,6 +97,37 @@ def masks() -> None:
 def statistics() -> None:
     """The process at ImageNet's size: the draws of results/statistics-224.json, three minutes a theme."""
     draw("statistics", "statistics", "--size", "224", "--batches", "20000", "--batch-size", "1")
+
+
+def when() -> None:
+    """Gain of every method over none, by how far none has fit its training images; from the records."""
+    comparisons = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))["comparisons_by_fit"]()
+    methods = sorted({pair["method"] for record in comparisons for pair in record["gains"]})
+    shown = [name for name in ("cutmix", "recursivemix", "gentle", "resizemix", "mixup") if name in methods]
+    for theme in THEMES:
+        figure = Figure(figsize=(7.2, 3.6), facecolor=GROUND[theme], layout="constrained")
+        axis = figure.subplots()
+        axis.set_facecolor(GROUND[theme])
+        axis.axhline(0, color=INK[theme], linewidth=0.8)
+        for place, (name, marker, colour) in enumerate(zip(shown, "osD^v", COLOURS, strict=False)):
+            for record in comparisons:
+                for pair in (pair for pair in record["gains"] if pair["method"] == name):
+                    x = record["train_loss"] * 1.04 ** (place - 2)  # side by side, not one over the other
+                    if pair["low"] is not None:
+                        axis.plot([x, x], [pair["low"], pair["high"]], color=colour, linewidth=1.4)
+                    axis.plot([x], [pair["mean"]], marker, color=colour, label=name, markersize=6)
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(handles.values(), handles.keys(), fontsize=8, labelcolor=INK[theme], frameon=False)
+        axis.set_xscale("log")
+        axis.invert_xaxis()
+        axis.set_xlabel(
+            "training loss of none in its last epoch: memorized to the right", fontsize=9, color=INK[theme]
+        )
+        axis.set_ylabel("accuracy over none, points", fontsize=9, color=INK[theme])
+        axis.tick_params(colors=INK[theme], labelsize=8)
+        for side in axis.spines.values():
+            side.set_color(INK[theme])
+        figure.savefig(IMAGES / f"when-{theme}.png", dpi=140)
 
 
 def explain() -> None:

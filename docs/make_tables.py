@@ -72,6 +72,50 @@ SHOWN = {metric.name: metric for metric in compared_metrics() if metric.short}
 """Metrics of a comparison that its table shows beside the accuracy."""
 
 
+def comparisons_by_fit() -> list[dict[str, Any]]:
+    """The classification comparisons with a run without mixing, the least fitted training images first.
+
+    Each is the record of a comparison with ``train_accuracy`` and ``train_loss`` of ``none`` in its last epoch, as
+    means over seeds, on augmented training images.
+    """
+    folders = [RESULTS / "compare" / name for name in ("ablation", "cifar10", "digits")]
+    folders.append(RESULTS / "where-it-pays" / "confirm")
+    records = []
+    for folder in folders:
+        if not (folder / "comparison.json").is_file():
+            continue
+        record = read_comparison(folder, "none")
+        (plain,) = (method for method in record["methods"] if method["label"] == "none")
+        last = [run["epochs"][-1] for run in plain["runs"]]
+        record["train_accuracy"] = sum(epoch["acc_mixed"] for epoch in last) / len(last)
+        record["train_loss"] = sum(epoch["loss_label"] for epoch in last) / len(last)
+        record["gains"] = [
+            pair for pair in record["pairs"] if pair["metric"].endswith(("acc1_last", "score_last"))
+        ]
+        records.append(record)
+    return sorted(records, key=lambda record: record["train_accuracy"])
+
+
+def when_table() -> str:
+    """Gains over ``none`` of every comparison, by how far ``none`` has fit its training images."""
+    lines = [
+        "| data, network, epochs | training images predicted by none | its training loss | difference to none in points, 95 % interval |",
+        "| --- | --- | --- | --- |",
+    ]
+    for record in comparisons_by_fit():
+        data, gains = record["data"], []
+        for pair in record["gains"]:
+            reach = "" if pair["low"] is None else f" ({pair['low']:+.1f} to {pair['high']:+.1f})"
+            gains.append(f"{pair['method']} {pair['mean']:+.1f}{reach}")
+        seeds = len(record["seeds"])
+        lines.append(
+            f"| {data['name']}, {data['train_images']:,} images, {record['model']}, {record['epochs']} epochs, "
+            f"{seeds} seed{'s' if seeds > 1 else ''} | {record['train_accuracy']:.1f} % | {record['train_loss']:.3f} | "
+            f"{'; '.join(gains)} |"
+        )
+    return "\n".join(lines)
+
+
 def compared_table(name: str) -> str:
     """Methods of a comparison that ``recursivemix compare`` made."""
     folder = RESULTS / "compare" / name
@@ -245,6 +289,32 @@ def mixing_table() -> str:
     return "\n".join([*lines, "", source(record, "results/mixing.json")])
 
 
+def images_table() -> str:
+    """Images per second that the loaders deliver, one row a case."""
+    if not (RESULTS / "images.json").exists():
+        return "Not measured yet: make bench."
+    record = read(RESULTS / "images.json")
+    cases: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in record["rows"]:
+        cases[row["mode"], row["size"], row["workers"]][row["name"]] = row
+    settings = record["settings"]
+    height, width = settings["image_size"]
+    ours = [name for name in next(iter(cases.values())) if name not in settings["peers"]]
+    lines = [
+        f"**Reading images**: images per second from JPEG files of {width}x{height} pixels (mean "
+        f"{settings['mean_kib']:.0f} KiB) or from packs of {settings['packed_size']} pixels, and how many times "
+        f"that is the fastest of {'; '.join(settings['peers'])}, as the median over {record['n']} rounds.",
+        "",
+        "| | pixels | workers | fastest peer | " + " | ".join(f"{name} | ratio" for name in ours) + " |",
+        "| --- | --- | --- | --- |" + " --- | --- |" * len(ours),
+    ]
+    for (mode, size, workers), rows in cases.items():
+        peer = max(rows[name]["median"] for name in settings["peers"])
+        cells = [f"{rows[name]['median']:.0f} | {rows[name]['ratio']:.2f}" for name in ours]
+        lines.append(f"| {mode} | {size} | {workers} | {peer:.0f} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "results/images.json")])
+
+
 def step_table() -> str:
     """What mixing adds to a training step."""
     if not (RESULTS / "step.json").exists():
@@ -397,8 +467,10 @@ TABLES = {
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,
+    "images": images_table,
     "training": training_table,
     "gpu": gpu_table,
+    "when": when_table,
     "coverage": coverage_table,
 }
 

@@ -14,7 +14,7 @@ import recursivemix
 SOURCE = Path(recursivemix.__file__).parent
 MODELS = [SOURCE / "models" / "region.py", SOURCE / "models" / "feature_map.py"]
 LIBRARY = [*(SOURCE / "mixing").glob("*.py"), *MODELS]
-# design.md: a folder uses only folders above it.
+# A folder uses only folders above it.
 ORDER = [
     "mixing",
     "models",
@@ -26,6 +26,7 @@ ORDER = [
     "evaluation",
     "report",
     "compare",
+    "tune",
     "explain",
     "cli",
 ]

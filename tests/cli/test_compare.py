@@ -136,6 +136,7 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(image_root, tmp_pat
     assert lines[0].startswith("none: 2 seeds x 3 epochs")
     assert lines[1].startswith("cutmix: 2 seeds x 3 epochs")
     assert lines[2].startswith("in total about")
+    assert "memorize their training images" in lines[3]
     assert not out.exists()
 
 

@@ -13,7 +13,17 @@ from recursivemix.cli import main
 from recursivemix.cli.dispatch import COMMANDS, GROUPS, parse
 from recursivemix.tasks.settings import ClassificationSettings
 
-NOT_YET = {"predict", "transfer predict", "explain", "export", "doctor", "preview", "statistics", "studio"}
+NOT_YET = {
+    "predict",
+    "transfer predict",
+    "explain",
+    "export",
+    "doctor",
+    "pack",
+    "preview",
+    "statistics",
+    "studio",
+}
 HEAVY = {"torch", "lightning", "timm", "torchvision", "torchmetrics", "numpy", "sklearn", "matplotlib"}
 
 

@@ -337,3 +337,19 @@ def test_ctrl_c_is_one_line(image_root, tmp_path):
     ]
     assert "Traceback" not in errors
     assert checkpoint["ranks"][0]["mixer"]["mixer"] == "RecursiveMix"
+
+
+def test_an_integer_stays_one_whatever_was_imported_before(tmp_path):
+    """One batch is not all of them: ``Union[float, int]`` of another library must not change the order."""
+    code = (
+        "import typing, sys\n"
+        "assert typing.Optional[typing.Union[float, int]] and typing.Union[float, int]\n"
+        "from recursivemix.cli.train import fit\n"
+        "from recursivemix.cli.parser import parse_options\n"
+        "words = '--trainer.limit_val_batches 1 --trainer.limit_train_batches 0.5'\n"
+        "words += ' --trainer.overfit_batches 2'\n"
+        "print(parse_options('fit', fit, words.split())['trainer'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    expected = {"limit_train_batches": 0.5, "limit_val_batches": 1, "overfit_batches": 2}
+    assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr  # which tells 1 from 1.0

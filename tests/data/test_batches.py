@@ -16,6 +16,7 @@ from recursivemix.data.augment import (
     evaluation_transform,
     normalise,
     pack,
+    training_crop,
     training_transform,
     unpack,
 )
@@ -248,7 +249,8 @@ def test_large_images_are_cropped_as_the_recipe_says():
     torch.manual_seed(0)
     image = torch.zeros(3, 300, 200, dtype=torch.uint8)
     for settings in ({"crop": "resized"}, {"crop": "none"}, {"crop": "pad", "padding": 8}):
-        out = training_transform(augmentation(size=96, color_jitter=0.4, **settings))(image)
+        cutting = augmentation(size=96, color_jitter=0.4, **settings)
+        out = training_transform(cutting)(training_crop(cutting)((300, 200)).apply(image))
         assert out.shape == (3, 96, 96)
         assert out.dtype == torch.uint8
     # 7/8 of the short side survive: a frame of 1/16 a side is cut off.

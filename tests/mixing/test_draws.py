@@ -30,7 +30,7 @@ def test_a_tiny_beta_parameter_is_a_coin():
 
 @pytest.mark.parametrize("size", [(32, 32), (9, 5), (64, 8), (1, 7)])
 def test_centred_boxes_by_the_book(size):
-    """paper.md 1.2, step 2, in plain Python for every draw."""
+    """docs/paper.md 1.1, step 2, in plain Python for every draw."""
     generator = torch.Generator().manual_seed(0)
     u = torch.rand(500, 3, generator=generator, dtype=torch.float64)
     boxes = centred_boxes(u[:, 0] * 0.5, u[:, 1:].unbind(1), size)
@@ -50,7 +50,7 @@ def test_centred_boxes_by_the_book(size):
      (224, 0.5, 0.182, 0.171, 0.498)],
 )  # fmt: skip
 def test_pasted_area_of_recursivemix(width, alpha, mean, median, largest):
-    """paper.md 1.4: Monte-Carlo values of the authors' sampler."""
+    """docs/paper.md 1.3: Monte-Carlo values of the authors' sampler."""
     mixer = RecursiveMix(2, max_area=alpha, per_sample=True)
     shares = box_shares(mixer.draw(40_000, (width, width)).boxes, (width, width))
     assert shares.mean().item() == pytest.approx(mean, abs=0.003)
@@ -59,7 +59,7 @@ def test_pasted_area_of_recursivemix(width, alpha, mean, median, largest):
 
 
 def test_pasted_area_of_cutmix():
-    """paper.md 1.4: 0.300 at width 32 with the same clipping."""
+    """docs/paper.md 1.3: 0.300 at width 32 with the same clipping."""
     mixer = CutMix(2, per_sample=True)
     shares = box_shares(mixer.draw(40_000, (32, 32)).boxes, (32, 32))
     assert shares.mean().item() == pytest.approx(0.300, abs=0.005)
@@ -80,7 +80,7 @@ def test_resizemix_boxes_lie_whole_and_anywhere():
 
 
 def test_boxes_cover_the_image_as_counted():
-    """A bound that is off by one leaves a border untouched (a fault of peers: users.md 1 A 4).
+    """A bound that is off by one leaves a border untouched.
 
     At a quarter of 16x16 the half side is 4: pixel j is covered by the centres in j - 4 < c <= j + 4.
     """

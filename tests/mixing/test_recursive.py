@@ -12,7 +12,7 @@ K = 7
 
 
 class PaperInLoops:
-    """The method of arXiv 2203.06844 in plain Python numbers and lists, independent of the package.
+    """The method as docs/paper.md 1.1 tells it, in Python numbers and lists. Independent of the package.
 
     Its only random source is a torch stream of the same seed: gate, area, centre row and centre column.
     """
@@ -161,7 +161,7 @@ def test_epochs_begin_without_history_unless_told():
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("size", [(24, 10), (9, 31), (32, 32)])
 def test_the_box_points_at_the_patch(size, per_sample):
-    """The authors' first release had the box transposed (paper.md 1.3, point 1)."""
+    """The authors' first release had the box transposed (docs/paper.md 1.2)."""
     mixer = RecursiveMix(K, per_sample=per_sample, seed=2)
     labels = torch.zeros(3, dtype=torch.long)
     for _ in range(20):
@@ -293,7 +293,7 @@ def test_integer_images_keep_their_values():
 
 
 def test_consistency_has_the_gradient_of_the_kl_divergence():
-    """The figure says KL, the code soft cross-entropy: the same gradient (paper.md 1.2)."""
+    """The figure says KL, the code soft cross-entropy: the same gradient (docs/paper.md 1.1)."""
     mixer = RecursiveMix(K, omega=0.7, seed=5)
     past = torch.randn(3, K)
     mixer.remember(mixer(torch.ones(3, 3, 16, 16), torch.tensor([0, 1, 2])), past)

@@ -228,7 +228,7 @@ def test_pyramidnets_have_the_papers_counts_and_channels(depth, alpha, millions,
 
 
 def test_the_pyramidnets_are_those_of_the_published_results():
-    """paper.md 2.6: 26.753M on CIFAR-10, 26.845M and 27.319M on CIFAR-100, the region head left out."""
+    """docs/paper.md 2.6: 26.753M on CIFAR-10, 26.845M and 27.319M on CIFAR-100, without region head."""
     counts = [
         parameters(on_meta(PyramidNet, *a)) for a in ((200, 240, 10), (200, 240, 100), (164, 270, 100))
     ]

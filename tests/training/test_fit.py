@@ -15,7 +15,7 @@ from recursivemix.tasks import METRIC_NAMES, TASKS, settings_class
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
-from recursivemix.training.trainer import instantiated
+from recursivemix.training.trainer_classes import instantiated
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SMALL = {

@@ -11,6 +11,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from recursivemix import __version__
+from recursivemix.data.printable import printable
 
 from .errors import Failed, Interrupted, UsageError, usage_errors
 
@@ -25,6 +26,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "compare": {
         "compare": ("compare", "Train several methods with several seeds; ends in one page"),
         "transfer compare": ("compare", "Train and transfer backbones of several methods; one page"),
+        "tune": ("tune", "Search the settings of a method, and confirm the best on fresh seeds"),
         "report": ("compare", "Rebuild the page or the table of a comparison"),
     },
     "use a checkpoint": {
@@ -35,6 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "look at data and mixing": {
         "doctor": ("files", "Check a folder of images for problems"),
+        "pack": ("files", "Write a data set into one file that is read faster"),
         "preview": ("pictures", "Draw the first mixed batches"),
         "statistics": ("pictures", "Measure what a mixer does to many batches"),
         "studio": ("pictures", "Serve a page to step through the mixing by hand"),
@@ -85,13 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # a closed pipe raises here, not when Python exits
     except UsageError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except Failed as error:
-        print(f"{prog}: failed: {error}", file=sys.stderr)
+        print(f"{prog}: failed: {printable(str(error))}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

@@ -20,10 +20,12 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from recursivemix.training.options import add_option, add_settings, helps_of
+from recursivemix.data.printable import printable
+from recursivemix.training.options import add_option, add_settings, helps_of, make_settings
 
 from .help import HelpFormatter, dashed, metavar, readable, type_of
-from .trainer import HelpTrainer, TrainerOptions, add_trainer, names_trainer, trainer_options
+from .settings_file import read_settings_files
+from .trainer import HelpTrainer, TrainerOptions, add_trainer, trainer_options
 
 Function = Callable[..., None]
 HELP = {
@@ -62,7 +64,8 @@ class CommandParser(ArgumentParser):
         """Print one line and exit with code 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        self.exit(2, f"{self.prog}: error: {readable(message, self._option_string_actions)}\n")
+        line = readable(message, self._option_string_actions)
+        self.exit(2, f"{self.prog}: error: {printable(line)}\n")
 
     def completed(self, words: Sequence[str]) -> list[str]:
         """Write out ``--compile`` and ``--no-compile``; gather the values of options that take a list.
@@ -160,6 +163,7 @@ def make_parser(name: str, function: Function, common: tuple[str, ...] = ()) -> 
     examples = "".join(f"{example.description}\n" for example in document.examples)
     parser = CommandParser(
         prog=f"recursivemix {name}",
+        allow_abbrev=False,  # files of settings are found by the whole name of their option
         description=document.short_description,
         epilog=examples and "examples:\n" + indent(examples, "  "),
     )
@@ -224,12 +228,16 @@ def parse_options(
     words = [underscored(word) for word in words]
     parser = make_parser(name, function, common)
     parameters = Parameters(function)
-    if parameters.trainer and names_trainer(words):
+    try:
+        words, sets_trainer = read_settings_files(words)
+    except ValueError as error:
+        parser.error(str(error))
+    if parameters.trainer and sets_trainer:
         add_trainer(parser)
     values = parser.parse_args(parser.completed(words))
     arguments = {name: values[name] for name in (*parameters.positional, *parameters.options)}
     for name, kind in parameters.settings.items():
-        arguments[name] = kind(**{item.name: values[item.name] for item in fields(kind)})
+        arguments[name] = make_settings(kind, values)
     for name in parameters.trainer:
         arguments[name] = trainer_options(parser, values)
     return arguments

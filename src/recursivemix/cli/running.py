@@ -8,19 +8,23 @@ from typing import Any
 from lightning import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from recursivemix.data.annotated import AnnotationError
 from recursivemix.data.decode import UnreadableImageError
+from recursivemix.data.printable import printable
 from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.report.predictions import write_predictions
 from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
 from recursivemix.training.fit import fit
+from recursivemix.training.folder_lock import FolderInUseError
 from recursivemix.training.prepare import PreparedRun, RunFolderError, prepare
 from recursivemix.training.record import Result, finite
 from recursivemix.training.resume import ResumeError
 from recursivemix.training.settings import RunSettings
+from recursivemix.training.trainer_classes import is_trusted
 
 from .errors import Failed, Interrupted, UsageError, one_line, usage_errors
 
@@ -30,6 +34,7 @@ USER_ERRORS = (
     MisconfigurationException,
     ResumeError,
     RunFolderError,
+    FolderInUseError,
 )
 """Errors of a run that the user can fix."""
 
@@ -95,7 +100,8 @@ def resume_hint(run: PreparedRun) -> str:
     """Return the command that resumes a run, if it has a checkpoint."""
     if not any((run.folder / "checkpoints").glob("*.ckpt")):
         return "nothing was kept"
-    return f"resume with: recursivemix {run.task.command} --resume {run.folder}"
+    trust = "" if is_trusted(run.trainer_options) else " --trust-config"
+    return f"resume with: recursivemix {run.task.command} --resume {run.folder}{trust}"
 
 
 def print_result(run: PreparedRun, result: Result) -> None:
@@ -112,10 +118,20 @@ def print_result(run: PreparedRun, result: Result) -> None:
         value = finite(last.get(metric))
         if metric != result.score:
             table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}")
+    if run.settings.early_stop is not None and len(result.rows) < (run.trainer.max_epochs or 0):
+        table.add_row("stopped early", f"after epoch {len(result.rows)} of {run.trainer.max_epochs}")
+    if run.settings.average_last is not None:
+        words = (
+            f"average of the last {run.settings.average_last} epochs, in the last evaluation and last.ckpt"
+        )
+        table.add_row("weights", words)
     table.add_row("time", f"{result.seconds:.1f} s")
     table.add_row("training speed", f"{result.images_per_second:,.1f} images/s")
     feature_map = learner.record().get("feature_map")
     if feature_map is not None:
         table.add_row("feature map of the region head", feature_map)
-    table.add_row("run folder", str(result.folder))
+    table.add_row("run folder", escape(printable(str(result.folder))))
     Console().print(table)
+    advice = learner.advice(last)
+    if advice is not None:
+        print(advice)

@@ -20,10 +20,12 @@ from recursivemix.training.settings import RunSettings
 
 from .errors import UsageError
 from .parser import parse_options
-from .trainer import TrainerOptions, values_of
+from .settings_file import values_of
+from .trainer import TrainerOptions
 
 COMMON = (
-    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "mixer",
+    "data", "dataset", "val_split", "backbone", "detector", "head", "image_size", "model", "weights",
+    "pretrained", "mixer",
     "mixer_options", "epochs", "batch_size", "optimizer", "lr", "seed", "device", "devices", "precision",
     "out", "recipe", "resume",
 )  # fmt: skip
@@ -43,11 +45,14 @@ class SettingsSource:
         recipe: Recipe whose settings to use, see recursivemix recipes; flags override them.
         resume: Run folder or checkpoint to resume, with the settings of the run.
         resume_changed: Resume although settings differ from those of the run.
+        trust_config: Accept settings in --config or --resume that name classes outside Lightning; they can
+            run any code.
     """
 
     recipe: str | None = None
     resume: Path | None = None
     resume_changed: bool = False
+    trust_config: bool = False
 
 
 def fit(source: SettingsSource, settings: ClassificationSettings, trainer: TrainerOptions) -> None:
@@ -142,7 +147,8 @@ def checkpoint_to_resume(
     """
     if source.resume is None:
         return None
-    before = parse_options(name, command, ["--config", str(settings_file(source.resume))])
+    trust = ["--trust_config"] * source.trust_config
+    before = parse_options(name, command, ["--config", str(settings_file(source.resume)), *trust])
     was = flat(before["settings"], before["trainer"])
     now = flat(settings.with_absolute_paths(), trainer)
     changes = [

@@ -1,16 +1,17 @@
-"""The options of Lightning's Trainer, ``--trainer.*``; Lightning is imported if one of them is typed."""
+"""The options of Lightning's Trainer, ``--trainer.*``; Lightning is imported if one of them is given."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Sequence
-from itertools import zip_longest
-from pathlib import Path
-from typing import Any
+import operator
+from functools import reduce
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+
+from recursivemix.training.options import helps_of
 
 
 class TrainerOptions(dict[str, Any]):
@@ -18,35 +19,22 @@ class TrainerOptions(dict[str, Any]):
 
 
 def add_trainer(parser: ArgumentParser) -> None:
-    """Add the options; imports Lightning."""
+    """Add the options; imports Lightning.
+
+    An option that takes ``int`` or ``float`` tries ``int`` first: 1 is one batch, 1.0 is all of them.
+    `typing` caches equal unions, so the order that Lightning declares is lost if any library has evaluated
+    ``Union[float, int]`` before.
+    """
     from lightning import Trainer
 
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-
-
-def names_trainer(words: Sequence[str]) -> bool:
-    """Return whether options, or configuration files among them, set an option of Lightning's Trainer."""
-    if any(word.startswith("--trainer") for word in words):
-        return True
-    for text in values_of(words, "--config"):
-        try:
-            inline = "\n" in text or not Path(text).is_file()
-            settings = yaml.safe_load(text if inline else Path(text).read_text())
-        except (OSError, yaml.YAMLError):
-            continue  # the parser reports it
-        if isinstance(settings, dict) and "trainer" in settings:
-            return True
-    return False
-
-
-def values_of(words: Sequence[str], option: str) -> list[str]:
-    """Return the values of ``--option VALUE`` and ``--option=VALUE``, in order."""
-    values = []
-    for word, following in zip_longest(words, words[1:], fillvalue=""):
-        name, equals, value = word.partition("=")
-        if name == option:
-            values.append(value if equals else following)
-    return values
+    kinds = {name: get_args(kind) for name, kind in get_type_hints(Trainer.__init__).items()}
+    mixed = {name: kind for name, kind in kinds.items() if {int, float} <= {*kind}}
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip={*mixed})
+    defaults, helps = inspect.signature(Trainer.__init__).parameters, helps_of(Trainer.__init__)
+    for name, kind in mixed.items():
+        ordered = reduce(operator.or_, sorted(kind, key=lambda one: (one is not int, one is str)))
+        default = defaults[name].default
+        parser.add_argument(f"--trainer.{name}", type=ordered, default=default, help=helps.get(name))
 
 
 def trainer_options(parser: ArgumentParser, values: Namespace) -> TrainerOptions:

@@ -21,21 +21,21 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
     """
     reference, score = comparison["baseline"], comparison["score"]
     pairs = [pair for pair in comparison["pairs"] if pair["metric"] == score]
-    name, place = score_name(comparison), _place(comparison)
+    name, where = score_name(comparison), place(comparison)
     if not pairs:
-        return f"Nothing can be compared yet {place}: {reference} and the others share no finished seed."
+        return f"Nothing can be compared yet {where}: {reference} and the others share no finished seed."
     best = max(pairs, key=lambda pair: float(pair["mean"]))
     highest = (
         f"the highest other {name} is {best['method']}'s, {best['mean']:+.2f} points from {reference}'s"
     )
     if best["low"] is None:
         return (
-            f"{counted(best['n'], 'seed')} cannot show a difference of methods {place}: {highest}; run at "
+            f"{counted(best['n'], 'seed')} cannot show a difference of methods {where}: {highest}; run at "
             f"least --seeds {LEAST_SEEDS}."
         )
     if best["uncertainty"] == "images":
         return (
-            f"One seed cannot show a difference of methods {place}: {highest} ({interval(best)}); run at "
+            f"One seed cannot show a difference of methods {where}: {highest} ({interval(best)}); run at "
             f"least --seeds {LEAST_SEEDS}."
         )
     better = [pair for pair in pairs if settled(pair) and pair["mean"] > 0]
@@ -43,12 +43,12 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
     if better:
         first = max(better, key=lambda pair: float(pair["mean"]))
         sentence = (
-            f"{first['method']} has a higher {name} than {reference} {place}, by {first['mean']:.2f} "
+            f"{first['method']} has a higher {name} than {reference} {where}, by {first['mean']:.2f} "
             f"points ({interval(first)}, {_strength(first)}){_rivals(first, pairs, runs, score, per_image)}"
         )
     else:
         sentence = (
-            f"No method is shown to have a higher {name} than {reference} {place}: the largest difference "
+            f"No method is shown to have a higher {name} than {reference} {where}: the largest difference "
             f"is {best['method']}'s, {best['mean']:+.2f} points ({interval(best)}, {_strength(best)})"
         )
         if best["mean"] > 0 and best["seeds_needed"]:
@@ -65,7 +65,7 @@ def score_name(comparison: dict[str, Any]) -> str:
     return f"{first.lower()}{space}{rest}" if first.istitle() else name
 
 
-def _place(comparison: dict[str, Any]) -> str:
+def place(comparison: dict[str, Any]) -> str:
     """Return the data and the setting that the answer holds for."""
     data = comparison["data"]
     task = "" if comparison["task"] == "classification" else f"{comparison['task']}, "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from recursivemix.training.plain_file import named_errors, read_json
 
 from .execute import EVALUATION, RECORD, is_finished
 from .grid import Run, labelled_runs
@@ -65,6 +66,11 @@ def collect(settings: CompareSettings, out: Path, where: dict[str, Any]) -> Comp
 
 def read_run(run: Run, out: Path) -> dict[str, Any]:
     """Return what ``comparison.json`` holds of a finished run."""
+    with named_errors(out / run.folder / RECORD):
+        return _run_values(run, out)
+
+
+def _run_values(run: Run, out: Path) -> dict[str, Any]:
     record = _read(out, run.folder)
     parameters = record.get("parameters")
     if not isinstance(parameters, dict):  # a number, in older records of detection and segmentation
@@ -89,7 +95,7 @@ def read_run(run: Run, out: Path) -> dict[str, Any]:
         if name in record:
             read[name] = record[name]
     if run.probes is not None:
-        evaluation = json.loads((out / run.folder / EVALUATION).read_text())
+        evaluation = read_json(out / run.folder / EVALUATION)
         predictions = evaluation.pop("predictions", None)
         read |= {"evaluation": evaluation, "correct": (predictions or {}).get("correct")}
     if run.backbone is not None:
@@ -112,15 +118,14 @@ def read_run(run: Run, out: Path) -> dict[str, Any]:
 
 
 def _read(out: Path, folder: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((out / folder / RECORD).read_text())
-    return record
+    return read_json(out / folder / RECORD)
 
 
 def _data_of(record: dict[str, Any], run: Run, out: Path) -> dict[str, Any]:
     """Return the data set's name, sizes and classes."""
     data: dict[str, Any] = dict(record["data"])
     if run.probes is not None:
-        data["classes"] = json.loads((out / run.folder / EVALUATION).read_text())["classes"]
+        data["classes"] = read_json(out / run.folder / EVALUATION)["classes"]
     path = run.settings.get("data")
     data["name"] = Path(path).name if path is not None else data.get("name", "digits")
     return data
@@ -129,7 +134,7 @@ def _data_of(record: dict[str, Any], run: Run, out: Path) -> dict[str, Any]:
 def config_values(settings: CompareSettings) -> dict[str, Any]:
     """Return the settings that decide what is run, as plain values."""
     values = asdict(settings)
-    for name in ("dry_run", "executor", "jobs", "address", "out", "budget"):
+    for name in ("dry_run", "executor", "jobs", "address", "out", "budget", "trust_config"):
         del values[name]
     if settings.data is None:
         del values["data"], values["dataset"]

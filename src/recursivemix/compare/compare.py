@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from recursivemix.report.comparison_page import build_page
 from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
+from recursivemix.training.folder_lock import locked_folder
+from recursivemix.training.plain_file import named_errors, read_json, read_yaml
 
 from .collect import collect, config_values
 from .execute import RECORD, check_unchanged, is_finished, run_locally
@@ -22,7 +22,7 @@ from .on_ray import run_on_ray
 from .pace import Pace, epochs_in_budget, measure, total_seconds
 from .pictures import make_pictures
 from .records import COMPARISON, Comparison, read_comparison
-from .settings import CompareSettings
+from .settings import CompareSettings, Executor
 
 SETTINGS, PAGE = "comparison.yaml", "page.html"
 WHERE = ("command", "date", "commit", "versions", "hardware")
@@ -70,9 +70,21 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
     for job in jobs:
         for run in job.runs:
             check_unchanged(run, out)
-    where = environment(gpu=True)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        with locked_folder(out):
+            return _compare_locked(settings, jobs, say)
+    except OSError as error:
+        if out.is_dir():
+            raise
+        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+
+
+def _compare_locked(
+    settings: CompareSettings, jobs: list[Job], say: Callable[[str], None]
+) -> tuple[Comparison, dict[str, str]]:
+    """Compare as the only process that writes the folder."""
+    out, where = settings.out, environment(gpu=True)
+    try:
         write_text(out / SETTINGS, yaml.safe_dump(config_values(settings), sort_keys=False))
     except OSError as error:
         raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
@@ -87,15 +99,26 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
         for line in [problem] if problem else [result_line(run, out) for run in job.runs if run.label]:
             say(f"{ended} of {len(open_jobs)}: {line}")
 
-    if settings.executor == "ray":
-        problems = run_on_ray(open_jobs, out, settings.address, settings.jobs, done)
-    else:
-        problems = run_locally(open_jobs, out, settings.jobs, done)
+    problems = run_jobs(open_jobs, out, settings.executor, settings.address, settings.jobs, done)
     comparison = collect(settings, out, where)
     write_json(out / COMPARISON, comparison)
     make_pictures(settings, out)
     write_text(out / PAGE, build_page(comparison, out / "pictures"))
     return comparison, problems
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    out: Path,
+    executor: Executor,
+    address: str | None,
+    parallel: int,
+    done: Callable[[Job, str | None], None],
+) -> dict[str, str]:
+    """Run jobs on this machine or on a Ray cluster; see `run_locally` and `run_on_ray`."""
+    if executor == "ray":
+        return run_on_ray(jobs, out, address, parallel, done)
+    return run_locally(jobs, out, parallel, done)
 
 
 def report(folder: Path, baseline: str | None = None) -> Comparison:
@@ -114,11 +137,14 @@ def report(folder: Path, baseline: str | None = None) -> Comparison:
     file, runs = folder / COMPARISON, sorted(folder.glob(f"runs/*/{RECORD}"))
     if (folder / SETTINGS).is_file() and (runs or not file.is_file()):
         source = next((path for path in (file, *runs) if path.is_file()), None)
-        recorded: dict[str, Any] = {} if source is None else json.loads(source.read_text())
+        recorded = {} if source is None else read_json(source)
         where = {name: recorded.get(name) for name in WHERE}
-        write_json(file, collect(read_settings(folder), folder, where))
+        settings = read_settings(folder)
+        with named_errors(folder):
+            write_json(file, collect(settings, folder, where))
     comparison = read_comparison(folder, baseline)
-    write_text(folder / PAGE, build_page(comparison, folder / "pictures"))
+    with named_errors(file):
+        write_text(folder / PAGE, build_page(comparison, folder / "pictures"))
     return comparison
 
 
@@ -128,18 +154,17 @@ def read_settings(folder: Path) -> CompareSettings:
     Raises:
         ValueError: settings that this version does not know.
     """
-    values = yaml.safe_load((folder / SETTINGS).read_text())
-    if values.get("data") is not None:
-        values["data"] = Path(values["data"])
-    try:
+    file = folder / SETTINGS
+    values = read_yaml(file)
+    with named_errors(file):
+        if values.get("data") is not None:
+            values["data"] = Path(values["data"])
         return CompareSettings(**(values | {"out": folder}))
-    except TypeError as error:
-        raise ValueError(f"{folder / SETTINGS}: {error}") from error
 
 
 def result_line(run: Run, out: Path) -> str:
     """Describe a finished run in one line."""
-    record = json.loads((out / run.folder / RECORD).read_text())
+    record = read_json(out / run.folder / RECORD)
     score = record.get("score_last", record.get("acc1_last"))
     return f"{run.name}: {score:.2f} % at the last epoch, {record['seconds']:.0f} s"
 
@@ -154,7 +179,13 @@ def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
         for pace in paces
     ]
     total = total_seconds(settings, paces, epochs)
-    return [*lines, f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}"]
+    lines.append(f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}")
+    if settings.task == "classification" and "none" in settings.labels:
+        lines.append(
+            "mixing helps networks that memorize their training images: look at the training accuracy of "
+            "one run of none before you run all (docs/guides/when.md)"
+        )
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from recursivemix.training.atomic_write import write_json
+from recursivemix.training.plain_file import named_errors, read_json
 
 from .grid import Job, Run
 from .processes import Start, beside, check_code, run_all
@@ -36,7 +37,7 @@ def check_unchanged(run: Run, out: Path) -> None:
     folder = out / run.folder
     file = beside(folder, ".json")
     if file.is_file():
-        before, now = json.loads(file.read_text()), json.loads(json.dumps(run.settings))
+        before, now = read_json(file), json.loads(json.dumps(run.settings))
         if run.backbone is not None:
             before.pop("backbone", None)  # a path, in folders of earlier versions
         names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
@@ -46,10 +47,12 @@ def check_unchanged(run: Run, out: Path) -> None:
                 f"{folder} was made with other settings ({changes}): choose another --out, or remove it"
             )
     if run.probes is not None and is_finished(run, out):
-        evaluation = json.loads((folder / EVALUATION).read_text())
+        evaluation = read_json(folder / EVALUATION)
         # Records of earlier versions have no "subset".
         measured = evaluation.get("subset", evaluation.get("corruption_images"))
-        if measured != min(run.images, evaluation["images"]):
+        with named_errors(folder / EVALUATION):
+            expected = min(run.images, evaluation["images"])
+        if measured != expected:
             raise ValueError(
                 f"{folder} was evaluated on {measured} images, --images is {run.images}: use --images "
                 f"{measured}, or remove {folder / EVALUATION}"

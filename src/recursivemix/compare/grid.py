@@ -63,7 +63,8 @@ def jobs_of(settings: CompareSettings) -> list[Job]:
             continue
         for mixer in settings.named_mixers:
             folder = f"backbones/{mixer}-seed{seed}"
-            first = Run(folder, ("fit",), settings.pretrain_settings(mixer, seed), seed)
+            command = ("fit", *trust_words(settings))
+            first = Run(folder, command, settings.pretrain_settings(mixer, seed), seed)
             labels = [label for label in settings.labels if settings.method(label)["backbone"] == mixer]
             jobs.append(Job((first, *(run_of(settings, label, seed, folder) for label in labels))))
     return jobs
@@ -71,9 +72,10 @@ def jobs_of(settings: CompareSettings) -> list[Job]:
 
 def run_of(settings: CompareSettings, label: str, seed: int, backbone: str | None = None) -> Run:
     """Return the run of one method and seed."""
+    command = ("transfer", settings.task) if settings.is_dense else ("fit",)
     return Run(
         folder=f"runs/{label}-seed{seed}",
-        command=("transfer", settings.task) if settings.is_dense else ("fit",),
+        command=(*command, *trust_words(settings)),
         settings=settings.run_settings(label, seed),
         seed=seed,
         label=label,
@@ -81,6 +83,11 @@ def run_of(settings: CompareSettings, label: str, seed: int, backbone: str | Non
         probes=None if settings.is_dense else settings.probes,
         images=settings.images,
     )
+
+
+def trust_words(settings: CompareSettings) -> tuple[str, ...]:
+    """Return the flag that lets runs create classes outside Lightning, if the comparison has it."""
+    return ("--trust-config",) if settings.trust_config else ()
 
 
 def labelled_runs(settings: CompareSettings) -> list[Run]:

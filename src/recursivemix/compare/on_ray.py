@@ -6,11 +6,9 @@ checkpoint. Other workers send the records back.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +19,8 @@ import torch
 
 from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
-from .processes import GridStoppedError, RunError, environment_with
+from .processes import GridStoppedError, RunError, environment_with, stop_with_parent
 
-PR_SET_PDEATHSIG = 1
-"""Linux prctl(2): signal to receive when the parent process dies."""
 RETRIES = 3
 """Number of restarts of a job whose worker was lost."""
 SENT = (
@@ -57,16 +53,10 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise ValueError("--executor ray needs Ray: pip install 'recursivemix[ray]'") from error
-    cores = os.cpu_count() or 1
-    threads = max(1, cores // parallel)
+    threads = max(1, (os.cpu_count() or 1) // parallel)
     starts = not ray.is_initialized()
-    try:
-        if starts and address is None:
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        elif starts:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--address {address}: no Ray cluster answers there: {error}") from error
+    if starts:
+        connect(address)
     problems: dict[str, str] = {}
     token = uuid4().hex
     mark = out / ".shared"
@@ -88,15 +78,30 @@ def run_on_ray(
                 problem = " ".join(str(error).split())[-500:]
                 problems[job.name] = problem
             done(job, problem)
-    except KeyboardInterrupt as error:
+    except BaseException as error:
         for reference in waiting:
             ray.cancel(reference, force=True)
-        raise GridStoppedError("stopped") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise GridStoppedError("stopped") from error
+        raise
     finally:
         mark.unlink(missing_ok=True)
         if starts:
             ray.shutdown()
     return problems
+
+
+def connect(address: str | None) -> None:
+    """Start a cluster on this machine, or join the one at an address."""
+    import ray
+
+    place = (
+        {"address": address} if address else {"num_cpus": os.cpu_count() or 1, "include_dashboard": False}
+    )
+    try:
+        ray.init(**place, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there: {error}") from error
 
 
 def run_somewhere(job: Job, out: str, token: str, threads: int) -> dict[str, bytes]:
@@ -137,12 +142,7 @@ def start(words: list[str], log: Path, threads: int | None) -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment_with(threads),
-            preexec_fn=_die_with_worker if sys.platform == "linux" else None,
+            preexec_fn=stop_with_parent(signal.SIGKILL),
             check=False,
         )
     return done.returncode
-
-
-def _die_with_worker() -> None:
-    """Let the kernel kill this process when its worker dies, because the run restarts elsewhere."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -81,11 +82,18 @@ class Pace:
 
 def measure(settings: CompareSettings) -> list[Pace]:
     """Train each method for a few steps in a temporary folder."""
+    with threads_of(settings):
+        return [_measure_method(settings, label) for label in settings.labels]
+
+
+@contextmanager
+def threads_of(settings: CompareSettings) -> Iterator[None]:
+    """Use as many threads as one of several runs at the same time."""
     threads = torch.get_num_threads()
     if settings.executor == "local" and settings.jobs > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.jobs))
     try:
-        return [_measure_method(settings, label) for label in settings.labels]
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -117,18 +125,20 @@ def epochs_in_budget(settings: CompareSettings, paces: list[Pace]) -> int:
 def _measure_method(settings: CompareSettings, label: str) -> Pace:
     seed = settings.first_seed
     run = settings.standalone_run(label, seed)
-    pace = _measure(run, label, settings.settings.get("trainer", {}))
+    pace = measure_run(run, label, settings.settings.get("trainer", {}))
     if not settings.pretrains:
         return pace if settings.is_dense else _with_probes(settings, pace)
     backbone = settings.method(label)["backbone"]
     if backbone != label:  # another method counts its backbone
         return pace
     before = settings.pretrain_run(backbone, seed)
-    return Pace(label, pace.epoch, pace.once + _measure(before, label, {}).run(before.epochs))
+    return Pace(label, pace.epoch, pace.once + measure_run(before, label, {}).run(before.epochs))
 
 
 @dataclass(frozen=True)
-class _Measured(Pace):
+class Measured(Pace):
+    """Measured times of one run, without probes."""
+
     images: int
     """Images of the evaluation split."""
     batch: float
@@ -136,12 +146,13 @@ class _Measured(Pace):
     batch_size: int
 
 
-def _with_probes(settings: CompareSettings, pace: _Measured) -> Pace:
+def _with_probes(settings: CompareSettings, pace: Measured) -> Pace:
     images = PROBE_PASSES * min(settings.images, pace.images) + pace.images
     return Pace(pace.label, pace.epoch, pace.once + images / pace.batch_size * pace.batch)
 
 
-def _measure(settings: RunSettings, label: str, trainer: dict[str, Any]) -> _Measured:
+def measure_run(settings: RunSettings, label: str, trainer: dict[str, Any]) -> Measured:
+    """Train one run for a few steps in a temporary folder."""
     clock = Clock()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="recursivemix-") as folder:
@@ -156,7 +167,7 @@ def _measure(settings: RunSettings, label: str, trainer: dict[str, Any]) -> _Mea
     step, batch = _median_gap(clock.training[WARM_UP:]), _median_gap(clock.evaluation)
     elapsed = time.perf_counter() - start
     reading = max(0.0, elapsed - len(clock.training) * step - len(clock.evaluation) * batch)
-    return _Measured(
+    return Measured(
         label,
         clock.training_batches * step + clock.evaluation_batches * batch,
         START_SECONDS + reading,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from recursivemix.data.augment import augmentation_of, colour_scale, normalise
+from recursivemix.data.augment import colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
 from recursivemix.data.open import open_images
@@ -48,6 +48,8 @@ def make_pictures(settings: CompareSettings, out: Path) -> None:
         assert isinstance(run_settings, ClassificationSettings)
         data = open_images(run_settings, run_settings.seed)
         checkpoints = {label: out / run.folder / LAST for label, run in first.items()}
+        for checkpoint in [path for path in checkpoints.values() if path.is_file()][:1]:
+            data = data.prepared(load_task(checkpoint, "classification").preprocessing)
         _classification_pictures(data, checkpoints, pictures)
 
 
@@ -61,9 +63,8 @@ def _copy_as_jpeg(source: Path, target: Path) -> None:
 def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pictures: Path) -> None:
     """Draw mixed batches and class activation maps of the last checkpoint of each method."""
     colours = (data.mean, data.std)
-    size = augmentation_of(data).size
-    train = _some(data.train, SHOWN * (EARLIER + 1), size)
-    test = _some(data.evaluation, SHOWN, size)
+    train = _some(data, data.train, SHOWN * (EARLIER + 1))
+    test = _some(data, data.evaluation, SHOWN)
     scale = colour_scale(*colours, torch.device("cpu"))
     train_images, images = normalise(train[0], scale), normalise(test[0], scale)
     shown = as_bytes(denormalise(images, *colours))
@@ -95,10 +96,11 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
     write_json(pictures / "cams.json", {"images": names, "methods": predictions})
 
 
-def _some(images: LabelledImages, count: int, size: int) -> tuple[Tensor, Tensor]:
+def _some(data: ImageData, images: LabelledImages, count: int) -> tuple[Tensor, Tensor]:
     """Return (count, 3, S, S) uint8 images and their labels, spread evenly over a set."""
     spread = torch.arange(count) * len(images) // count
-    held = stack(images.select(spread), size, 0, False, "pictures")
+    shape = (data.resize, data.interpolation)
+    held = stack(images.select(spread), data.image_size, 0, False, "pictures", *shape)
     return held.images, held.labels
 
 

@@ -5,14 +5,20 @@ Every run is a process of its own: it inherits nothing from the run before, and 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+PR_SET_PDEATHSIG = 1
+"""Linux prctl(2): signal to receive when the parent process dies."""
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Start = Callable[[list[str], Path, int | None], int]
 """Run a command to its end; append its output to a log; limit its threads; return the exit code."""
@@ -56,6 +62,17 @@ def environment_with(threads: int | None) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(threads)}
 
 
+def stop_with_parent(number: int) -> Callable[[], None] | None:
+    """Return a function for a new process that lets the kernel send it a signal when its parent dies.
+
+    Otherwise it would write into a run folder that a later command resumes.
+    """
+    if LIBC is None:
+        return None
+    prctl = LIBC.prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, number)
+
+
 class Processes:
     """Starts processes, and can stop them all; a run writes a checkpoint before it stops."""
 
@@ -78,6 +95,7 @@ class Processes:
                     stderr=subprocess.STDOUT,
                     env=environment_with(threads),
                     start_new_session=True,
+                    preexec_fn=stop_with_parent(signal.SIGTERM),
                 )
                 self._running.add(process)
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from recursivemix.report.pairs import PerImage, PerImageReader, Run, Runs, bounds_of, compare_all
 from recursivemix.report.statistics import estimate
+from recursivemix.training.plain_file import named_errors, read_json
 
 from .answer import answer
 from .metrics import metrics_of, values_of
@@ -34,7 +34,9 @@ def read_comparison(folder: Path, baseline: str | None = None) -> Comparison:
     file = next((folder / name for name in (COMPARISON, OLDER) if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(f"{folder} has no {COMPARISON}: expected the --out folder of recursivemix compare")
-    return with_statistics(_upgraded(json.loads(file.read_text())), baseline)
+    record = read_json(file)
+    with named_errors(file):
+        return with_statistics(_upgraded(record), baseline)
 
 
 def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comparison:
@@ -70,7 +72,8 @@ def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comp
 def image_reader(comparison: Comparison) -> PerImageReader:
     """Return a function that reads a run's accuracy image by image."""
     settings = comparison.get("config", {}).get("settings", {})
-    drawn = any(name in settings for name in ("val_split", "folds"))  # the seed chooses the test images
+    # The seed chooses the test images.
+    drawn = any(name in settings for name in ("val_split", "holdout", "folds"))
 
     def read(run: Run, metric: str) -> PerImage | None:
         if metric != "acc1_last" or not run.get("correct"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from recursivemix.tasks import settings_class
 from recursivemix.tasks.settings import undo_yaml_coercion
 from recursivemix.training.settings import RunSettings
+from recursivemix.training.trainer_classes import check_classes
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -20,6 +21,8 @@ Task = Literal["classification", "detection", "instance", "segmentation"]
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "seed", "out")
 """Settings of a run that the comparison sets."""
+FOLDS = ("folds", "fold", "split_seed", "val_split")
+"""Settings that choose the evaluation images; the same for all methods."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 LABEL = r"[\w.+=-]+"
 
@@ -39,6 +42,8 @@ class CompareSettings:
             names the backbone it starts from: --methods.dense '{backbone: none, mixer: recursivemix}'.
         seeds: Number of seeds per method; intervals need three.
         first_seed: First seed; the others follow it.
+        folds: Number of folds for cross-validation, if the data have no val or test split; classification
+            only. Each seed evaluates on the next fold; after the last one come other folds.
         epochs: Passes over the training images (default: as --budget allows, else as in recursivemix fit
             or transfer).
         model: Network, as in recursivemix fit or transfer.
@@ -56,6 +61,7 @@ class CompareSettings:
         address: Address of a running Ray cluster (default: start one on this machine).
         dry_run: Measure a few steps of each method, print the estimated time, and stop.
         out: Folder of the comparison; finished runs in it are kept.
+        trust_config: Accept settings that name classes outside Lightning; they can run any code.
     """
 
     task: Task = "classification"
@@ -65,6 +71,7 @@ class CompareSettings:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: int = 3
     first_seed: int = 0
+    folds: int | None = None
     epochs: int | None = None
     model: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -78,12 +85,15 @@ class CompareSettings:
     address: str | None = None
     dry_run: bool = False
     out: Path = Path("comparison")
+    trust_config: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("images", 1), ("jobs", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {value}")
+        if self.folds is not None and self.is_dense:
+            raise ValueError("--folds needs --task classification")
         if self.budget is not None:
             budget_seconds(self.budget)
             if self.given_epochs is not None:
@@ -163,6 +173,9 @@ class CompareSettings:
             common["data"] = str(self.data)
             if not self.is_dense or self.dataset != "auto":
                 common["dataset"] = self.dataset
+        if self.folds is not None:
+            before, fold = divmod(seed - self.first_seed, self.folds)
+            common |= {"folds": self.folds, "fold": fold, "split_seed": self.first_seed + before}
         method = self.method(label)
         if self.pretrains:
             del method["backbone"]
@@ -176,13 +189,18 @@ class CompareSettings:
         """Raise ValueError for settings that no run of the task can have."""
         from recursivemix.mixing import MIXERS
 
+        if not self.trust_config:
+            for name in ("settings", "methods", "pretrain"):
+                check_classes(getattr(self, name) or {}, f"--{name}")
         fixed = (*FIXED, "backbone" if self.pretrains else "mixer")
         for name in self.settings:
-            if name in fixed or (name in ("epochs", "model") and getattr(self, name) is not None):
+            if name in fixed or (name in ("epochs", "model", "folds") and getattr(self, name) is not None):
                 raise ValueError(f"--settings.{name} is set by the comparison: see --{name} or --mixers")
+            if self.folds is not None and name in FOLDS:
+                raise ValueError(f"--settings.{name} is set by --folds: leave it out")
         for label in self.labels:
             method = self.method(label)
-            shared = FIXED if self.pretrains else (*FIXED, "epochs", "model")
+            shared = FIXED if self.pretrains else (*FIXED, *FOLDS, "epochs", "model")
             for name in self.methods.get(label, {}):
                 if name in shared:
                     raise ValueError(f"--methods.{label}: {name!r} must be the same for all methods")
@@ -249,12 +267,14 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
         raise ValueError(f"{options}: {task} has no setting {unknown[0]!r}")
     from jsonargparse import ArgumentError
 
+    from recursivemix.training.options import make_settings
+
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     try:
         parsed = _parser(task).parse_object(plain)
     except ArgumentError as error:
         raise ValueError(f"{options}: {' '.join(str(error).split())}") from error
-    return settings_class(task)(**{name: parsed[name] for name in known})
+    return make_settings(settings_class(task), parsed)
 
 
 @cache

@@ -7,8 +7,11 @@ from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import Augmentation, evaluation_transform
-from .images import LabelledImages, StackedImages
+from recursivemix.models.preprocessing import Interpolation
+
+from .augment import Augmentation
+from .crop import ChooseCrop, evaluation_crop
+from .images import LabelledImages, StackedImages, cropped
 
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
@@ -18,19 +21,26 @@ with a cache draws other random numbers than one without, and must be the same o
 class CenterCrops(Dataset[Tensor]):
     """The central square of each image, (3, size, size) uint8; for loader workers."""
 
-    def __init__(self, images: LabelledImages, size: int) -> None:
+    def __init__(self, images: LabelledImages, choose: ChooseCrop) -> None:
         self.images = images
-        self.transform = evaluation_transform(size)
+        self.choose = choose
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        crop: Tensor = self.transform(self.images[index])
-        return crop
+        return cropped(self.images, index, self.choose)
 
 
-def stack(images: LabelledImages, size: int, workers: int, progress: bool, what: str) -> StackedImages:
+def stack(
+    images: LabelledImages,
+    size: int,
+    workers: int,
+    progress: bool,
+    what: str,
+    resize: int | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> StackedImages:
     """Decode every image once and crop it to (3, size, size).
 
     Args:
@@ -39,14 +49,16 @@ def stack(images: LabelledImages, size: int, workers: int, progress: bool, what:
         workers: processes that decode; 0 decodes in this process.
         progress: show a progress bar.
         what: name of the images in the progress bar.
+        resize: shorter side before the crop; None: see `evaluation_resize`.
+        interpolation: of the resize.
     """
-    if isinstance(images, StackedImages) and images.images.shape[-2:] == (size, size):
+    crops = resize is not None and resize != size
+    if isinstance(images, StackedImages) and images.images.shape[-2:] == (size, size) and not crops:
         return images
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     # A separate generator: the global one belongs to the network.
-    loader = DataLoader(
-        CenterCrops(images, size), batch_size=256, num_workers=workers, generator=torch.Generator()
-    )
+    crop = CenterCrops(images, evaluation_crop(size, resize, interpolation))
+    loader = DataLoader(crop, batch_size=256, num_workers=workers, generator=torch.Generator())
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not progress) as bar:
         task = bar.add_task(f"reading {what}", total=len(images))
@@ -66,4 +78,4 @@ def cache_bytes(counts: list[int], size: int) -> int:
 
 def can_be_cached(augmentation: Augmentation) -> bool:
     """Tell whether a whole batch can be augmented at once: shifts, mirroring and lighting only."""
-    return augmentation.crop != "resized" and not augmentation.color_jitter
+    return not augmentation.one_by_one

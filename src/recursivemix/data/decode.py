@@ -1,7 +1,13 @@
-"""Decode images to RGB tensors; an error names the image and says how to fix it."""
+"""Decode images to RGB tensors; an error names the image and says how to fix it.
+
+A crop that is larger than the network's input is decoded at 1/2, 1/4 or 1/8 of the size: JPEG by the
+inverse cosine transform of fewer coefficients, other formats by averaging squares of pixels.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
+
+from .crop import ChooseCrop
+from .settings import MAX_PIXELS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +44,8 @@ DECODING_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
+RAW = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
+"""Header of raw pixels as Pillow writes them (PPM): width and height."""
 FIX_FILE = "fix or remove the file, or leave out all unreadable files with --skip-bad"
 
 
@@ -39,17 +53,29 @@ class UnreadableImageError(ValueError):
     """An image that cannot be decoded; the message names it."""
 
 
+class Decoding(NamedTuple):
+    """How the images of a data set are decoded."""
+
+    exact: bool = False
+    """Decode every image at its full size, even if the network's input is smaller."""
+    max_pixels: int = MAX_PIXELS
+    """Larger images are refused before they are decoded."""
+
+
 @contextmanager
-def open_image(content: Path | bytes | None, name: str, fix: str) -> Iterator[Image.Image]:
+def open_image(
+    content: Path | bytes | None, name: str, fix: str, max_pixels: int = MAX_PIXELS
+) -> Iterator[ImageFile.ImageFile]:
     """Open an encoded image; decoding errors inside the context are converted too.
 
     Args:
         content: a file, or the encoded bytes; None if the data set stores no image here.
         name: the image's name in error messages.
         fix: what the user can do about an unreadable image, for error messages.
+        max_pixels: largest number of pixels.
 
     Raises:
-        UnreadableImageError: the image cannot be decoded.
+        UnreadableImageError: the image cannot be decoded, or has too many pixels.
     """
     try:
         if content is None:
@@ -58,6 +84,11 @@ def open_image(content: Path | bytes | None, name: str, fix: str) -> Iterator[Im
         if not size:
             raise ValueError("empty file")
         with Image.open(content if isinstance(content, Path) else BytesIO(content)) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels are above the limit of {max_pixels} pixels (fit "
+                    f"--max-pixels)"
+                )
             yield image
     except DECODING_ERRORS as error:
         raise UnreadableImageError(
@@ -65,7 +96,7 @@ def open_image(content: Path | bytes | None, name: str, fix: str) -> Iterator[Im
         ) from error
 
 
-def open_image_file(path: Path) -> AbstractContextManager[Image.Image]:
+def open_image_file(path: Path) -> AbstractContextManager[ImageFile.ImageFile]:
     """Open an image file; see `open_image`."""
     return open_image(path, str(path), FIX_FILE)
 
@@ -88,6 +119,89 @@ def as_rgb(image: Image.Image) -> Tensor:
         return grey.byte().repeat(3, 1, 1)
     rgb: Tensor = pil_to_tensor(image.convert("RGB"))
     return rgb
+
+
+def decode_crop(
+    content: Path | bytes | None, name: str, fix: str, choose: ChooseCrop, decoding: Decoding
+) -> Tensor:
+    """Decode the part of an image that the network receives, at about the resolution that it needs.
+
+    Args:
+        content: a file, or the encoded bytes; None if the data set stores no image here.
+        name: the image's name in error messages.
+        fix: what the user can do about an unreadable image, for error messages.
+        choose: called once, with the size of the image, before it is decoded.
+        decoding: whether to decode at full size, and the largest number of pixels.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        UnreadableImageError: the image cannot be decoded, or has too many pixels.
+    """
+    crop = None
+    encoded = b"" if content is None or decoding.exact else _read(content)
+    size = _plain_size(encoded)
+    if size is not None and size[0] * size[1] <= decoding.max_pixels:
+        crop = choose(size)
+        pixels, scale = _decode_plain(encoded, size, crop.scale)
+        if pixels is not None:
+            return crop.apply(pixels, scale)
+    with open_image(content, name, fix, decoding.max_pixels) as image:
+        crop = crop or choose((image.height, image.width))
+        if decoding.exact or image.mode.startswith("I"):  # 16-bit grey is for `as_rgb`
+            return crop.apply(as_rgb(image))
+        return crop.apply(_decode_reduced(image, crop.scale), crop.scale)
+
+
+def _read(content: Path | bytes) -> bytes:
+    """Return encoded bytes; none if the file cannot be read, for which `open_image` has the words."""
+    if isinstance(content, bytes):
+        return content
+    try:
+        return content.read_bytes()
+    except OSError:
+        return b""
+
+
+def _plain_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return the (H, W) of an image that needs no Pillow: JPEG of the usual color space, or raw pixels."""
+    if encoded.startswith(b"\xff\xd8"):
+        with contextlib.suppress(ValueError):
+            height, width, color_space, _ = decode_jpeg_header(encoded)
+            return (height, width) if color_space == "YCbCr" else None
+    head = RAW.match(encoded)
+    return None if head is None else (int(head[2]), int(head[1]))
+
+
+def _decode_plain(encoded: bytes, size: tuple[int, int], scale: int) -> tuple[Tensor | None, int]:
+    """Decode an image of a `_plain_size` at 1/scale.
+
+    Returns:
+        (3, H, W) uint8, or None if Pillow must do it, which accepts more files; and its actual scale.
+    """
+    head = RAW.match(encoded)
+    if head is not None:
+        if len(encoded) != head.end() + 3 * size[0] * size[1]:
+            return None, 1
+        values = np.frombuffer(encoded, np.uint8, offset=head.end())
+        pixels = values.reshape(*size, 3).copy()  # torch warns of memory that it cannot write
+        return torch.from_numpy(pixels).permute(2, 0, 1), 1
+    height, width = -(-size[0] // scale), -(-size[1] // scale)
+    limits = {} if scale == 1 else {"min_height": height, "min_width": width, "min_factor": scale}
+    try:
+        pixels = decode_jpeg(encoded, "RGB", **limits)
+    except ValueError:
+        return None, scale
+    return torch.from_numpy(pixels).permute(2, 0, 1) if pixels.shape[:2] == (height, width) else None, scale
+
+
+def _decode_reduced(image: ImageFile.ImageFile, scale: int) -> Tensor:
+    """Decode an opened image at 1/scale with Pillow."""
+    width = image.width
+    image.draft(image.mode, (width // scale, image.height // scale))  # for JPEG only
+    factor = scale // round(width / image.width)
+    return as_rgb(image.convert("RGB").reduce(factor) if factor > 1 else image)
 
 
 def map_decoding(

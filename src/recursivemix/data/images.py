@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
-from PIL import Image
+from PIL import ImageFile
 from torch import Tensor
 
-from .decode import FIX_FILE, as_rgb, open_image
+from recursivemix.models.preprocessing import Interpolation, Preprocessing
+
+from .crop import ChooseCrop
+from .decode import FIX_FILE, Decoding, as_rgb, decode_crop, open_image
 
 if TYPE_CHECKING:
     from .settings import ImageSettings
@@ -135,12 +138,20 @@ class EncodedImages:
         source: the encoded images.
         labels: (N,) int64 class indices, or (N, K) uint8 multi-hot.
         rows: (N,) int64, the row of each image in ``source`` (default: 0 to N - 1).
+        decoding: how they are decoded.
     """
 
-    def __init__(self, source: EncodedSource, labels: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        source: EncodedSource,
+        labels: Tensor,
+        rows: Tensor | None = None,
+        decoding: Decoding = Decoding(),  # noqa: B008 (a tuple)
+    ) -> None:
         self.source = source
         self.labels = labels
         self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.decoding = decoding
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,14 +160,22 @@ class EncodedImages:
         with self.open(index) as image:
             return as_rgb(image)
 
-    def open(self, index: int) -> AbstractContextManager[Image.Image]:
+    def crop(self, index: int, choose: ChooseCrop) -> Tensor:
+        """Decode the region of an image that the network receives; see `decode_crop`."""
+        row = int(self.rows[index])
+        source = self.source
+        return decode_crop(source[row], source.name(row), source.fix, choose, self.decoding)
+
+    def open(self, index: int) -> AbstractContextManager[ImageFile.ImageFile]:
         """Open an image; its pixels are not decoded yet.
 
         Raises:
             UnreadableImageError: the image cannot be decoded; raised inside the context too.
         """
         row = int(self.rows[index])
-        return open_image(self.source[row], self.source.name(row), self.source.fix)
+        return open_image(
+            self.source[row], self.source.name(row), self.source.fix, self.decoding.max_pixels
+        )
 
     @property
     def blocks(self) -> Tensor | None:
@@ -178,9 +197,21 @@ class EncodedImages:
         """Return the name of an image."""
         return self.source.name(int(self.rows[index]))
 
+    def decoded(self, decoding: Decoding) -> EncodedImages:
+        """Return the same images, decoded in another way."""
+        return EncodedImages(self.source, self.labels, self.rows, decoding)
+
     def select(self, indices: Tensor) -> EncodedImages:
         """Return the images at these indices."""
-        return EncodedImages(self.source, self.labels[indices], self.rows[indices])
+        return EncodedImages(self.source, self.labels[indices], self.rows[indices], self.decoding)
+
+
+def cropped(images: LabelledImages, index: int, choose: ChooseCrop) -> Tensor:
+    """Return the region of an image that the network receives, resized: (3, size, size) uint8."""
+    if isinstance(images, EncodedImages):
+        return images.crop(index, choose)
+    image = images[index]
+    return choose((image.shape[-2], image.shape[-1])).apply(image)
 
 
 def spread_indices(images: LabelledImages, count: int) -> Tensor:
@@ -206,8 +237,23 @@ class ImageData:
     """Whether a mirrored image keeps its class."""
     split: str
     """Name of the evaluation split: "val", "test" or "held out"."""
+    resize: int | None = None
+    """Pixels of the shorter side before the center crop of evaluation; None: see `evaluation_resize`."""
+    interpolation: Interpolation = "bilinear"
+    """Filter of every resize; antialiased."""
     skipped: tuple[str, ...] = ()
     """Images left out by ``--skip-bad``, each with the reason."""
+
+    def prepared(self, preprocessing: Preprocessing) -> ImageData:
+        """Return the data with the preprocessing of a trained network."""
+        return replace(
+            self,
+            image_size=preprocessing.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+        )
 
     @property
     def multi_label(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 IMAGE_FORMATS = {
     "digits": "digits:DIGITS",
+    "pack": "pack:PACK",
     "table": "table:TABLE",
     "hf": "hub:HUB",
     "hf-stream": "hub_stream:HUB_STREAM",
@@ -41,6 +42,7 @@ else:
     SegmentationSource = Literal[("auto", *SEGMENTATION_FORMATS)]
 
 Crop = Literal["pad", "resized", "none"]
+AutoAugment = Literal["none", "autoaugment", "randaugment", "trivialaugment", "augmix", "3-augment"]
 Cache = Literal["auto", "yes", "no"]
 
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from .names import Source
+from .names import AutoAugment, Crop, Source
+
+MAX_PIXELS = 89_478_485
+"""Pixels above which Pillow warns: 256 MiB as RGB."""
+PILLOW_LIMIT = 2 * MAX_PIXELS
+"""Pixels above which Pillow refuses an image."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,74 @@ class SourceSettings:
     data: Path | None = None
     download: bool = False
     skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class ColorSettings:
+    """Mirroring and colours of training images.
+
+    Args:
+        flip: Mirror half of the training images (default: yes, except for digits).
+        color_jitter: Largest relative change of brightness, contrast and saturation.
+    """
+
+    flip: bool | None = None
+    color_jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class AugmentationSettings(ColorSettings):
+    """Augmentation of training images, before they are mixed.
+
+    Args:
+        crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
+            (default: pad for small images, else resized).
+        crop_scale: Range of the area of --crop resized, as a share of the image.
+        crop_ratio: Range of the aspect ratio of --crop resized, width by height.
+        vertical_flip: Turn half of the training images upside down.
+        auto_augment: autoaugment (the ImageNet policy), randaugment, trivialaugment (wide), augmix,
+            3-augment (grayscale, solarize or blur) or none.
+        magnitude: Strength of --auto-augment randaugment, 0 to 30.
+        operations: Operations that --auto-augment randaugment applies to each image.
+        grayscale: Share of the training images that lose their colour.
+        blur: Share of the training images that are blurred, by a Gaussian of 0.1 to 2 pixels.
+        random_erasing: Share of the training images in which a rectangle is filled with noise.
+        lighting: Standard deviation of the PCA lighting noise, such as 0.1.
+    """
+
+    crop: Crop | None = None
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    vertical_flip: bool = False
+    auto_augment: AutoAugment = "none"
+    magnitude: int = 9
+    operations: int = 2
+    grayscale: float = 0.0
+    blur: float = 0.0
+    random_erasing: float = 0.0
+    lighting: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range."""
+        for name in ("grayscale", "blur", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is a share and must be in [0, 1], got {getattr(self, name)}")
+        least, most = self.crop_scale
+        if not 0 < least <= most <= 1:
+            raise ValueError(f"--crop-scale must be two shares 0 < A <= B <= 1, got {[least, most]}")
+        least, most = self.crop_ratio
+        if not 0 < least <= most:
+            raise ValueError(f"--crop-ratio must be two ratios 0 < A <= B, got {[least, most]}")
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"--magnitude must be in 0..30, got {self.magnitude}")
+        if self.operations < 1:
+            raise ValueError(f"--operations must be at least 1, got {self.operations}")
+        if self.lighting < 0 or self.color_jitter < 0:
+            raise ValueError("--lighting and --color-jitter must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -47,12 +120,19 @@ class ImageSettings(SourceSettings):
             shards (default: ~/.cache/recursivemix/shards).
         shard_cache_gb: Largest total size of these copies in GiB.
         val_split: Share of each class to hold out, if there is no val or test split.
+        holdout: Share of each class of the training images to evaluate on instead of a val or test split,
+            which is not used.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
-            --seed.
+            --split-seed.
+        split_seed: Seed of held-out images, folds and the subset of training images (default: --seed).
         fold: Which of the --folds to evaluate on, counted from 0; the others are trained on.
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
         train_images: Number of training images; a stratified random subset (default: all).
+        exact_decoding: Decode every image at its full size; by default, one whose crop is larger than the
+            network's input is decoded at 1/2, 1/4 or 1/8, which is faster and changes pixels slightly.
+        max_pixels: Largest number of pixels of an image; larger ones are refused before they are decoded,
+            or left out with --skip-bad.
     """
 
     dataset: Source = "auto"
@@ -64,10 +144,14 @@ class ImageSettings(SourceSettings):
     shard_cache: Path | None = None
     shard_cache_gb: float = 20.0
     val_split: float | None = None
+    holdout: float | None = None
     folds: int | None = None
     fold: int = 0
+    split_seed: int | None = None
     image_size: int | None = None
     train_images: int | None = None
+    exact_decoding: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
@@ -83,10 +167,9 @@ class ImageSettings(SourceSettings):
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
-        if self.val_split is not None and not 0 < self.val_split < 1:
-            raise ValueError(
-                f"--val-split is a share of each class and must be in (0, 1), got {self.val_split}"
-            )
+        for name, share in (("--val-split", self.val_split), ("--holdout", self.holdout)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"{name} is a share of each class and must be in (0, 1), got {share}")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"--folds must be at least 2, got {self.folds}")
         if self.folds is None and self.fold:
@@ -95,9 +178,15 @@ class ImageSettings(SourceSettings):
             raise ValueError(
                 f"--fold must be in 0..{self.folds - 1} for --folds {self.folds}, got {self.fold}"
             )
-        if self.folds is not None and self.val_split is not None:
-            raise ValueError("--folds and --val-split both choose the evaluation images: give one of them")
+        choices = {"--folds": self.folds, "--val-split": self.val_split, "--holdout": self.holdout}
+        given = [name for name, value in choices.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose the evaluation images: give one of them")
         if self.shard_cache_gb <= 0:
             raise ValueError(f"--shard-cache-gb must be > 0, got {self.shard_cache_gb}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"--image-size must be at least 1, got {self.image_size}")
+        if not 1 <= self.max_pixels <= PILLOW_LIMIT:
+            raise ValueError(
+                f"--max-pixels must be in 1..{PILLOW_LIMIT} (Pillow's own limit), got {self.max_pixels}"
+            )

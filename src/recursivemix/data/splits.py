@@ -13,9 +13,13 @@ from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
 
-from .decode import map_decoding
+from .decode import Decoding, map_decoding
 from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages, spread_indices
 from .settings import ImageSettings
+
+
+class NoEvaluationSplitError(ValueError):
+    """There is no evaluation split, and no option that makes one."""
 
 
 def strata(labels: Tensor) -> list[tuple[int, Tensor]]:
@@ -157,19 +161,22 @@ def image_data(
         settings: how to split, and the image size.
         seed: of the held-out share or the folds.
         classes: names of the classes.
-        images: "train" and an evaluation split; or "train" alone, of which ``settings`` hold some out.
+        images: "train" and an evaluation split; or "train" alone, of which ``settings`` hold some out. With
+            ``holdout``, `open_images` does that for every format, so "train" may be the evaluation split.
         skipped: images that were left out already, with the reason.
 
     Raises:
         ValueError: there is no evaluation split and no option to make one, or both.
     """
     source = settings.table or settings.data
+    decoding = Decoding(settings.exact_decoding, settings.max_pixels)
+    images = {name: part.decoded(decoding) for name, part in images.items()}
     left_out = list(skipped)
     if settings.skip_bad:
         images = {name: without_unreadable(part, classes, left_out) for name, part in images.items()}
     train = images["train"]
-    split = next((name for name in images if name != "train"), "held out")
-    if split != "held out":
+    split = next((name for name in images if name != "train"), None)
+    if split is not None:
         evaluation = images[split]
         for name, value in (("--val-split", settings.val_split), ("--folds", settings.folds)):
             if value is not None:
@@ -181,8 +188,10 @@ def image_data(
             kept, held = without_fold(train.labels, classes, settings.folds, settings.fold, seed)
         elif settings.val_split is not None:
             kept, held = held_out(train.labels, classes, settings.val_split, seed)
+        elif settings.holdout is not None:
+            kept = held = torch.arange(len(train))
         else:
-            raise ValueError(
+            raise NoEvaluationSplitError(
                 f"{source} has no labelled val or test split: add one, or hold out a share with "
                 f"--val-split 0.2"
             )
@@ -195,7 +204,7 @@ def image_data(
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         flip=True,
-        split=split,
+        split=split or "held out",
         skipped=tuple(left_out),
     )
 

@@ -41,10 +41,12 @@ def open_measured(
         settings = replace(settings, data=data, dataset=dataset or trained_on)
         if any((data / name).is_dir() for name in ("val", "test")):
             settings = replace(settings, val_split=None, folds=None, fold=0)
-    if data is not None or origin.table is not None:
-        settings = replace(settings, image_size=preprocessing.size)
+            if str(data.absolute()) != about.get("folder"):  # of other data, the images for evaluation
+                settings = replace(settings, holdout=None)
+    has_files = data is not None or origin.table is not None
+    settings = replace(settings, image_size=preprocessing.size if has_files else None)
     images = open_images(settings, about["seed"])
-    images = replace(images, mean=preprocessing.mean, std=preprocessing.std)
+    images = images.prepared(preprocessing)
     if images.classes != trained.classes:
         raise ValueError(
             f"{checkpoint} was trained on {len(trained.classes)} classes "

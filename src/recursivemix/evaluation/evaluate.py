@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recursivemix.data.names import Source
 from recursivemix.training.settings import Device, Precision
+
+if TYPE_CHECKING:
+    from .probe import Probe
+    from .subject import Subject
 
 
 def evaluate_checkpoint(
@@ -50,9 +54,7 @@ def evaluate_checkpoint(
     for name, value in (("batch-size", batch_size), ("images", images)):
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-    from recursivemix.training.atomic_write import write_json
     from recursivemix.training.devices import check_device
-    from recursivemix.training.environment import environment
 
     from .checkpoint import open_measured
     from .probes import select_probes
@@ -66,28 +68,46 @@ def evaluate_checkpoint(
     begun = time.perf_counter()
     logits, labels = predictor.split_logits(opened, 0 if data is None else workers)
     subject = Subject(predictor, opened, logits, labels, min(images, len(opened.evaluation)), seed)
-    result: dict[str, Any] = {
-        "kind": "evaluation",
-        "checkpoint": str(checkpoint),
+    result: dict[str, Any] = {"kind": "evaluation", "checkpoint": str(checkpoint)}
+    result |= {
+        "classes": list(opened.classes),
         "images": len(labels),
         "subset": subject.subset_size,
-        "classes": list(opened.classes),
         "seed": seed,
-        "probes": [probe.name for probe in selected],
     }
-    seconds = {}
-    for probe in selected:
-        result |= probe.run(subject)
-        ended = time.perf_counter()
-        seconds[probe.name] = round(ended - begun, 2)  # the first one's includes the predictions
-        begun = ended
-    result |= {"probe_seconds": seconds, "seconds": round(time.perf_counter() - start, 2)}
+    result |= run_probes(selected, subject, begun) | {"seconds": round(time.perf_counter() - start, 2)}
     if out is not None:
-        try:
-            write_json(out, environment(gpu=device != "cpu") | result)
-        except OSError as error:
-            raise ValueError(f"cannot write {out} (--out): {error}") from error
+        write_evaluation(out, result, device)
     return result
+
+
+def run_probes(probes: Sequence[Probe], subject: Subject, begun: float) -> dict[str, Any]:
+    """Return the names of probes, what they measured, and the seconds of each.
+
+    Args:
+        probes: what to run, in order.
+        subject: the network and its predictions.
+        begun: when the predictions were begun; the seconds of the first probe include them.
+    """
+    measured: dict[str, Any] = {}
+    seconds = {}
+    for probe in probes:
+        measured |= probe.run(subject)
+        ended = time.perf_counter()
+        seconds[probe.name] = round(ended - begun, 2)
+        begun = ended
+    return {"probes": list(seconds)} | measured | {"probe_seconds": seconds}
+
+
+def write_evaluation(out: Path, evaluation: dict[str, Any], device: Device) -> None:
+    """Write an evaluation and the environment it was made in."""
+    from recursivemix.training.atomic_write import write_json
+    from recursivemix.training.environment import environment
+
+    try:
+        write_json(out, environment(gpu=device != "cpu") | evaluation)
+    except OSError as error:
+        raise ValueError(f"cannot write {out} (--out): {error}") from error
 
 
 def evaluation_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from recursivemix.data.augment import colour_scale, evaluation_transform, normal
 from recursivemix.data.decode import UnreadableImageError, as_rgb, failure_reason, open_image_file
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
+from recursivemix.models.preprocessing import Shape
 from recursivemix.models.trained import TrainedModel
 
 from .features import RecordedFeatures
@@ -75,7 +76,8 @@ class Ensemble:
         if self.models[0].task != "classification":
             return image
         return {
-            size: evaluation_transform(size)(image) for size in {m.preprocessing.size for m in self.models}
+            shape: evaluation_transform(*shape)(image)
+            for shape in {model.preprocessing.shape for model in self.models}
         }
 
     def predict(self, names: Sequence[str], images: Sequence[Any], top_k: int) -> Iterator[Prediction]:
@@ -88,11 +90,11 @@ class Ensemble:
             yield from self._detect(names, images)
 
     def _classify(
-        self, names: Sequence[str], images: Sequence[dict[int, Tensor]], top_k: int
+        self, names: Sequence[str], images: Sequence[dict[Shape, Tensor]], top_k: int
     ) -> Iterator[ClassPrediction]:
         views = []
         for model in self.models:
-            pixels = torch.stack([image[model.preprocessing.size] for image in images])
+            pixels = torch.stack([image[model.preprocessing.shape] for image in images])
             inputs = network_inputs(model, pixels)
             for mirrored in self.mirrors:
                 logits = as_logits(model.network(inputs.flip(-1) if mirrored else inputs)).float()
@@ -194,7 +196,6 @@ def predict(
 def predictions(
     models: Sequence[TrainedModel],
     images: Iterable[Any],
-    *,
     top_k: int = 5,
     tta: Tta | None = None,
     features: bool = False,

@@ -105,7 +105,8 @@ class Subject:
         """Images spread evenly over the evaluation split, in memory; read when a probe first needs them."""
         count, total = self.subset_size, len(self.data.evaluation)
         chosen = self.data.evaluation.select(torch.arange(count) * total // count)
-        return stack(chosen, self.predictor.size, 0, False, "test images")
+        shape = self.predictor.augmentation
+        return stack(chosen, shape.size, 0, False, "test images", shape.resize, shape.interpolation)
 
 
 def percent(share: Tensor) -> float:

@@ -35,7 +35,7 @@ class NamedModel:
 
     def inputs(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (N, 3, S, S) of (3, H, W) uint8 pictures: resized uint8, and normalized."""
-        transform = evaluation_transform(self.trained.preprocessing.size)
+        transform = evaluation_transform(*self.trained.preprocessing.shape)
         resized = torch.stack([transform(picture) for picture in pictures])
         return resized, network_inputs(self.trained, resized)
 
@@ -146,17 +146,19 @@ def explain(
         raise ValueError(f"--classes must be some of {', '.join(known)}, got {', '.join(unknown)}")
     pictures, truths = pictures_of(images, models[0], count)
     cells = explained_cells(models, pictures, truths, classes, top, method, layer)
-    lines = []
-    for model in models:
-        size = model.trained.preprocessing.size
-        feature_map = deciding_map(model.trained.network, (size, size), layer)
-        shape = f"{feature_map.layout}, {feature_map.channels} channels"
-        lines.append(f"{model.name}: {feature_map.name} ({shape})")
+    lines = [describe_map(model, layer) for model in models]
     if out.suffix.lower() == ".png":
         write_cells(cells, out, theme)
     else:
         write_text(out, render(explained_page(cells, lines)))
     return out, lines
+
+
+def describe_map(model: NamedModel, layer: str | None) -> str:
+    """Return a network's name and its feature map's name, layout and channels."""
+    size = model.trained.preprocessing.size
+    feature_map = deciding_map(model.trained.network, (size, size), layer)
+    return f"{model.name}: {feature_map.name} ({feature_map.layout}, {feature_map.channels} channels)"
 
 
 def explained_cells(

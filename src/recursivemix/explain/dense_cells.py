@@ -31,7 +31,6 @@ def dense_columns(
     task: DenseTask,
     mixer: str,
     options: dict[str, Any],
-    *,
     steps: int,
     samples: int,
     batch_size: int,

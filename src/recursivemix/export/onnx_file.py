@@ -47,13 +47,14 @@ def write_onnx(reference: Reference, path: Path, out: Path, allow_mismatch: bool
 def loading_call(reference: Reference, out: Path) -> str:
     """Return Python that loads the file and classifies an image, with NumPy, Pillow and onnxruntime."""
     colors = reference.trained.preprocessing
+    filter_name = colors.interpolation.upper()
     return f"""\
 import json, numpy, onnxruntime
 from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession({str(out)!r})
 # of a file: resize the shorter side to {colors.resize}, crop {colors.size} x {colors.size}, normalize
 image = Image.open(file).convert("RGB")
-image = ImageOps.scale(image, {colors.resize} / min(image.size), Image.Resampling.BILINEAR)
+image = ImageOps.scale(image, {colors.resize} / min(image.size), Image.Resampling.{filter_name})
 left, top = ((side - {colors.size}) // 2 for side in image.size)
 image = image.crop((left, top, left + {colors.size}, top + {colors.size}))
 pixels = (numpy.float32(image) / 255 - numpy.float32({colors.mean})) / numpy.float32({colors.std})

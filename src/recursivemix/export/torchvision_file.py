@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
 from torchvision.models import get_model
+
+from recursivemix.models.weight_keys import rename_by_order
 
 from .packages import package
 from .reference import Reference
@@ -69,18 +69,3 @@ def torchvision_twin(reference: Reference) -> Twin:
     network = get_model(name, num_classes=len(reference.classes))
     weights = rename_by_order(reference.weights(), network.state_dict())
     return make_twin(reference, "torchvision", name, network, weights)
-
-
-def rename_by_order(weights: dict[str, Tensor], there: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under another library's keys, matched by their order and reshaped where sizes agree.
-
-    Both libraries register the layers of the networks in `TORCHVISION` in the same order; the first linear
-    layer of VGG is a convolution in timm. The logits tell whether the match is right. Weights that have the
-    library's keys already, or differ in number, are returned unchanged.
-    """
-    if set(weights) == set(there) or len(weights) != len(there):
-        return weights
-    return {
-        key: value.reshape(wanted.shape) if value.numel() == wanted.numel() else value
-        for (key, wanted), value in zip(there.items(), weights.values(), strict=True)
-    }

@@ -257,3 +257,20 @@ def known_interpolation(value: Interpolation) -> Interpolation:
     if not isinstance(value, str) or value not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {value!r}")
     return value
+
+
+def check_class_weights(weights: Sequence[float], num_classes: int) -> Tensor:
+    """Return (K,) float32 weights of the classes.
+
+    Raises:
+        ValueError: there is not one for each class, or one is not finite, or not above 0.
+    """
+    values = torch.as_tensor(weights, dtype=torch.float32)
+    if values.shape != (num_classes,):
+        raise ValueError(
+            f"class_weights must hold one number for each of the {num_classes} classes, got "
+            f"{tuple(values.shape)}"
+        )
+    if not (values.isfinite() & (values > 0)).all():
+        raise ValueError(f"class_weights must be finite and > 0, got {values.tolist()}")
+    return values

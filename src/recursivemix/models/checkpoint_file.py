@@ -1,5 +1,7 @@
 """Checkpoint files: written with a checksum over every byte, read without running code.
 
+Files of weights that other programs wrote are read here too, in the same safe way.
+
 A checkpoint is the ZIP archive that ``torch.save`` writes. Its comment, the last bytes of the file, holds
 the SHA-256 digest of all bytes before it. torch and ZIP tools ignore the comment.
 """
@@ -22,6 +24,10 @@ MARK = b"recursivemix sha256 "
 TRAILER = len(MARK) + 64
 END_RECORD = 22
 """Bytes of a ZIP archive's end record without a comment; the last two are the length of the comment."""
+
+
+CONTAINERS = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model")
+"""Keys under which other programs put the weights."""
 
 
 class CheckpointError(ValueError):
@@ -90,6 +96,56 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has no checksum (an earlier version wrote it): damage goes unnoticed", stacklevel=2
         )
     return dict(content)
+
+
+def is_run_checkpoint(path: Path) -> bool:
+    """Return whether a file is meant to be a checkpoint of a run, even if it is damaged."""
+    if path.suffix != ".ckpt":
+        return False
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # reading it as a checkpoint gives a better message
+        return True
+    return isinstance(content, dict) and "hyper_parameters" in content and "ranks" in content
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file of weights by name, on the CPU, and the metadata of a safetensors file.
+
+    Args:
+        path: a safetensors file, or a state dict that ``torch.save`` wrote, alone or in a table.
+
+    Raises:
+        CheckpointError: the file is missing, holds no tensors, or cannot be read without running code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    metadata: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                content: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        raise CheckpointError(f"{path} needs safetensors: pip install safetensors") from error
+    except Exception as error:  # the unpickler raises whatever a malformed file leads to
+        raise CheckpointError(f"{path} cannot be read as weights: {_reason(error)}") from error
+    for key in CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not weights by name")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights")
+    return tensors, metadata
 
 
 def is_intact(path: Path) -> bool:

@@ -14,21 +14,35 @@ from .feature_map import evaluating
 from .small import MODELS
 
 
-def create_model(name: str, num_classes: int, image_size: int, *, any_size: bool = False) -> nn.Module:
-    """Create a freshly initialized classifier of (B, 3, image_size, image_size) images.
+def create_model(
+    name: str,
+    num_classes: int,
+    image_size: int,
+    *,
+    any_size: bool = False,
+    drop_path: float | None = None,
+    drop: float | None = None,
+) -> nn.Module:
+    """Create a classifier of (B, 3, image_size, image_size) images with random weights.
 
     Args:
         name: Any model of ``timm.list_models()``, which includes the keys of `MODELS`.
         num_classes: K.
-        image_size: Side of the images in pixels; up to 64 the network gets a small stem (see
-            `use_small_stem`), and a transformer patches of an eighth of the side. The networks of `MODELS`
-            are made as they are.
-        any_size: Make a transformer that takes images of other sizes as well, with the same parameters.
+        image_size: pixels per side; up to 64 the network gets a small stem (see `use_small_stem`), and a
+            transformer patches of an eighth of the side. The networks of `MODELS` are made as they are.
+        any_size: make a transformer that takes images of other sizes too, with the same parameters.
+        drop_path: largest probability of dropping a residual branch; None: the network's own.
+        drop: probability of dropout before the classifier; None: the network's own.
 
     Raises:
-        ValueError: An unknown name, with similar known ones; a network that can't take this size.
+        ValueError: an unknown name, with the nearest known ones; a network that can't take this size, or
+            has no such dropout.
     """
+    rates = {"drop_path_rate": drop_path, "drop_rate": drop}
+    options: dict[str, Any] = {option: rate for option, rate in rates.items() if rate is not None}
     if name in MODELS:
+        if options:
+            raise ValueError(f"--drop-path and --drop do not apply to {name}: use a network of timm")
         return MODELS[name](num_classes=num_classes)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
@@ -45,7 +59,9 @@ def create_model(name: str, num_classes: int, image_size: int, *, any_size: bool
         attempts = [sizes | more for sizes in attempts for more in flexible]
     for sizes in attempts:
         try:
-            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **sizes)
+            model: nn.Module = timm.create_model(
+                name, pretrained=False, num_classes=num_classes, **sizes, **options
+            )
             if small and "patch_size" not in sizes and not hasattr(model, "patch_embed"):
                 use_small_stem(model)
             with evaluating(model):
@@ -54,6 +70,8 @@ def create_model(name: str, num_classes: int, image_size: int, *, any_size: bool
             failure = error
             continue
         return model
+    if any(option in str(failure) for option in options):
+        raise ValueError(f"--drop-path or --drop does not apply to {name}: {failure}")
     raise ValueError(f"model {name!r} can't take images of {image_size} pixels: {failure}")
 
 

@@ -159,7 +159,7 @@ def find_feature_map(
 
 
 def _linear_inputs(backbone: nn.Module, trace: Trace) -> tuple[set[int], int | None]:
-    """Widths that linear layers take, which tell the channels of a map from its sides; the classifier's."""
+    """Return the input widths of all linear layers, and of the classifier: one is the map's channels."""
     widths, classifier = set(), None
     for call in trace.calls:
         module = backbone.get_submodule(call.name)

@@ -30,7 +30,7 @@ class PyramidBlock(nn.Module):
     Args:
         in_channels: before the block.
         width: of its 3x3 convolution; `EXPANSION` times as many leave.
-        stride: of its 3x3 convolution; the shortcut averages as many pixels a side.
+        stride: of its 3x3 convolution; the shortcut averages this many pixels per side.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:

@@ -76,9 +76,9 @@ def _cell_weights(start: Tensor, end: Tensor, scale: float, cells: int) -> Tenso
 class RegionModel(nn.Module):
     """An image classifier and a second, training-only classifier for a region of its feature map.
 
-    The paper's H' (arXiv 2203.06844, Figure 2): the last feature map is pooled over each
-    sample's box and classified. The backbone is used as it is, and `backbone.state_dict()` stays its own:
-    save that for inference, where the region head is not needed.
+    The paper's H' (arXiv 2203.06844, its method figure; docs/paper.md 1.1): the last feature map is pooled
+    over each sample's box and classified. The backbone is used as it is, and `backbone.state_dict()`
+    stays its own: save that for inference, where the region head is not needed.
 
     Args:
         backbone: an image classifier of timm, torchvision or Hugging Face, or any module that maps

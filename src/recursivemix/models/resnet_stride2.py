@@ -9,7 +9,7 @@ from torch import nn
 def resnet18_stride2(width: int, num_classes: int) -> nn.Module:
     """Return a ResNet-18 (He et al., arXiv 1512.03385) with a 3x3 stem of stride 2 and no pooling after it.
 
-    At 32x32 pixels the four stages see maps of 16, 8, 4 and 2 pixels a side.
+    At 32x32 pixels the four stages see maps of 16, 8, 4 and 2 pixels per side.
 
     Args:
         width: Channels of the first stage; the next ones have 2, 4 and 8 times as many, the stem

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from os import PathLike
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from .checkpoint_file import CheckpointError, read_checkpoint
 from .create import create_model
 from .prediction import Prediction
-from .preprocessing import Preprocessing, evaluation_resize
+from .preprocessing import INTERPOLATIONS, Preprocessing, evaluation_resize, three_numbers
 from .weight_keys import compare_keys
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
@@ -114,7 +113,7 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
         task = task_of(settings)
         model = _entry(settings, "model", str)
         classes = _entry(settings, "classes", list, str)
-        preprocessing = _preprocessing(settings, task)
+        preprocessing = preprocessing_of(settings, task)
         if task == "classification":
             network = create_model(model, len(classes), preprocessing.size)
             network.to(memory_format=torch.channels_last)
@@ -186,25 +185,30 @@ def _load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network.load_state_dict(weights)
 
 
-def _preprocessing(settings: Mapping[str, Any], task: Task) -> Preprocessing:
+def preprocessing_of(settings: Mapping[str, Any], task: Task = "classification") -> Preprocessing:
+    """Return the preprocessing in a checkpoint's settings; raise ValueError for one that cannot be."""
     size: Any = settings.get("image_size")
     if task in ("detection", "instance") and isinstance(size, list) and size:
         size = size[-1]  # training draws one of several, evaluation takes the last
     if type(size) is not int or not 0 < size <= LARGEST_SIZE:
         raise CheckpointError(f"its image_size must be 1 to {LARGEST_SIZE} pixels, got {size!r}")
     colors = _entry(settings, "data" if task == "classification" else "backbone", dict)
-    mean = _three(_entry(colors, "mean", list, float, int), "mean")
-    std = _three(_entry(colors, "std", list, float, int), "std")
+    mean = three_numbers(_entry(colors, "mean", list, float, int), "mean")
+    std = three_numbers(_entry(colors, "std", list, float, int), "std")
     if min(std) <= 0:
         raise CheckpointError(f"its std must be > 0, got {std}")
-    return Preprocessing(size, mean, std, evaluation_resize(size) if task == "classification" else size)
-
-
-def _three(values: Sequence[float], name: str) -> tuple[float, float, float]:
-    if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise CheckpointError(f"its {name} must be three finite numbers, got {values}")
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+    if task != "classification":
+        return Preprocessing(size, mean, std, size)
+    resize, interpolation = colors.get("resize"), colors.get("interpolation", "bilinear")
+    if resize is None:  # earlier versions did not write it
+        resize = evaluation_resize(size)
+    if type(resize) is not int or not size <= resize <= 8 * size:
+        raise CheckpointError(f"its resize must be {size} to {8 * size} pixels, got {resize!r}")
+    if interpolation not in INTERPOLATIONS:
+        raise CheckpointError(
+            f"its interpolation must be {' or '.join(INTERPOLATIONS)}, got {interpolation!r}"
+        )
+    return Preprocessing(size, mean, std, resize, interpolation)
 
 
 def _entry(table: Mapping[str, Any], name: str, kind: type, *items: type) -> Any:

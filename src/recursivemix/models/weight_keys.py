@@ -74,3 +74,18 @@ def few(names: tuple[object, ...]) -> str:
     """Return the first three of some names, and how many more there are."""
     shown = ", ".join(str(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def rename_by_order(weights: dict[str, Tensor], there: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under another library's keys, matched by their order and reshaped where sizes agree.
+
+    timm and torchvision register the layers of many networks in the same order; the first linear layer of
+    VGG is a convolution in timm. Weights that have the keys already, or differ in number, are returned
+    unchanged.
+    """
+    if set(weights) == set(there) or len(weights) != len(there):
+        return weights
+    return {
+        key: value.reshape(wanted.shape) if value.numel() == wanted.numel() else value
+        for (key, wanted), value in zip(there.items(), weights.values(), strict=True)
+    }

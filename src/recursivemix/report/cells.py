@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from recursivemix.data.printable import printable
 from recursivemix.training.atomic_write import atomic_write
 
 from .page import Grid, GridCell, Segment
@@ -131,22 +132,23 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
     total = top + row_height * len(cells.rows) + bottom
     figure = Figure(figsize=(width, total), facecolor=GROUND[theme])
     figure.text(
-        left / width, 1 - 0.1 / total, cells.title, fontsize=10, color=ink, va="top", weight="bold",
-        parse_math=False,
+        left / width, 1 - 0.1 / total, printable(cells.title), fontsize=10, color=ink, va="top",
+        weight="bold", parse_math=False,
     )  # fmt: skip
     for column, head in enumerate(heads):
         x = left + CELL * column + PICTURE / 2
         figure.text(
-            x / width, 1 - (top - 0.06) / total, "\n".join(head), fontsize=8.5, color=ink, ha="center",
-            va="bottom", parse_math=False,
+            x / width, 1 - (top - 0.06) / total, printable("\n".join(head)), fontsize=8.5, color=ink,
+            ha="center", va="bottom", parse_math=False,
         )  # fmt: skip
     for r, (row, name) in enumerate(zip(cells.rows, cells.names, strict=True)):
         upper = top + row_height * r
         if name:
             y = 1 - (upper + height / 2) / total
             figure.text(
-                0.1 / width, y, name, fontsize=8.5, color=ink, rotation=90, va="center", parse_math=False
-            )
+                0.1 / width, y, printable(name), fontsize=8.5, color=ink, rotation=90, va="center",
+                parse_math=False,
+            )  # fmt: skip
         for column, cell in enumerate(row):
             if not cell.picture.numel():
                 continue
@@ -161,12 +163,15 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
             axis = figure.add_axes(place)
             _draw_cell(axis, cell, theme, extent, height, has_bars)
     if key:
-        figure.legend(
-            handles=[Patch(fc=colour, ec="#444444", lw=0.4, label=short(name, 20)) for name, colour in key],
+        legend = figure.legend(
+            [Patch(fc=colour, ec="#444444", lw=0.4) for _, colour in key],
+            [printable(short(name, 20)) for name, _ in key],
             loc="lower left", bbox_to_anchor=(left / width, 0.04 / total), borderaxespad=0,
             ncols=per_line, fontsize=8, frameon=False, labelcolor=ink, borderpad=0,
             handlelength=1.2, columnspacing=1.4,
         )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -205,8 +210,8 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: floa
         y -= 0.04 / extent
     for i, line in enumerate(cell.lines):
         axis.text(
-            0, y - i * LINE / extent, line, fontsize=6.8, color=INK[theme], va="top", parse_math=False,
-            transform=axis.transAxes,
+            0, y - i * LINE / extent, printable(line), fontsize=6.8, color=INK[theme], va="top",
+            parse_math=False, transform=axis.transAxes,
         )  # fmt: skip
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from recursivemix.training.plain_file import read_json
 
 from .page import Page, Section, Strip, render
 from .probes import probe_sections
@@ -128,4 +129,4 @@ def _picture(folder: Path, name: str) -> bytes | None:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None

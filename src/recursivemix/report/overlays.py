@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from recursivemix.data.annotated import IGNORE
+from recursivemix.data.printable import printable
 from recursivemix.mixing import DenseTarget
 
 COLOURS = (
@@ -55,7 +56,8 @@ def draw_target(
             picture, _enlarged(target.masks.bool(), times), alpha=0.45, colors=colours
         )
     width = max(2, min(picture.shape[-2:]) // 120)
-    text = {} if names is None else {"labels": list(names), "fill_labels": True, **_font(picture)}
+    labels = [printable(name) for name in names or ()]
+    text = {} if names is None else {"labels": labels, "fill_labels": True, **_font(picture)}
     drawn: Tensor = draw_bounding_boxes(picture, target.boxes * times, colors=colours, width=width, **text)
     return drawn
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from recursivemix.data.printable import printable
+
 from .plots import COLOURS, DASHES, SYMBOLS, Figure
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ def render_grid(grid: Grid) -> str:
 
 
 def templates(folder: str = "report") -> Environment:
-    """Return the Jinja environment of a folder of the package, with escaping.
+    """Return the Jinja environment of a folder of the package: text is escaped and printable.
 
     Raises:
         ValueError: Jinja is not installed.
@@ -179,8 +181,18 @@ def templates(folder: str = "report") -> Environment:
         from jinja2 import Environment, PackageLoader
     except ModuleNotFoundError as error:
         raise ValueError("a page needs jinja2: pip install 'recursivemix[report]'") from error
-    loader = PackageLoader("recursivemix", folder)
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    from markupsafe import Markup
+
+    def finalize(value: Any) -> Any:
+        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    return Environment(
+        loader=PackageLoader("recursivemix", folder),
+        autoescape=True,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def data_uri(picture: bytes) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from recursivemix.data.printable import printable
+
 COLOURS = 8
 """Number of method colours in the style sheet; after Okabe and Ito, safe for colour-blind readers."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -95,7 +97,7 @@ def forest(series: Sequence[Series], x_title: str, *, zero: bool = True) -> Figu
 def _trace(one: Series, x: Sequence[Any], y: Sequence[Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
-        "name": escape(one.label),
+        "name": escape(printable(one.label)),
         "x": list(x),
         "y": list(y),
         "line": {"dash": DASHES[one.place % len(DASHES)], "width": 2},
@@ -124,11 +126,11 @@ def _layout(x_title: str, y_title: str, *, percent: bool = False) -> dict[str, A
         "showlegend": False,
         "hovermode": "closest",
         "dragmode": False,
-        "xaxis": axis | {"title": {"text": escape(x_title)}},
-        "yaxis": axis | limits | {"title": {"text": escape(y_title)}},
+        "xaxis": axis | {"title": {"text": escape(printable(x_title))}},
+        "yaxis": axis | limits | {"title": {"text": escape(printable(y_title))}},
     }
 
 
 def _named(label: str) -> str:
     """Shorten a label for narrow screens, and escape it: plotly interprets tags."""
-    return escape(label if len(label) <= 20 else f"{label[:19]}…")
+    return escape(printable(label if len(label) <= 20 else f"{label[:19]}…"))

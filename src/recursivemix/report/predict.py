@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.data.printable import encodable
 from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
@@ -36,6 +37,7 @@ from .prediction_table import (
 )
 from .predictions import confident, drawn
 
+T = TypeVar("T")
 MOST_CLASSES = 254
 """In a label map of bytes, where 0 and 255 are no class."""
 
@@ -85,49 +87,61 @@ def predict_files(
     Raises:
         ValueError: checkpoints, images, options or an output that cannot be used.
     """
-    check_device(device)
-    models = [load(path) for path in checkpoint]
-    kind = format or (out.suffix.lstrip(".") if out is not None else "csv")
-    _check(models, kind, out, features, maps, pictures)
-    for option, value, least in (
-        ("top-k", top_k, 1),
-        ("batch-size", batch_size, 1),
-        ("workers", workers, 0),
-    ):
+    for option, value, least in ("top-k", top_k, 1), ("batch-size", batch_size, 1), ("workers", workers, 0):
         if value < least:
             raise ValueError(f"--{option} must be at least {least}, got {value}")
+    models = load_all(checkpoint, device)
+    kind = format or (out.suffix.lstrip(".") if out is not None else "csv")
+    _check(models, kind, out, features, maps, pictures)
     files, root = find_images(images)
     names = output_names(files, root)
-    for model in models:
-        model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    results = predictions(
-        models, files, top_k=top_k, tta=tta, features=features, batch_size=batch_size, workers=workers
-    )
+    results = predictions(models, files, top_k, tta, features, batch_size, workers)
     unreadable: list[UnreadableImage] = []
     with open_table(models, kind, out, top_k, features) as table:
-        console = Console(stderr=True)
-        progress = track(
-            results,
-            "predicting",
-            len(files),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        for file, name, result in zip(files, names, progress, strict=True):
-            named = replace(result, name=str(file if root is None else file.relative_to(root)))
+        for file, name, result in zip(files, names, with_progress(results, len(files)), strict=True):
+            shown = encodable(str(file if root is None else file.relative_to(root)))
+            named = replace(result, name=shown)
             if isinstance(named, UnreadableImage):
                 unreadable.append(named)
-                continue
-            table.write(named)
-            if maps is not None and isinstance(named, MapPrediction):
-                write_map(named, maps / f"{name}.png")
-            if pictures is not None:
-                draw(named, file, models[0].classes, pictures / f"{name}.png")
+            else:
+                table.write(named)
+                write_pictures(named, file, name, models[0].classes, maps, pictures)
         table.finish(unreadable)
     if maps is not None:
-        write_text(maps / "classes.txt", "\n".join(models[0].classes) + "\n")
+        lines = [encodable(" ".join(name.splitlines())) for name in models[0].classes]
+        write_text(maps / "classes.txt", "\n".join(lines) + "\n")
     return Predicted(len(files) - len(unreadable), unreadable)
+
+
+def write_pictures(
+    prediction: Prediction,
+    file: Path,
+    name: str,
+    classes: tuple[str, ...],
+    maps: Path | None,
+    pictures: Path | None,
+) -> None:
+    """Write the label map and the picture of a prediction, each into its folder if there is one."""
+    if maps is not None and isinstance(prediction, MapPrediction):
+        write_map(prediction, maps / f"{name}.png")
+    if pictures is not None:
+        draw(prediction, file, classes, pictures / f"{name}.png")
+
+
+def load_all(checkpoints: list[Path], device: Device) -> list[TrainedModel]:
+    """Load checkpoints to a device."""
+    check_device(device)
+    models = [load(path) for path in checkpoints]
+    for model in models:
+        model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return models
+
+
+def with_progress(results: Iterable[T], total: int) -> Iterable[T]:
+    """Yield results; draw a progress bar on standard error if it is a terminal."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(results, "predicting", total, console=console, transient=True, disable=hidden)
 
 
 def predict_folder(checkpoint: Path, images: Path, out: Path, device: Device = "auto") -> Predicted:

@@ -10,6 +10,7 @@ from typing import IO, Any, Literal, Protocol
 
 import torch
 
+from recursivemix.data.printable import encodable
 from recursivemix.evaluation.predict import UnreadableImage
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, Prediction
 from recursivemix.models.trained import TrainedModel
@@ -181,7 +182,14 @@ def columns_of(model: TrainedModel, top_k: int) -> list[str]:
 
 
 def rows(prediction: Prediction) -> list[dict[str, Any]]:
-    """The rows of a table for one image, without features."""
+    """The rows of a table for one image, without features; their text can be encoded."""
+    return [
+        {name: encodable(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in _rows(prediction)
+    ]
+
+
+def _rows(prediction: Prediction) -> list[dict[str, Any]]:
     image: dict[str, Any] = {"image": prediction.name}
     if isinstance(prediction, ClassPrediction):
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)

@@ -260,20 +260,19 @@ def _class_mean(method: dict[str, Any], index: int, name: str) -> float | None:
 def repeat_section(comparison: Comparison) -> Section:
     """Show command, configuration and versions that repeat the comparison."""
     commits = sorted({str(run["commit"]) for method in comparison["methods"] for run in method["runs"]})
-    versions = [
-        ["commit", str(comparison["commit"])],
-        ["commit of the runs", ", ".join(commits)],
-        ["date", str(comparison["date"])],
-    ]
-    for part in ("versions", "hardware"):
-        versions += [
-            [name, "none" if value is None else str(value)] for name, value in comparison[part].items()
-        ]
     return Section(
         "Repeat it",
         codes=[
             Code("Command", shlex.join(comparison["command"])),
             Code("comparison.yaml, for recursivemix compare --config", comparison["config_yaml"]),
         ],
-        tables=[Table("Where it ran", ["What", "Value"], versions)],
+        tables=[environment_table(comparison, [["commit of the runs", ", ".join(commits)]])],
     )
+
+
+def environment_table(record: dict[str, Any], more: list[list[str]]) -> Table:
+    """Tabulate commit, date, versions and hardware of a record, with more rows after the commit."""
+    rows = [["commit", str(record["commit"])], *more, ["date", str(record["date"])]]
+    for part in ("versions", "hardware"):
+        rows += [[name, "none" if value is None else str(value)] for name, value in record[part].items()]
+    return Table("Where it ran", ["What", "Value"], rows)

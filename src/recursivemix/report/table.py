@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+from recursivemix.data.printable import HIDDEN
 
 from .safe_cell import safe_cell
 from .statistics import LEVEL
@@ -110,8 +111,8 @@ def decimals(about: Mapping[str, Any]) -> int:
 
 
 def escaped(text: str) -> str:
-    """Escape text for LaTeX; control characters become spaces."""
-    plain = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+    """Escape text for LaTeX; control characters and marks of the writing direction become spaces."""
+    plain = HIDDEN.sub(" ", text).replace("\t", " ").replace("\n", " ")
     return "".join(LATEX.get(letter, letter) for letter in plain)
 
 

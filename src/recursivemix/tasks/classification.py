@@ -15,15 +15,24 @@ from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, sta
 from recursivemix.data.images import ImageData, LabelledImages, spread_indices
 from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
+from recursivemix.data.splits import strata
 from recursivemix.mixing import MixedBatch, Mixer, create_mixer
 from recursivemix.models import SMALL_IMAGE
+from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.models.create import create_model
+from recursivemix.models.pretrained import StoredWeights, load_weights
 from recursivemix.models.region import RegionModel
+from recursivemix.models.stages import classifier_layers, classifier_names, layers_of, set_to_zero
+from recursivemix.models.trained import preprocessing_of
 from recursivemix.training.devices import launched_rank
 from recursivemix.training.learner import Learner
 from recursivemix.training.task import Task
 
+from .class_weights import class_weights
 from .classification_metrics import MultiLabelScores, SingleLabelScores
+from .frozen_part import FrozenPart
+from .initial_weights import initial_weights, run_preprocessing, source_flag
+from .memorization import mixing_advice
 from .settings import ClassificationSettings
 
 PROBE = 512
@@ -40,9 +49,11 @@ class MixedClassifier(Learner):
         data: plain values about the data; a checkpoint holds them: at least the number of ``images``, and
             ``mean`` and ``std`` of the preprocessing.
         multi_label: train on any number of labels per image, by binary cross-entropy.
+        weights: trained weights to start from; None: random ones, or those of a checkpoint to resume from.
+        loss_weights: of the classes, in the label loss; None: all the same.
     """
 
-    identity = ("model", "classes", "image_size", "mixer")
+    identity = ("model", "classes", "image_size", "mixer", "loss_weights")
     mixer: Mixer
 
     def __init__(
@@ -52,23 +63,44 @@ class MixedClassifier(Learner):
         image_size: int,
         data: dict[str, Any],
         multi_label: bool = False,
+        weights: StoredWeights | None = None,
+        loss_weights: list[float] | None = None,
     ) -> None:
         facts = {"classes": list(classes), "image_size": image_size, "data": data}
-        super().__init__(settings, facts | {"multi_label": multi_label})
+        super().__init__(settings, facts | {"multi_label": multi_label, "loss_weights": loss_weights})
         options = {"seed": settings.seed} | settings.mixer_options
-        if multi_label:
+        if multi_label or settings.bce:
             options["loss"] = "bce"
         if settings.label_smoothing:
             options["label_smoothing"] = settings.label_smoothing
-        self.network: nn.Module = create_model(settings.model, len(classes), image_size)
+        if loss_weights is not None:
+            options["class_weights"] = loss_weights
+        self.network: nn.Module = create_model(
+            settings.model, len(classes), image_size, drop_path=settings.drop_path, drop=settings.drop
+        )
+        if weights is not None:
+            keep = settings.init_head == "keep"
+            loaded = load_weights(self.network, weights, source_flag(settings), classifier=keep)
+            self.hparams["data"]["weights"] = loaded.record()
+            self.notes = (str(loaded),)
+        if settings.init_head == "zero":
+            set_to_zero(*classifier_layers(self.network))
         self.mixer = create_mixer(settings.mixer, len(classes), self.network, **options)
         self.means: tuple[str, ...] = ("loss_label",) if multi_label else ("loss_label", "acc_mixed")
         if self.mixer.trains_regions:
             size = (image_size, image_size)
             self.network = RegionModel(self.network, region_head=settings.region_head, image_size=size)
+            if settings.init_head == "zero":
+                set_to_zero(self.network.region_head)
             self.means = (self.means[0], "loss_consistency", *self.means[1:])
         # The fastest memory format of convolutions, on CPUs and on GPUs in half precision.
         self.network = self.network.to(memory_format=torch.channels_last)
+        self.frozen: FrozenPart | None = None
+        if settings.freeze is not None:
+            self.trains_all_from_start = settings.unfreeze_epoch is None
+            self.frozen = FrozenPart(self.inference_network, str(settings.freeze), settings.unfreeze_epoch)
+            if not any(parameter.requires_grad for parameter in self.network.parameters()):
+                raise ValueError(f"--freeze {settings.freeze} leaves nothing to train")
         self.watch: Callable[[MixedBatch], None] | None = None
         """Is called with every mixed batch, to draw it."""
         scores = MultiLabelScores if multi_label else SingleLabelScores
@@ -81,11 +113,41 @@ class MixedClassifier(Learner):
         return self.network.backbone if isinstance(self.network, RegionModel) else self.network
 
     def record(self) -> dict[str, Any]:
-        if not isinstance(self.network, RegionModel):
-            return {"feature_map": None}
-        feature_map = self.network.feature_map
-        words = f"{feature_map.name} ({feature_map.layout}, {feature_map.channels} channels)"
-        return {"feature_map": words}
+        entries = {"weights": self.hparams["data"].get("weights"), "feature_map": None}
+        if isinstance(self.network, RegionModel):
+            feature_map = self.network.feature_map
+            words = f"{feature_map.name} ({feature_map.layout}, {feature_map.channels} channels)"
+            entries["feature_map"] = words
+        return entries
+
+    def _start_epoch(self) -> None:
+        super()._start_epoch()
+        if self.frozen is not None:
+            self.frozen.start_epoch(self.current_epoch, self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.frozen is not None:
+            self.frozen.drop_gradients(self.current_epoch)
+
+    def rates(self) -> dict[nn.Parameter, float] | None:
+        """Return the learning rates of ``--layer-decay`` and ``--head-lr``."""
+        settings, network = self.settings, self.inference_network
+        assert isinstance(settings, ClassificationSettings)
+        decay = 1.0 if settings.layer_decay is None else settings.layer_decay
+        head_lr = settings.lr if settings.head_lr is None else settings.head_lr
+        if decay == 1 and head_lr == settings.lr:
+            return None
+        rates = dict.fromkeys(self.network.parameters(), head_lr)  # so that of the region head too
+        layers = dict.fromkeys(dict(network.named_parameters()), 0) if decay == 1 else layers_of(network)
+        last, head = max(layers.values()), classifier_names(network)
+        for name, parameter in network.named_parameters():
+            if name not in head:
+                rates[parameter] = settings.lr * decay ** (last - layers[name])
+        return rates
+
+    def advice(self, metrics: dict[str, float]) -> str | None:
+        train_accuracy = metrics.get("acc_clean")
+        return None if train_accuracy is None else mixing_advice(train_accuracy, self.hparams["mixer"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits of (B, 3, H, W) images."""
@@ -130,13 +192,19 @@ class MixedClassifier(Learner):
         self.probe_scores.reset()
 
 
-def open_run_images(settings: ClassificationSettings) -> ImageData:
-    """Return the data of a run.
+def open_run_images(settings: ClassificationSettings, checkpoint: dict[str, Any] | None) -> ImageData:
+    """Return the data of a run, with the preprocessing of its weights.
 
     Raises:
-        ValueError: data that cannot be used.
+        ValueError: data or weights that cannot be used; a CheckpointError for the checkpoint.
     """
-    return open_images(settings, settings.seed)
+    data = open_images(settings, settings.seed)
+    if checkpoint is None:
+        return data.prepared(run_preprocessing(settings, data))
+    try:
+        return data.prepared(preprocessing_of(checkpoint["hyper_parameters"]))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 class ImageLoading:
@@ -149,14 +217,12 @@ class ImageLoading:
 
     def __init__(self, settings: ClassificationSettings, data: ImageData) -> None:
         self.data = data
-        self.augmentation = augmentation_of(
-            data,
-            crop=settings.crop,
-            flip=settings.flip,
-            color_jitter=settings.color_jitter,
-            lighting=settings.lighting,
-        )
+        self.augmentation = augmentation_of(data, settings)
         self.workers = settings.reading_processes
+        self.strata: list[Tensor] | None = None
+        """The training images of each class, for ``--balanced-sampling``."""
+        if settings.balanced_sampling:
+            self.strata = [members for _, members in strata(data.train.labels)]
         self.in_memory = self._decide(settings)
 
     def _decide(self, settings: ClassificationSettings) -> bool:
@@ -164,8 +230,9 @@ class ImageLoading:
         size, possible = self.augmentation.size, can_be_cached(self.augmentation)
         if settings.cache == "yes" and not possible:
             raise ValueError(
-                "--cache yes needs images that are only shifted and mirrored: with --crop resized or "
-                "--color-jitter they are decoded in each epoch; leave --cache out"
+                "--cache yes needs images that are only shifted and mirrored: with --crop resized, "
+                "--color-jitter, --auto-augment and others they are decoded in each epoch; leave --cache "
+                "out"
             )
         if settings.cache != "auto":
             return settings.cache == "yes"
@@ -179,7 +246,8 @@ class ImageLoading:
         size, workers, progress = self.augmentation.size, self.workers, launched_rank() == 0
         train = stack(self.data.train, size, workers, progress, "training images")
         split = f"{self.data.split} images"
-        evaluation = stack(self.data.evaluation, size, workers, progress, split)
+        shape = (self.augmentation.resize, self.augmentation.interpolation)
+        evaluation = stack(self.data.evaluation, size, workers, progress, split, *shape)
         self.data = replace(self.data, train=train, evaluation=evaluation)
 
     def training(
@@ -224,8 +292,20 @@ def create_classifier(
         "images": len(data.train),
         "mean": list(data.mean),
         "std": list(data.std),
+        "resize": data.resize,
+        "interpolation": data.interpolation,
     }
-    return MixedClassifier(settings, data.classes, data.image_size, about, data.multi_label)
+    weights = None
+    if checkpoint is None:
+        weights = initial_weights(settings)
+    elif "weights" in checkpoint["hyper_parameters"]["data"]:
+        about["weights"] = checkpoint["hyper_parameters"]["data"]["weights"]
+    loss_weights = None
+    if settings.class_weights is not None:
+        loss_weights = class_weights(settings.class_weights, data.train.labels, data.classes)
+    return MixedClassifier(
+        settings, data.classes, data.image_size, about, data.multi_label, weights, loss_weights
+    )
 
 
 CLASSIFICATION = Task(

@@ -6,49 +6,132 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource
-from recursivemix.data.settings import ImageSettings
+from recursivemix.data.names import Cache, DetectionSource, SegmentationSource
+from recursivemix.data.settings import AugmentationSettings, ImageSettings
+from recursivemix.models.preprocessing import Interpolation
 from recursivemix.tasks.detection.names import BoxDetector
 from recursivemix.tasks.segmentation.names import Head
+from recursivemix.training.checked import Checked
 from recursivemix.training.settings import RunSettings
 
+InitHead = Literal["keep", "random", "zero"]
+BALANCED = "balanced"
+"""Value of ``--class-weights`` that stands for weights from the numbers of training images."""
 RegionHead = Literal["separate", "shared"]
 DenseMixer = Literal["none", "recursivemix"]
 NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
 
 
 @dataclass(frozen=True)
-class ClassificationSettings(RunSettings, ImageSettings):
+class FinetuneSettings(Checked):
+    """Trained weights to start from.
+
+    Args:
+        weights: Start from this file: a checkpoint, an export, or weights of timm or torchvision for
+            --model. A classifier of another size is replaced.
+        pretrained: Start from timm's weights of --model, from timm's cache or with --download.
+        init_head: Classifier at the start: keep (the trained one if its size is the same, else random),
+            random or zero.
+        mean: Mean of the channels in [0, 1] (default: of the trained weights, else of the data).
+        std: Standard deviation of the channels (default: as for --mean).
+        interpolation: Filter of every resize (default: of the trained weights, else bilinear).
+        crop_pct: Share of the shorter side that evaluation keeps (default: of the trained weights; else 1
+            up to 64 pixels, and 0.875).
+        freeze: Do not train these parts, nor update their batch normalization: backbone (all but the
+            classifier), a number of stages from the input, or names of modules such as conv1,layer1.
+        unfreeze_epoch: First epoch that trains the parts of --freeze too, counted from 0 (default: never).
+        layer_decay: Factor of the learning rate from each layer to the one before it, such as 0.75.
+        head_lr: Peak learning rate of the classifier and the region head (default: --lr).
+        drop_path: Largest probability of dropping a residual branch (default: of the network, mostly 0).
+        drop: Probability of dropout before the classifier (default: of the network).
+    """
+
+    weights: Path | None = None
+    pretrained: bool = False
+    init_head: InitHead = "keep"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Interpolation | None = None
+    crop_pct: float | None = None
+    freeze: int | str | None = None
+    unfreeze_epoch: int | None = None
+    layer_decay: float | None = None
+    head_lr: float | None = None
+    drop_path: float | None = None
+    drop: float | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        if self.weights is not None and self.pretrained:
+            raise ValueError("--weights and --pretrained both name trained weights: give one of them")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"--std must be > 0, got {list(self.std)}")
+        if self.crop_pct is not None and not 0.125 <= self.crop_pct <= 1:
+            raise ValueError(f"--crop-pct must be in [0.125, 1], got {self.crop_pct}")
+        self.check_least(1, "unfreeze_epoch")
+        if self.unfreeze_epoch is not None and self.freeze is None:
+            raise ValueError(
+                "--unfreeze-epoch needs --freeze: backbone, a number of stages, or module names"
+            )
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"--layer-decay must be in (0, 1], got {self.layer_decay}")
+        if self.head_lr is not None and self.head_lr <= 0:
+            raise ValueError(f"--head-lr must be > 0, got {self.head_lr}")
+        for flag, value in (("--drop-path", self.drop_path), ("--drop", self.drop)):
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{flag} must be in [0, 1), got {value}")
+
+
+@dataclass(frozen=True)
+class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings, AugmentationSettings):
     """Classification.
 
     Args:
         cache: Keep all decoded images in memory, on the device if they fit: yes, no, or auto (small images,
             up to 2 GiB in total).
-        crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
-            (default: pad for small images, else resized).
-        lighting: Standard deviation of the PCA lighting noise, such as 0.1.
         model: resnet20 and its relatives for small images, or any timm model.
         region_head: separate (as published) or shared; for mixers that train regions.
         label_smoothing: Share of each label that is spread evenly over all classes.
+        bce: Train on binary cross-entropy with the mixed labels, as in arXiv 2110.00476.
+        class_weights: Weights of the classes in the loss: balanced (inversely proportional to their number
+            of training images), or a JSON file with a number for each class name.
+        balanced_sampling: Draw as many training images of each class; those of rare classes repeat. An
+            epoch has as many images as without.
     """
 
     task: ClassVar[str] = "recursivemix.tasks.classification:CLASSIFICATION"
 
     lr: float = 0.1
     cache: Cache = "auto"
-    crop: Crop | None = None
-    lighting: float = 0.0
     model: str = "resnet20"
     region_head: RegionHead = "separate"
     label_smoothing: float = 0.0
+    bce: bool = False
+    class_weights: str | None = None
+    balanced_sampling: bool = False
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
-        self.check_least(0, "lighting")
+        if self.unfreeze_epoch is not None and self.unfreeze_epoch >= self.epochs:
+            raise ValueError(
+                f"--unfreeze-epoch must be < --epochs {self.epochs}, got {self.unfreeze_epoch}; leave it "
+                f"out to keep --freeze until the end"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.bce and "loss" in self.mixer_options:
+            raise ValueError("--bce and --mixer-options.loss are the same: give one")
+        if self.class_weights is not None and "class_weights" in self.mixer_options:
+            raise ValueError("--class-weights and --mixer-options.class-weights are the same: give one")
         if self.label_smoothing and "label_smoothing" in self.mixer_options:
             raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
+
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        weights = self.class_weights
+        if weights not in (None, BALANCED) and Path(weights).exists():
+            weights = str(Path(weights).absolute())
+        return replace(super().with_absolute_paths(), class_weights=weights)
 
     @property
     def reading_processes(self) -> int:

@@ -73,13 +73,23 @@ class Checkpoints(Checkpoint):
         folder: of the files.
         every: optimizer steps between two checkpoints; None goes by the clock.
         name_image: returns the name of a training image, for messages.
+        patience: stop the run when the score has not improved for this many epochs; None never does.
     """
 
-    def __init__(self, folder: Path, every: int | None, name_image: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int | None,
+        name_image: Callable[[int], str],
+        patience: int | None = None,
+    ) -> None:
         self.folder = folder
         self.every = every
         self.name_image = name_image
+        self.patience = patience
         self.best: float | None = None
+        self.best_epoch = -1
+        self.stopped_early = False
         self._step = 0
         self._index = 0
         self._saved_at = time.monotonic()
@@ -128,8 +138,11 @@ class Checkpoints(Checkpoint):
         score = trainer.callback_metrics.get(pl_module.score) if self._evaluated else None
         self._evaluated = False
         if score is not None and (self.best is None or float(score) > self.best):
-            self.best = float(score)
+            self.best, self.best_epoch = float(score), trainer.current_epoch
             self._save(trainer, self.folder / "best.ckpt")
+        elif score is not None and self.patience is not None:
+            self.stopped_early = trainer.current_epoch - self.best_epoch >= self.patience
+            trainer.should_stop |= self.stopped_early
         final = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         final |= trainer.global_step == trainer.max_steps
         if save or stop or final or not self._has_last:
@@ -218,10 +231,11 @@ class Checkpoints(Checkpoint):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "best_epoch": self.best_epoch, "stopped_early": self.stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        self.best_epoch = state_dict.get("best_epoch", -1)  # earlier versions did not write it
         self._has_last = True
 
 

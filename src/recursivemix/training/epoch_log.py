@@ -53,7 +53,9 @@ class EpochLog(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluated = False
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        assert isinstance(pl_module, Learner)
+        peak = trainer.optimizers[0].defaults["lr"]  # groups may have other rates, in the same proportion
+        self._lr = float(peak) * pl_module.lr_factor(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

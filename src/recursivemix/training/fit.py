@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -11,11 +12,16 @@ from torch import nn
 
 from .atomic_write import write_json, write_text
 from .environment import environment
-from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError
-from .record import Result, run_record, write_settings
+from .folder_lock import locked_folder
+from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError, is_abandoned
+from .record import Result, run_record, settings_text
 from .resume import restoring
 from .settings import Device
 from .trainer import create_loggers, quiet_lightning
+
+RECORD = "record.json"
+WRITTEN = ("config.yaml", "metrics.csv", RECORD)
+"""Files of every run folder."""
 
 
 def fit(run: PreparedRun) -> Result:
@@ -24,23 +30,34 @@ def fit(run: PreparedRun) -> Result:
     A run that fails before its first checkpoint leaves no folder behind.
 
     Raises:
-        RunFolderError: the run folder cannot be written.
+        RunFolderError, FolderInUseError: the run folder cannot be written, or another process writes it.
         NonFiniteLossError: the loss or the weights are not finite; the last good checkpoint is kept.
         CheckpointError: a checkpoint cannot be written; the previous one is kept.
         StoppedError: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     started = environment(gpu=run.settings.device != "cpu")  # before any file of the package can change
-    first = run.trainer.is_global_zero
+    if not run.trainer.is_global_zero:
+        return _train(run)
     try:
-        if first:
-            _start_folder(run)
+        with locked_folder(run.folder):
+            return _fit_locked(run, started)
+    except OSError as error:
+        if run.folder.is_dir():
+            raise
+        raise RunFolderError(f"cannot write the run folder {run.folder} (--out): {error}") from error
+
+
+def _fit_locked(run: PreparedRun, started: dict[str, Any]) -> Result:
+    """Train as the process that writes the folder."""
+    _take_over(run)
+    try:
+        _start_folder(run)
         result = _train(run)
     except BaseException:
-        if first and run.resume is None and not any((run.folder / "checkpoints").glob("*.ckpt")):
+        if run.resume is None and not any((run.folder / "checkpoints").glob("*.ckpt")):
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
-    if first:
-        write_json(run.folder / "record.json", run_record(run, result, started))
+    write_json(run.folder / RECORD, run_record(run, result, started))
     return result
 
 
@@ -51,11 +68,31 @@ def compile_network(network: nn.Module, device: Device) -> None:
     network.compile(mode="reduce-overhead" if on_gpu else "default", dynamic=False)
 
 
+def _take_over(run: PreparedRun) -> None:
+    """Remove what a killed process left: temporary files, and a run without a checkpoint.
+
+    Raises:
+        RunFolderError: another process has used the folder since this one was prepared.
+    """
+    if run.resume is None and any(run.folder.iterdir()):
+        file = run.folder / "config.yaml"
+        same = not file.is_file() or file.read_text() == settings_text(run)
+        if not (same and is_abandoned(run.folder)):
+            raise RunFolderError(f"the run folder {run.folder} already exists: choose a new one with --out")
+        for path in run.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in (run.folder, run.folder / "checkpoints"):
+        for path in folder.glob(".*.part"):
+            path.unlink()
+
+
 def _start_folder(run: PreparedRun) -> None:
     skipped = getattr(run.data, "skipped", ())
+    for name in WRITTEN:
+        if (run.folder / name).is_dir():  # found when the run ends otherwise
+            raise RunFolderError(f"{run.folder / name} is a folder, expected a file: remove it")
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_settings(run)
+        write_text(run.folder / "config.yaml", settings_text(run))
         if skipped:
             write_text(run.folder / "skipped.txt", "\n".join(skipped) + "\n")
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,10 +29,17 @@ class StatefulMixer(Protocol):
 
 
 def training_order(
-    settings: RunSettings, images: int, ranks: int, rank: int, blocks: Tensor | None = None
+    settings: RunSettings,
+    images: int,
+    ranks: int,
+    rank: int,
+    blocks: Tensor | None = None,
+    strata: Sequence[Tensor] | None = None,
 ) -> TrainingOrder:
     """Return which of ``images`` training images make up which batch of a process; see `TrainingOrder`."""
-    return TrainingOrder(images, settings.batch_size, settings.seed, settings.repeats, ranks, rank, blocks)
+    return TrainingOrder(
+        images, settings.batch_size, settings.seed, settings.repeats, ranks, rank, blocks, strata
+    )
 
 
 class Learner(LightningModule):
@@ -58,6 +66,8 @@ class Learner(LightningModule):
     """A `StatefulMixer`, or None."""
     per_class: dict[str, float]
     """Score of each class in the last evaluation, if the task has one."""
+    trains_all_from_start = True
+    """Whether no parameter gets its first gradient in a later epoch."""
     notes: tuple[str, ...] = ()
     """Lines to show before the training."""
 
@@ -70,6 +80,8 @@ class Learner(LightningModule):
         self.per_class = {}
         self.blocks: Tensor | None = None
         """The shard of each training image, if the order of the images depends on it."""
+        self.strata: Sequence[Tensor] | None = None
+        """The training images of each class, if all classes are drawn as often."""
         self.mixing = True
         """Whether the current epoch mixes."""
         self._sums = torch.zeros(0)
@@ -89,13 +101,19 @@ class Learner(LightningModule):
         """Return entries that the task adds to the record of a run."""
         return {}
 
+    def advice(self, metrics: dict[str, float]) -> str | None:
+        """Return what the metrics of the last epoch suggest about the settings, in one line."""
+        return None
+
     # -- training -------------------------------------------------------------------------------
 
     def order(self, rank: int | None = None) -> TrainingOrder:
         """Return which training images make up which batch of this process, or of another."""
         rank = self.global_rank if rank is None else rank
         images = int(self.hparams["data"]["images"])
-        return training_order(self.settings, images, self.trainer.world_size, rank, self.blocks)
+        return training_order(
+            self.settings, images, self.trainer.world_size, rank, self.blocks, self.strata
+        )
 
     def on_train_start(self) -> None:
         self._clear_sums()
@@ -176,11 +194,16 @@ class Learner(LightningModule):
     # -- optimizer ------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        # Lightning cannot clip gradients for a fused optimizer in mixed precision.
-        fused = not self.trainer.gradient_clip_val
-        optimizer = create_optimizer(self.network, self.settings, fused=fused)
+        # Lightning cannot clip gradients for a fused optimizer in mixed precision, and torch's fused SGD
+        # fails if some parameters had no gradient so far.
+        fused = not self.trainer.gradient_clip_val and self.trains_all_from_start
+        optimizer = create_optimizer(self.network, self.settings, fused=fused, rates=self.rates())
         scheduler = LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def rates(self) -> dict[nn.Parameter, float] | None:
+        """Return the peak learning rate of each parameter of the network; None if all have the same."""
+        return None
 
     def lr_factor(self, step: int) -> float:
         """Return the learning rate of an optimizer step, relative to the peak."""

@@ -6,8 +6,9 @@ Importing this module needs the standard library only: the settings are part of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Literal
 
 from .checked import Checked
@@ -38,6 +39,8 @@ class OptimizerSettings(Checked):
         milestones: Epochs at which --schedule step lowers the learning rate.
         gamma: Factor of --schedule step, or power of --schedule poly.
         warmup_epochs: Epochs of linear warm-up (default: a twentieth of the run).
+        min_lr: Learning rate at the end of --schedule cosine and poly.
+        cooldown_epochs: Last epochs, which keep --min-lr; part of --epochs.
     """
 
     optimizer: str = "sgd"
@@ -51,12 +54,23 @@ class OptimizerSettings(Checked):
     milestones: list[float] = field(default_factory=list)
     gamma: float = 0.1
     warmup_epochs: float | None = None
+    min_lr: float = 0.0
+    cooldown_epochs: float = 0.0
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(0, "momentum", "weight_decay", "clip", "gamma", "warmup_epochs")
+        self.check_least(0, "min_lr", "cooldown_epochs")
         if self.lr is not None and self.lr <= 0:
             raise ValueError(f"--lr must be > 0, got {self.lr}")
+        if self.lr is not None and self.min_lr > self.lr:
+            raise ValueError(f"--min-lr must be at most --lr {self.lr}, got {self.min_lr}")
+        if (self.min_lr or self.cooldown_epochs) and self.schedule not in ("cosine", "poly"):
+            raise ValueError(
+                f"--min-lr and --cooldown-epochs are for --schedule cosine and poly, not {self.schedule}"
+            )
+        if self.cooldown_epochs and not self.min_lr:
+            raise ValueError("--cooldown-epochs needs a learning rate: add --min-lr, such as --min-lr 1e-5")
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError(
                 "--schedule step and --milestones [60,120] belong together: give both or neither"
@@ -99,7 +113,13 @@ def scheduled_factor(settings: OptimizerSettings, step: int, total: int, epochs:
     """Return `lr_factor` for settings in epochs, in a run of ``total`` steps and ``epochs`` epochs."""
     share = 0.05 if settings.warmup_epochs is None else settings.warmup_epochs / epochs
     milestones = [milestone / epochs for milestone in settings.milestones]
-    return lr_factor(step, total, round(share * total), settings.schedule, milestones, settings.gamma)
+    warmup, cooldown = round(share * total), round(settings.cooldown_epochs / epochs * total)
+    factor = lr_factor(step, total - cooldown, warmup, settings.schedule, milestones, settings.gamma)
+    if step < warmup or not settings.min_lr:
+        return factor
+    assert settings.lr is not None
+    floor = settings.min_lr / settings.lr
+    return floor + (1 - floor) * factor
 
 
 def check_optimizer(name: str) -> None:
@@ -114,8 +134,34 @@ def check_optimizer(name: str) -> None:
         )
 
 
+def parameter_groups(
+    network: nn.Module, settings: OptimizerSettings, rates: Mapping[nn.Parameter, float]
+) -> list[dict[str, Any]]:
+    """Return the parameters of a network in groups of one learning rate and weight decay.
+
+    Args:
+        network: its ``no_weight_decay`` is respected if ``decay_norms`` is False.
+        settings: of the optimizer.
+        rates: peak learning rate of each parameter.
+    """
+    wishes: Any = getattr(network, "no_weight_decay", None)
+    excluded = list(wishes()) if callable(wishes) else []
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in network.named_parameters():
+        plain = parameter.ndim <= 1 or any(fnmatch(name, pattern) for pattern in excluded)
+        decay = 0.0 if plain and not settings.decay_norms else settings.weight_decay
+        rate = rates[parameter]
+        group = {"params": [], "lr": rate, "weight_decay": decay}
+        groups.setdefault((rate, decay), group)["params"].append(parameter)
+    return list(groups.values())
+
+
 def create_optimizer(
-    network: nn.Module, settings: OptimizerSettings, *, fused: bool = True
+    network: nn.Module,
+    settings: OptimizerSettings,
+    *,
+    fused: bool = True,
+    rates: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Create timm's optimizer for all parameters of a network.
 
@@ -123,6 +169,7 @@ def create_optimizer(
         network: its ``no_weight_decay`` is respected if ``decay_norms`` is False.
         settings: with a learning rate.
         fused: use torch's fused implementation if the optimizer has one.
+        rates: peak learning rate of each parameter, if they differ.
 
     Raises:
         ValueError: unknown name, or options that the optimizer does not take.
@@ -135,7 +182,7 @@ def create_optimizer(
         options.setdefault("fused", fused)
     try:
         optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
-            network,
+            network if rates is None else parameter_groups(network, settings, rates),
             opt=name,
             lr=settings.lr,
             weight_decay=settings.weight_decay,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
+
+SettingsT = TypeVar("SettingsT")
 
 
 def add_settings(parser: ArgumentParser, settings: type) -> None:
@@ -22,6 +24,20 @@ def add_settings(parser: ArgumentParser, settings: type) -> None:
     for item in fields(settings):
         default = item.default if item.default_factory is MISSING else item.default_factory()
         add_option(parser, item.name, types[item.name], default, helps)
+
+
+def make_settings(settings: type[SettingsT], values: Any) -> SettingsT:
+    """Return settings from parsed values; the parser accepts null for every option.
+
+    Raises:
+        ValueError: null for an option that needs a value, or what the settings refuse.
+    """
+    types = get_type_hints(settings)
+    for item in fields(settings):  # type: ignore[arg-type]
+        kind = types[item.name]
+        if values[item.name] is None and kind is not Any and type(None) not in get_args(kind):
+            raise ValueError(f"--{item.name.replace('_', '-')} needs a value, got null")
+    return settings(**{item.name: values[item.name] for item in fields(settings)})  # type: ignore[arg-type]
 
 
 def add_option(

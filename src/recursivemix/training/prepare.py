@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Callback, Trainer, seed_everything
 
-from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.models.checkpoint_file import CheckpointError, read_checkpoint
 
 from .checkpoints import Checkpoints
 from .devices import check_device, launched_processes, launched_rank
@@ -20,13 +20,21 @@ from .epoch_log import EpochLog
 from .learner import Learner
 from .loaders import RunLoaders
 from .optimizer import check_optimizer
-from .resume import check_resume, check_tables, restoring
+from .resume import ResumeError, check_resume, check_tables, restoring
 from .settings import RunSettings
 from .task import RunData, Task, task_of
-from .trainer import instantiated, make_trainer
+from .trainer import make_trainer
+from .trainer_classes import instantiated
 
 FOLDER_VARIABLE = "RECURSIVEMIX_RUN_FOLDER"
 """Tells processes that Lightning starts the run folder that the first one chose."""
+
+LEFT_BEHIND = {
+    "config.yaml", "metrics.csv", "skipped.txt", "mixed_batches.png", "checkpoints", "tensorboard",
+    ".config.yaml.part", ".metrics.csv.part", ".skipped.txt.part", ".mixed_batches.png.part", "mlflow.db",
+    "wandb",
+}  # fmt: skip
+"""What a run writes before its first checkpoint."""
 
 
 class RunFolderError(ValueError):
@@ -86,15 +94,22 @@ def prepare(
     folder = None if resume is None else resume.absolute().parent.parent
     if folder is None and settings.out is not None:
         folder = run_folder(settings.out)
-    data = task.open_data(settings)
+    try:
+        data = task.open_data(settings, checkpoint)
+    except CheckpointError as error:
+        raise ResumeError(f"the run cannot be resumed from {resume}: {error}") from error
     seed_everything(settings.seed, verbose=False)  # of the initial weights
     with restoring(resume, lambda: False):
         learner = task.create_learner(settings, data, checkpoint)
         learner.blocks = getattr(data.train, "blocks", None)
     folder = folder or run_folder(None, task.name_run(learner.settings))
-    loaders = RunLoaders(task.create_loading(settings, data), settings)
+    loading = task.create_loading(settings, data)
+    learner.strata = getattr(loading, "strata", None)
+    loaders = RunLoaders(loading, settings)
     log = EpochLog(folder / "metrics.csv", learner)
-    writer = Checkpoints(folder / "checkpoints", settings.checkpoint_every, data.train.name)
+    writer = Checkpoints(
+        folder / "checkpoints", settings.checkpoint_every, data.train.name, settings.early_stop
+    )
     trainer = make_trainer(
         learner.settings,
         folder,
@@ -105,6 +120,13 @@ def prepare(
     if resume is not None and checkpoint is not None:
         check_resume(checkpoint, resume, learner, trainer, changed)
     return PreparedRun(task, settings, options, data, learner, loaders, folder, log, trainer, resume)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Return whether a folder is empty, or of a run that was killed before its first checkpoint."""
+    names = {path.name for path in folder.iterdir()}
+    is_of_a_run = names <= LEFT_BEHIND and not any((folder / "checkpoints").glob("*.ckpt"))
+    return not names or (is_of_a_run and ("config.yaml" in names or names <= {".config.yaml.part"}))
 
 
 def run_folder(out: Path | None, name: str = "run") -> Path:
@@ -123,7 +145,7 @@ def run_folder(out: Path | None, name: str = "run") -> Path:
     if out is None and known is None and launched_processes() > 1:
         raise RunFolderError("--out is required with several processes: they must agree on the run folder")
     folder = out or Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
-    if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if rank == 0 and folder.exists() and not (folder.is_dir() and is_abandoned(folder)):
         more = f", or resume the run with --resume {folder}" if (folder / "checkpoints").is_dir() else ""
         raise RunFolderError(f"the run folder {folder} already exists: choose a new one with --out{more}")
     return folder

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from torch import nn
 
-from .atomic_write import write_text
 from .devices import peak_memory
 from .prepare import PreparedRun
 
@@ -44,9 +43,9 @@ def plain_settings(run: PreparedRun) -> dict[str, Any]:
     return run.settings.as_plain() | ({"trainer": options} if options else {})
 
 
-def write_settings(run: PreparedRun) -> None:
-    """Write ``config.yaml``, which ``--config`` and ``--resume`` read."""
-    write_text(run.folder / "config.yaml", yaml.safe_dump(plain_settings(run), sort_keys=False))
+def settings_text(run: PreparedRun) -> str:
+    """Return the content of ``config.yaml``, which ``--config`` and ``--resume`` read."""
+    return yaml.safe_dump(plain_settings(run), sort_keys=False)
 
 
 def run_record(run: PreparedRun, result: Result, environment: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,11 @@ def check_resume(
     epochs = trainer.max_epochs
     if epochs is not None and done >= epochs:
         raise ResumeError(f"the run is finished: {path} is of epoch {done} of {epochs}")
+    if checkpoint["callbacks"]["Checkpoints"].get("stopped_early") and not changed:
+        raise ResumeError(
+            f"the run is finished: --early-stop ended it after epoch {done}; to train on, add "
+            f"--resume-changed and another --early-stop"
+        )
     if trainer.max_steps != -1:
         raise ResumeError("a run cannot be resumed exactly with --trainer.max-steps: use --epochs")
     counts = {

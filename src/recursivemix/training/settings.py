@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from recursivemix.data.settings import SourceSettings
+from recursivemix.data.settings import ColorSettings, SourceSettings
 
 from .checked import Checked
 from .optimizer import OptimizerSettings
@@ -22,19 +22,15 @@ LoggerName = Literal["wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
-class LoadingSettings(Checked):
-    """Loading and augmentation.
+class LoadingSettings(Checked, ColorSettings):
+    """Loading of training images.
 
     Args:
         workers: Number of processes that read images (default: 2; 0 for the sample images).
-        flip: Mirror half of the training images (default: yes, except for digits).
-        color_jitter: Largest relative change of brightness, contrast and saturation.
         repeats: Number of copies of each image in a batch, augmented independently (repeated augmentation).
     """
 
     workers: int | None = None
-    flip: bool | None = None
-    color_jitter: float = 0.0
     repeats: int = 1
 
     def check(self) -> None:
@@ -79,6 +75,9 @@ class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSetti
         grad_accum_steps: Batches whose gradients are accumulated into one optimizer step.
         evaluate_every: Epochs between two evaluations; the last epoch is always evaluated.
         ema_decay: Evaluate and save an exponential moving average of the weights, such as 0.9995.
+        average_last: Average the weights at the ends of this many last epochs; the average is what the last
+            evaluation measures and last.ckpt holds.
+        early_stop: Stop when the score has not improved for this many epochs.
         seed: Seed of weights, data order, augmentation and mixing.
         device: cpu, gpu, or auto (a GPU if there is one).
         devices: Number of devices (default: 1, or what the launcher sets).
@@ -99,6 +98,8 @@ class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSetti
     grad_accum_steps: int = 1
     evaluate_every: int = 1
     ema_decay: float | None = None
+    average_last: int | None = None
+    early_stop: int | None = None
     seed: int = 0
     device: Device = "auto"
     devices: int | None = None
@@ -112,7 +113,20 @@ class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSetti
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(1, "epochs", "batch_size", "grad_accum_steps", "evaluate_every")
-        self.check_least(1, "devices", "checkpoint_every")
+        self.check_least(1, "devices", "checkpoint_every", "average_last", "early_stop")
+        if self.average_last is not None and self.average_last > self.epochs:
+            raise ValueError(
+                f"--average-last must be at most --epochs {self.epochs}, got {self.average_last}"
+            )
+        if self.average_last is not None and self.ema_decay is not None:
+            raise ValueError("--average-last and --ema-decay both average the weights: give one of them")
+        if self.average_last is not None and self.early_stop is not None:
+            raise ValueError("--average-last needs a known last epoch: leave out --early-stop")
+        if self.cooldown_epochs and self.cooldown_epochs >= self.epochs:
+            raise ValueError(
+                f"--cooldown-epochs is part of --epochs {self.epochs} and must be less, got "
+                f"{self.cooldown_epochs:g}"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"--ema-decay must be in (0, 1), such as 0.9995, got {self.ema_decay}")
         if self.sync_batchnorm and self.device == "cpu":

@@ -89,8 +89,8 @@ class Task:
 
     command: str
     """Words after ``recursivemix`` that start a run, such as "fit"; also the kind of its record."""
-    open_data: Callable[[Any], RunData]
-    """Open the data set; raises ValueError."""
+    open_data: Callable[[Any, dict[str, Any] | None], RunData]
+    """Open the data set from settings and, to resume, a checkpoint; raises ValueError."""
     create_learner: Callable[[Any, Any, dict[str, Any] | None], Learner]
     """Create network, mixer and metrics from settings, data and, to resume, a checkpoint."""
     create_loading: Callable[[Any, Any], Loading]

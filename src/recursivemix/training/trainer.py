@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .average import LastEpochsAverage
 from .checkpoints import CheckpointIO
 from .devices import launched_devices, lightning_precision
 from .settings import RunSettings
@@ -45,6 +45,8 @@ def make_trainer(
     if settings.ema_decay is not None:
         average = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))  # type: ignore[no-untyped-call]
         callbacks = [average, *callbacks]
+    if settings.average_last is not None:
+        callbacks = [LastEpochsAverage(settings.average_last), *callbacks]
     options: dict[str, Any] = {
         "default_root_dir": folder,
         "max_epochs": settings.epochs,
@@ -89,23 +91,6 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         raise ValueError(
             "--trainer.enable_checkpointing must be true: a run without checkpoints cannot be resumed"
         )
-
-
-def instantiated(value: Any) -> Any:
-    """Replace dictionaries with ``class_path`` and optional ``init_args`` by the objects they describe."""
-    if isinstance(value, list):
-        return [instantiated(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    values = {name: instantiated(item) for name, item in value.items()}
-    if "class_path" not in values:
-        return values
-    module, _, name = values["class_path"].rpartition(".")
-    try:
-        kind = getattr(import_module(module or "lightning.pytorch.callbacks"), name)
-        return kind(**values.get("init_args") or {})
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"--trainer: cannot create {values['class_path']}: {error}") from error
 
 
 def create_loggers(settings: RunSettings, folder: Path) -> list[Logger]:

@@ -12,11 +12,13 @@ from recursivemix.data.augment import (
     colour_scale,
     evaluation_transform,
     normalise,
+    training_crop,
     training_transform,
 )
+from recursivemix.data.crop import evaluation_crop
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.formats.digits import digits
-from recursivemix.data.images import EncodedImages, ImageFiles, denormalise
+from recursivemix.data.images import EncodedImages, ImageFiles, cropped, denormalise
 from recursivemix.data.open import open_data
 from samples import write_images
 
@@ -68,9 +70,14 @@ def test_transforms_give_the_size_for_any_image(image_root, size):
     Image.new("L", (9, 30)).save(image_root / "train" / "red" / "grey.png")
     Image.new("RGBA", (30, 9)).save(image_root / "train" / "red" / "alpha.png")
     data = image_folder(image_root, image_size=size)
-    for transform in (training_transform(augmentation_of(data)), evaluation_transform(size)):
-        for index in range(len(data.train)):
-            image = transform(data.train[index])
+    augmentation = augmentation_of(data)
+    transform = training_transform(augmentation)
+    for index in range(len(data.train)):
+        for image in (
+            transform(cropped(data.train, index, training_crop(augmentation))),
+            cropped(data.train, index, evaluation_crop(size)),
+            evaluation_transform(size)(data.train[index]),
+        ):
             assert (image.shape, image.dtype) == ((3, size, size), torch.uint8)
 
 

@@ -20,7 +20,7 @@ DEFAULT_SIZE = 800
 ObjectSettings = DetectionSettings | InstanceSettings
 
 
-def open_objects(settings: ObjectSettings) -> DetectionData:
+def open_objects(settings: ObjectSettings, checkpoint: dict[str, Any] | None) -> DetectionData:
     """Open the data set of a run; raises ValueError."""
     masks = isinstance(settings, InstanceSettings)
     return open_detection(settings.data, settings.dataset, masks=masks, skip_bad=settings.skip_bad)

@@ -23,7 +23,7 @@ def crop_size(settings: SegmentationSettings) -> int:
     return settings.image_size or (SIDE if settings.data is None else DEFAULT_SIZE)
 
 
-def open_maps(settings: SegmentationSettings) -> SegmentationData:
+def open_maps(settings: SegmentationSettings, checkpoint: dict[str, Any] | None) -> SegmentationData:
     """Open the data set of a run; raises ValueError, also if a training batch would hold one image."""
     data = open_segmentation(settings.data, settings.dataset, skip_bad=settings.skip_bad)
     if len(data.train) % settings.batch_size == 1 or settings.batch_size == 1:

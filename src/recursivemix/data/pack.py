@@ -1,0 +1,201 @@
+"""Write a data set as a pack: one file that is read without a search, image by image.
+
+See `recursivemix.data.formats.pack` for the layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from recursivemix.models import SMALL_IMAGE
+
+from .decode import as_rgb
+from .formats.pack import HEADER, header, index_bytes
+from .images import EncodedImages, ImageData, LabelledImages
+from .open import open_images
+from .settings import ImageSettings
+from .splits import NoEvaluationSplitError
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written."""
+
+    images: int
+    size: int
+    """Bytes of the file."""
+    skipped: tuple[str, ...]
+    """Images that were left out, with the reason."""
+
+
+def write_pack(
+    settings: ImageSettings,
+    out: Path,
+    *,
+    size: int | None = None,
+    quality: int = 90,
+    raw: bool | None = None,
+    workers: int = 2,
+    progress: bool = True,
+) -> Packed:
+    """Write the images of a data set into one file.
+
+    It is written under another name and renamed when it is complete.
+
+    Args:
+        settings: the data set. Without a val or test split, all images are written as training images.
+        out: file to write.
+        size: images with a larger shorter side are reduced to it, in pixels (default: keep the size).
+        quality: of JPEG, 1 to 100; JPEG images that keep their size are copied.
+        raw: store pixels instead of JPEG (default: for images of up to 64 pixels).
+        workers: number of threads that encode.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ValueError: the data set cannot be used, an image cannot be read, or ``out`` exists.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"--size must be at least 1, got {size}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"--quality must be in 1..100, got {quality}")
+    if workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}")
+    if out.exists():
+        raise ValueError(f"--out {out} exists: choose another name, or delete it")
+    data = open_whole(settings)
+    parts = {"train": data.train}
+    if len(data.evaluation):
+        parts[data.split] = data.evaluation
+    if raw is None:
+        raw = min(size or data.image_size, data.image_size) <= SMALL_IMAGE
+    encoder = Encoder(size, None if raw else quality)
+    facts = {
+        "classes": data.classes,
+        "splits": {name: len(images) for name, images in parts.items()},
+        "mean": data.mean,
+        "std": data.std,
+        "flip": data.flip,
+    }
+    positions, checksums = [], []
+    names = [images.name(i).encode() for images in parts.values() for i in range(len(images))]
+    with _renamed_at_the_end(out) as part, part.open("wb") as file:
+        file.write(bytes(HEADER))
+        for content in _encoded(encoder, list(parts.values()), workers, progress):
+            positions.append((file.tell(), len(content)))
+            checksums.append(zlib.crc32(content))
+            file.write(content)
+        labels = torch.cat([images.labels for images in parts.values()])
+        arrays = {
+            "positions": np.array(positions, np.int64),
+            "checksums": np.array(checksums, np.uint32),
+            "labels": labels.numpy(),
+            "names": np.array(names, "S"),
+        }
+        start, index = file.tell(), index_bytes(arrays, facts)
+        file.write(index)
+        length = file.tell()
+        file.seek(0)
+        file.write(header(length, start, index))
+        file.flush()
+        os.fsync(file.fileno())
+    return Packed(len(names), length, data.skipped)
+
+
+def open_whole(settings: ImageSettings) -> ImageData:
+    """Open a data set; without an evaluation split, all images are training images, in their order."""
+    try:
+        return open_images(settings)
+    except NoEvaluationSplitError:
+        halves = open_images(replace(settings, val_split=0.5))
+    train, held = halves.train, halves.evaluation
+    assert isinstance(train, EncodedImages)
+    assert isinstance(held, EncodedImages)
+    rows, labels = torch.cat([train.rows, held.rows]), torch.cat([train.labels, held.labels])
+    order = rows.argsort()
+    whole = EncodedImages(train.source, labels[order], rows[order], train.decoding)
+    return replace(halves, train=whole, evaluation=whole.select(order[:0]))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes images for a pack.
+
+    Args:
+        size: largest shorter side in pixels; None for any.
+        quality: of JPEG; None stores pixels, as PPM.
+    """
+
+    size: int | None
+    quality: int | None
+
+    def __call__(self, images: LabelledImages, index: int) -> bytes:
+        """Return an encoded image."""
+        if not isinstance(images, EncodedImages):
+            return self.encode(Image.fromarray(images[index].permute(1, 2, 0).numpy()))
+        with images.open(index) as image:
+            keeps_size = self.size is None or min(image.size) <= self.size
+            if self.size is not None and not keeps_size:
+                factor = 2 * self.size / min(image.size)
+                image.draft(image.mode, (int(factor * image.width), int(factor * image.height)))
+            original = None
+            if self.quality is not None and keeps_size and image.format == "JPEG" and image.fp is not None:
+                image.fp.seek(0)
+                original = image.fp.read()
+            pixels = as_rgb(image)  # finds broken files
+        if original is not None:
+            return original
+        return self.encode(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()))
+
+    def encode(self, image: Image.Image) -> bytes:
+        """Resize and encode an RGB image."""
+        shorter = min(image.size)
+        if self.size is not None and shorter > self.size:
+            width, height = (max(1, round(side * self.size / shorter)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        file = BytesIO()
+        if self.quality is None:
+            image.save(file, "PPM")
+        else:
+            image.save(file, "JPEG", quality=self.quality)
+        return file.getvalue()
+
+
+def _encoded(
+    encoder: Encoder, parts: Sequence[LabelledImages], workers: int, progress: bool
+) -> Iterator[bytes]:
+    """Yield the encoded images of all parts in order; a block of them is in memory at a time."""
+    places = [(images, index) for images in parts for index in range(len(images))]
+    bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        task = bar.add_task("packing", total=len(places))
+        for start in range(0, len(places), 256):
+            block = places[start : start + 256]
+            for content in pool.map(lambda place: encoder(*place), block):
+                yield content
+                bar.advance(task)
+
+
+@contextlib.contextmanager
+def _renamed_at_the_end(path: Path) -> Iterator[Path]:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise

@@ -1,0 +1,244 @@
+"""Runs killed at random moments end as undisturbed ones, bit for bit; a folder has one writer.
+
+Runs start in forks of a process that has imported everything, see fork_server.py. A failure names the
+number of its kill: ``CAMPAIGN_SEED=<number> CAMPAIGN_TRIES=1`` repeats it alone.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.training.folder_lock import FolderInUseError, locked_folder
+from samples import write_images
+from training.test_resume import same
+
+SERVER = Path(__file__).with_name("fork_server.py")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+ANSWERED = 3.0
+"""Seconds within which Ctrl-C and SIGTERM end a run."""
+KINDS = {
+    "recursivemix": ["fit", "--mixer", "recursivemix", "--checkpoint-every", "3"],
+    "every step": ["fit", "--mixer", "cutmix", "--checkpoint-every", "1"],
+    "average": ["fit", "--mixer", "mixup", "--ema-decay", "0.9", "--grad-accum-steps", "3"],
+    "workers": ["fit", "--mixer", "recursivemix", "--workers", "1", "--cache", "no"],
+    "detection": ["transfer", "detection", "--checkpoint-every", "2"],
+    "segmentation": ["transfer", "segmentation", "--checkpoint-every", "2"],
+}
+FIT = ["--epochs", "3", "--batch-size", "5", "--lr", "0.05", "--seed", "4"]
+DENSE = ["--epochs", "2", "--batch-size", "4", "--seed", "4", "--trainer.limit-train-batches", "4",
+         "--trainer.limit-val-batches", "1", "--channels", "16", "--image-size"]  # fmt: skip
+SMALL = {"detection": [*DENSE, "64", "--depth", "1"], "segmentation": [*DENSE, "64"]}
+
+
+class ForkServer:
+    """Starts commands and tells how they ended."""
+
+    def __init__(self, folder):
+        self.log = folder / "server.log"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                text=True, env=environment,
+            )  # fmt: skip
+        assert self.process.stdout.readline().strip() == "ready", self.log.read_text()
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, words, log):
+        return self.ask(words=[str(word) for word in words], log=str(log))
+
+    def wait(self, pid):
+        return self.ask(wait=pid)
+
+    def run(self, words, log):
+        return self.wait(self.start(words, log))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = ForkServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.process.stdin.close()
+    assert server.process.wait(30) == 0
+    server.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for hue, name in enumerate(("blue", "green", "red")):
+        write_images(root / "train" / name, 12, hue=hue)
+        write_images(root / "val" / name, 5, hue=hue)
+    return root
+
+
+def words_of(kind, data, out):
+    command = KINDS[kind]
+    words = [*command, "--device", "cpu", "--precision", "32", "--out", str(out)]
+    words += ["--trainer.enable-progress-bar", "false"]
+    if command[0] == "transfer":
+        return [*words, *SMALL[command[1]]]
+    return [*words, "--data", str(data), *FIT, *(["--workers", "0"] if kind != "workers" else [])]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, data, tmp_path_factory):
+    """A function: the last checkpoint of a kind of run that nothing stopped, and its seconds."""
+    known = {}
+
+    def run(kind):
+        if kind not in known:
+            folder = tmp_path_factory.mktemp("whole")
+            start = time.monotonic()
+            code = server.run(words_of(kind, data, folder / "run"), folder / "log")
+            seconds = time.monotonic() - start
+            assert code == 0, (folder / "log").read_text()
+            known[kind] = read_checkpoint(folder / "run" / "checkpoints" / "last.ckpt"), seconds
+        return known[kind]
+
+    return run
+
+
+def signalled(server, pid, number, delay):
+    """Send a signal after a delay; return the exit code and the seconds that the answer took."""
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    start = time.monotonic()
+    return server.wait(pid), time.monotonic() - start
+
+
+def leftovers(folder, pids):
+    """Temporary files below a folder, and processes in the sessions of its runs."""
+    files = [path for path in folder.rglob("*") if path.name.endswith((".part", ".tmp"))]
+    processes = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(entry.read_text().rpartition(")")[2].split()[3]) in pids:
+                processes.append(entry.parent.name)
+    return files + processes
+
+
+def go_on(server, kind, data, folder, log):
+    """Resume the run with the flag that its message names, or start it anew."""
+    out = folder / "run"
+    if any((out / "checkpoints").glob("last.ckpt")):
+        command = KINDS[kind][: 2 if KINDS[kind][0] == "transfer" else 1]
+        return server.start([*command, "--resume", out], log)
+    return server.start(words_of(kind, data, out), log)
+
+
+def test_killed_at_random_moments(server, data, undisturbed, tmp_path, tries, seed, recorded):
+    """Up to three kills in a run, then it ends equal to the undisturbed one."""
+    count = max(1, tries // 25) if tries < 1000 else 200
+    slow = []
+    for number in range(seed, seed + count):
+        draw = torch.Generator().manual_seed(number)
+        below = lambda most, draw=draw: int(torch.randint(most, (), generator=draw))  # noqa: E731
+        kinds = list(KINDS)[:2] if tries < 1000 else list(KINDS)
+        kind = kinds[below(len(kinds))]
+        whole, seconds = undisturbed(kind)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        log = folder / "log"
+        pid = server.start(words_of(kind, data, folder / "run"), log)
+        pids = {pid}
+        for _ in range(1 + below(3)):
+            chosen = SIGNALS[below(3)]
+            delay = seconds * float(torch.rand((), generator=draw)) * 0.9
+            code, answered = signalled(server, pid, chosen, delay)
+            note = f"kill {number}: {kind}, {chosen.name} after {delay:.2f} s: {log.read_text()[-2000:]}"
+            if code == 0:
+                break
+            assert code == (-9 if chosen == signal.SIGKILL else 130) or (
+                code == -chosen  # before Python has its handlers
+            ), note
+            assert "Traceback" not in log.read_text(), note
+            if chosen != signal.SIGKILL:
+                slow += [(number, answered)] * (answered > ANSWERED)
+            pid = go_on(server, kind, data, folder, log)
+            pids.add(pid)
+        if code != 0:
+            code = server.wait(pid)
+        note = f"kill {number}: {kind}, {log.read_text()[-2000:]}"
+        assert code == 0, note
+        try:
+            same(whole, read_checkpoint(folder / "run" / "checkpoints" / "last.ckpt"))
+        except AssertionError as error:
+            error.add_note(note)
+            raise
+        assert not leftovers(folder, pids), note
+        assert (folder / "run" / "record.json").is_file(), note
+        shutil.rmtree(folder)
+    recorded("kills", count, count)
+    assert not slow, slow
+
+
+def test_a_second_process_is_refused(server, data, tmp_path):
+    """Both at once, and while the first one runs; the first one is undisturbed."""
+    out = tmp_path / "run"
+    words = words_of("recursivemix", data, out)
+    pids = [server.start(words, tmp_path / f"log{i}") for i in range(2)]
+    codes = [server.wait(pid) for pid in pids]
+    assert sorted(codes) == [0, 2]
+    lost = (tmp_path / f"log{codes.index(2)}").read_text()
+    assert lost.splitlines()[-1].startswith("recursivemix fit: error: ")
+    assert "in use by another process" in lost or "already exists" in lost
+    assert "Traceback" not in lost
+    assert (out / "record.json").is_file()
+
+
+def test_a_run_is_not_resumed_twice_at_once(server, data, tmp_path):
+    out = tmp_path / "run"
+    pid = server.start(words_of("every step", data, out), tmp_path / "log")
+    while not (out / "checkpoints" / "last.ckpt").is_file():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    server.wait(pid)
+    with locked_folder(out):
+        assert server.run(["fit", "--resume", out], tmp_path / "second") == 2
+        assert "in use by another process" in (tmp_path / "second").read_text()
+    assert server.run(["fit", "--resume", out], tmp_path / "third") == 0
+
+
+def test_a_folder_is_locked_once(tmp_path):
+    with locked_folder(tmp_path / "a"):
+        with pytest.raises(FolderInUseError, match="in use by another"), locked_folder(tmp_path / "a"):
+            pass
+        child = os.fork()
+        if child == 0:  # a process that reads images must not hold it longer than the run
+            time.sleep(3)
+            os._exit(0)
+    with locked_folder(tmp_path / "a"):
+        assert list((tmp_path / "a").iterdir()) == []
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_files_of_others_are_not_removed(server, data, tmp_path):
+    """Only what a killed run leaves is taken over."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text("{}")
+    (out / "thesis.txt").write_text("mine")
+    assert server.run(words_of("every step", data, out), tmp_path / "log") == 2
+    assert (out / "thesis.txt").read_text() == "mine"
+    (out / "thesis.txt").unlink()
+    assert server.run(words_of("every step", data, out), tmp_path / "log") == 2
+    assert (out / "config.yaml").read_text() == "{}"
+    (out / "config.yaml").unlink()
+    assert server.run(words_of("every step", data, out), tmp_path / "log") == 0
