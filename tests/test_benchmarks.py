@@ -53,6 +53,16 @@ def check_origin(record: dict[str, Any], script: str) -> None:
     assert record["seed"] == 0
 
 
+def test_memory(tmp_path: Path) -> None:
+    record, text = run("memory.py", tmp_path)
+    check_origin(record, "memory.py")
+    (row,) = record["rows"]
+    assert row["name"] in text
+    assert len(record["resident_bytes"]) == row["steps"] // record["settings"]["steps_between_readings"]
+    assert min(record["resident_bytes"]) > 0
+    assert row["standard_error"] >= 0
+
+
 def test_mixing(tmp_path: Path) -> None:
     record, text = run("mixing.py", tmp_path)
     check_origin(record, "mixing.py")
