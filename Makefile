@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/mixing.py --out results/mixing.json
 	$(BIN)/python benchmarks/step.py --out results/step.json
 	$(BIN)/python benchmarks/training.py --out results/training.json
+	$(BIN)/python benchmarks/images.py --out results/images.json
 	$(BIN)/python benchmarks/detection.py --out results/detection.json
 	$(BIN)/python benchmarks/startup.py --out results/startup.json
 

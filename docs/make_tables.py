@@ -289,6 +289,32 @@ def mixing_table() -> str:
     return "\n".join([*lines, "", source(record, "results/mixing.json")])
 
 
+def images_table() -> str:
+    """Images per second that the loaders deliver, one row a case."""
+    if not (RESULTS / "images.json").exists():
+        return "Not measured yet: make bench."
+    record = read(RESULTS / "images.json")
+    cases: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in record["rows"]:
+        cases[row["mode"], row["size"], row["workers"]][row["name"]] = row
+    settings = record["settings"]
+    height, width = settings["image_size"]
+    ours = [name for name in next(iter(cases.values())) if name not in settings["peers"]]
+    lines = [
+        f"**Reading images**: images per second from JPEG files of {width}x{height} pixels (mean "
+        f"{settings['mean_kib']:.0f} KiB) or from packs of {settings['packed_size']} pixels, and how many times "
+        f"that is the fastest of {'; '.join(settings['peers'])}, as the median over {record['n']} rounds.",
+        "",
+        "| | pixels | workers | fastest peer | " + " | ".join(f"{name} | ratio" for name in ours) + " |",
+        "| --- | --- | --- | --- |" + " --- | --- |" * len(ours),
+    ]
+    for (mode, size, workers), rows in cases.items():
+        peer = max(rows[name]["median"] for name in settings["peers"])
+        cells = [f"{rows[name]['median']:.0f} | {rows[name]['ratio']:.2f}" for name in ours]
+        lines.append(f"| {mode} | {size} | {workers} | {peer:.0f} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "results/images.json")])
+
+
 def step_table() -> str:
     """What mixing adds to a training step."""
     if not (RESULTS / "step.json").exists():
@@ -441,6 +467,7 @@ TABLES = {
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,
+    "images": images_table,
     "training": training_table,
     "gpu": gpu_table,
     "when": when_table,

@@ -73,6 +73,24 @@ def test_mixing(tmp_path: Path) -> None:
     assert all(names.count(name) == len(settings) for name in expected)
 
 
+def test_images(tmp_path: Path) -> None:
+    record, text = run("images.py", tmp_path)
+    check_origin(record, "images.py")
+    cases = {(row["mode"], row["size"], row["workers"]) for row in record["rows"]}
+    assert cases == {("training", 32, 1), ("evaluation", 32, 1)}
+    for mode in ("training", "evaluation"):
+        rows = {row["name"]: row for row in record["rows"] if row["mode"] == mode}
+        peers = [rows[name]["samples"][0] for name in record["settings"]["peers"]]
+        for name, row in rows.items():
+            assert name in text
+            assert row["median"] == row["best"] == row["samples"][0] > 0
+            assert row["ratio"] == row["ratio_of_best"] == row["median"] / max(peers)
+        assert {name for name in rows if name.startswith("recursivemix")} == {
+            f"recursivemix, {source}" for source in ("files", "files, exact", "pack", "raw pack")
+        }
+    assert record["settings"]["mean_kib"] > 50
+
+
 def test_step(tmp_path: Path) -> None:
     record, text = run("step.py", tmp_path)
     check_origin(record, "step.py")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recursivemix.compare import execute
+from recursivemix.compare import compare, execute
 from recursivemix.compare.execute import check_unchanged, is_finished, run_job, run_locally
 from recursivemix.compare.grid import Job, Run
 from recursivemix.compare.processes import GridStoppedError, RunError
@@ -204,3 +205,38 @@ def test_a_command_without_output_still_has_a_message(pretend):
 
     with pytest.raises(RunError, match="exit code 3: no output"):
         run_job(job(), pretend, None, silent)
+
+
+def test_the_executor_is_chosen_by_its_name(monkeypatch, tmp_path):
+    called = []
+    for name in ("run_locally", "run_on_ray"):
+        monkeypatch.setattr(compare, name, lambda *arguments, name=name: called.append((name, arguments)))
+    compare.run_jobs([job()], tmp_path, "local", None, 2, print)
+    compare.run_jobs([job()], tmp_path, "ray", "head:1", 2, print)
+    assert called == [
+        ("run_locally", ([job()], tmp_path, 2, print)),
+        ("run_on_ray", ([job()], tmp_path, "head:1", 2, print)),
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path):
+    """As the run of a comparison that is killed: nothing else writes into the folder that is resumed."""
+    command = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('stopped')))\n"
+        "print(1, flush=True); time.sleep(60)"
+    )
+    code = (
+        "import sys; from pathlib import Path; from recursivemix.compare.processes import Processes\n"
+        f"words = [sys.executable, '-c', {command!r}]\n"
+        f"Processes().start(words, Path({str(tmp_path / 'log')!r}), None)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    log, deadline = tmp_path / "log", time.monotonic() + 60
+    while not (log.is_file() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while "stopped" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert log.read_text().split() == ["1", "stopped"]

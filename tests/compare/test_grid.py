@@ -114,9 +114,30 @@ def test_a_seed_gives_every_method_the_same_weights_order_and_split(image_root, 
     assert splits[0] != splits[1]
 
 
+def test_seeds_choose_the_fold(image_root, tmp_path):
+    """Three seeds evaluate each image once; the fourth begins with other folds of the same images."""
+    config = CompareSettings(
+        data=image_root / "train", mixers="none,cutmix", model="resnet20", first_seed=2, seeds=4, folds=3
+    )
+    held = []
+    for seed in config.all_seeds:
+        names = []
+        for label in config.labels:
+            run = prepare(config.standalone_run(label, seed, out=tmp_path / f"{label}{seed}"), [], {})
+            names.append({run.data.evaluation.name(i) for i in range(len(run.data.evaluation))})
+            assert run.settings.seed == seed
+        assert names[0] == names[1]
+        held.append(names[0])
+    everything = {str(path) for path in (image_root / "train").rglob("*.png")}
+    assert held[0] | held[1] | held[2] == everything
+    assert sum(len(names) for names in held[:3]) == len(everything)
+    assert held[3] not in held[:3]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"folds": 5, "task": "detection"}, "--folds needs --task classification"),
         ({"mixers": ","}, "--mixers must name at least one method"),
         ({"seeds": 0}, "--seeds must be >= 1, got 0"),
         ({"first_seed": -1}, "--first-seed must be >= 0, got -1"),
@@ -147,6 +168,8 @@ def test_wrong_settings_are_named(changes, message):
             {"settings": {"epochs": 3}, "epochs": 4},
             "--settings.epochs is set by the comparison: see --epochs",
         ),
+        ({"folds": 5, "settings": {"val_split": 0.2}}, "--settings.val_split is set by --folds"),
+        ({"methods": {"cutmix": {"fold": 1}}}, "'fold' must be the same for all methods"),
         ({"settings": {"lrr": 3}}, "classification has no setting 'lrr'"),
         ({"settings": {"lr": -1}}, "--lr must be"),
         ({"settings": {"lr": "high"}}, '"lr".*Got value: high'),

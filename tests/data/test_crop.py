@@ -62,7 +62,7 @@ def test_random_crops_are_those_of_torchvision(image_size, interpolation):
         torch.manual_seed(seed)
         expected = twin.make_params([image])
         torch.manual_seed(seed)
-        crop = random_resized_crop(size, 0.08, interpolation, image_size)
+        crop = random_resized_crop(size, (0.08, 1.0), (3 / 4, 4 / 3), interpolation, image_size)
         scales.add(crop.scale)
         if crop.scale == 1:
             torch.manual_seed(seed)
@@ -104,7 +104,7 @@ def test_reduced_decoding_stays_near_full_decoding(kind, scale, remainder):
         crops.append(
             center_crop(size, size, "bilinear", image_size)
             if remainder
-            else random_resized_crop(size, 0.9, "bilinear", image_size)
+            else random_resized_crop(size, (0.9, 1.0), (3 / 4, 4 / 3), "bilinear", image_size)
         )
         return crops[-1]
 

@@ -20,6 +20,7 @@ from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.formats.webdataset import TarShard, find_shards, split_of
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder, evaluation_batches
+from recursivemix.data.settings import AugmentationSettings
 from recursivemix.data.shards import ShardCache
 
 CPU = torch.device("cpu")
@@ -88,12 +89,13 @@ def served(folder):
 def epoch_of(data, epoch=0, first=0, ranks=1, workers=0, batch_size=4):
     """The numbers of the images of each batch, of all ranks, and the batches of rank 0."""
     numbers, batches = [], []
+    plain = augmentation_of(data, AugmentationSettings(crop="none", flip=False))
     for rank in range(ranks):
         order = TrainingOrder(
             len(data.train), batch_size, 5, ranks=ranks, rank=rank, blocks=data.train.blocks
         )
         loader = TrainingBatches(
-            data.train, order, augmentation_of(data, crop="none", flip=False), lambda: epoch, device=CPU,
+            data.train, order, plain, lambda: epoch, device=CPU,
             hold=False, workers=workers,
         )  # fmt: skip
         loader.first = first

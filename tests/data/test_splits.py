@@ -77,6 +77,30 @@ def test_folds_of_a_folder(image_root):
         open_data(image_root, folds=3)
 
 
+def test_held_out_training_images_replace_the_other_split(image_root):
+    data, again, other = (open_data(image_root, holdout=0.25, seed=seed) for seed in (1, 1, 2))
+    train, held = ({part.name(i) for i in range(len(part))} for part in (data.train, data.evaluation))
+    assert (len(train), len(held), data.split) == (27, 9, "held out")
+    assert torch.bincount(data.evaluation.labels).tolist() == [3, 3, 3]
+    assert not train & held
+    assert all("/train/" in name for name in train | held)
+    assert {again.evaluation.name(i) for i in range(9)} == held
+    assert {other.evaluation.name(i) for i in range(9)} != held
+
+
+def test_held_out_training_images_are_those_of_val_split_where_there_is_no_other(image_root):
+    one = open_data(image_root / "train", holdout=0.25, seed=3)
+    other = open_data(image_root / "train", val_split=0.25, seed=3)
+    for a, b in ((one.train, other.train), (one.evaluation, other.evaluation)):
+        assert [a.name(i) for i in range(len(a))] == [b.name(i) for i in range(len(b))]
+
+
+def test_training_images_of_the_digits_are_held_out_too():
+    whole, data = open_data(), open_data(holdout=0.2)
+    assert len(data.train) + len(data.evaluation) == len(whole.train)
+    assert all("train" in data.evaluation.name(i) for i in range(len(data.evaluation)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -84,6 +108,8 @@ def test_folds_of_a_folder(image_root):
         ({"fold": 2}, "--fold 2 needs the number of folds"),
         ({"folds": 3, "fold": 3}, r"--fold must be in 0\.\.2 for --folds 3, got 3"),
         ({"folds": 3, "val_split": 0.1}, "--folds and --val-split both"),
+        ({"holdout": 0.1, "val_split": 0.1}, "--val-split and --holdout both"),
+        ({"holdout": 0.0}, r"--holdout is a share of each class and must be in \(0, 1\), got 0"),
         ({"val_split": 1.0}, r"--val-split .* must be in \(0, 1\), got 1"),
         ({"image_size": 0}, "--image-size must be at least 1, got 0"),
     ],

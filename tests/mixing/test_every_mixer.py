@@ -511,7 +511,7 @@ def test_a_draw_for_another_batch_is_named():
         ("recursivemix", {"omega": float("nan")}, "0 or more"),
         ("resizemix", {"max_scale": 1.5}, r"max_scale must be in \[0, 1\]"),
         ("resizemix", {"min_scale": 0.9}, r"min_scale must be in \[0, 0.8\]"),
-        ("recursivemix", {"max_area": 2}, r"max_area must be in \[0, 1\], got 2"),
+        ("recursivemix", {"max_area": 2}, r"max_area must be in \(0, 1\], got 2"),
         (
             "recursivemix",
             {"alpha": 0.3, "max_area": 0.3},

@@ -410,3 +410,30 @@ def test_a_partner_of_the_same_batch_needs_no_history(patch):
 def test_wrong_parts_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         RecursiveMix(K, **options)
+
+
+def test_the_largest_patch_grows_over_the_epochs():
+    """A quarter more in each of four epochs; the same draws as a mixer built with that area."""
+    mixer = RecursiveMix(K, max_area=0.8, growth_epochs=4, seed=3)
+    assert mixer.current_max_area == pytest.approx(0.2)  # before the first epoch as in it
+    for epoch, area in enumerate([0.2, 0.4, 0.6, 0.8, 0.8]):
+        mixer.start_epoch()
+        assert mixer.current_max_area == pytest.approx(area)
+        fixed = RecursiveMix(K, max_area=area)
+        fixed.stream.generator.set_state(mixer.stream.generator.get_state())
+        assert torch.equal(mixer.draw(4, (64, 64)).boxes, fixed.draw(4, (64, 64)).boxes)
+        resumed = RecursiveMix(K, max_area=0.8, growth_epochs=4)
+        resumed.load_state_dict(mixer.state_dict())
+        assert resumed.current_max_area == mixer.current_max_area
+        assert torch.equal(resumed.draw(4, (64, 64)).boxes, mixer.draw(4, (64, 64)).boxes), epoch
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "3"])
+def test_growth_is_a_number_of_epochs(value):
+    with pytest.raises(ValueError, match="growth_epochs must be a whole number"):
+        RecursiveMix(K, growth_epochs=value)
+
+
+def test_a_patch_without_area_is_refused():
+    with pytest.raises(ValueError, match=r"max_area must be in \(0, 1\], got 0; set prob=0"):
+        RecursiveMix(K, max_area=0)

@@ -25,7 +25,9 @@ SHORT = [
     "--epochs", "1", "--batch-size", "2", "--workers", "0", "--device", "cpu", "--precision", "32",
     "--trainer.limit-train-batches", "2", "--trainer.limit-val-batches", "1",
 ]  # fmt: skip
-REDUCED = ("data", "out", "epochs", "batch_size", "image_size", "workers", "device", "precision")
+REDUCED = (
+    "data", "out", "epochs", "batch_size", "image_size", "workers", "device", "precision", "pretrained",
+)  # fmt: skip
 """What `SHORT` and `train` change of a recipe."""
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
@@ -41,8 +43,10 @@ def numbers(text):
 def train(name, image_root, out, *arguments):
     """A run of two steps through the command line; the settings that it says it had."""
     # Above 64 pixels networks keep their own stem, as at 224; and 96 cost less than 64 with the small stem.
-    size = "96" if name.startswith("imagenet") else "32"
+    size = "96" if name.startswith(("imagenet", "finetune")) else "32"
     command = ["fit", "--recipe", name, "--data", str(image_root), "--out", str(out), "--image-size", size]
+    if "pretrained" in read_recipe(name).settings:  # tests have no network
+        command.append("--no-pretrained")
     assert main([*command, *SHORT, *arguments]) == 0
     settings = yaml.safe_load((out / "config.yaml").read_text())
     record = json.loads((out / "record.json").read_text())
@@ -65,6 +69,7 @@ def test_every_recipe_of_the_paper_is_there():
         "imagenet-resnet50-300",
         "imagenet-resnet50-100",
         "imagenet-pvtv2-b1",
+        "finetune",
     }
 
 
@@ -171,9 +176,10 @@ def test_the_network_of_a_recipe_trains(name, image_root, tmp_path, capsys):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sibling_trains(name, mixer, image_root, tmp_path):
     # The networks are trained above; here a small one is enough for the settings.
-    settings = train(name, image_root, tmp_path / "run", "--mixer", mixer, "--model", "resnet20")
     recipe = read_recipe(name)
-    assert (settings["mixer"], settings["model"]) == (mixer, "resnet20")
+    small = "test_resnet" if "drop_path" in recipe.settings else "resnet20"
+    settings = train(name, image_root, tmp_path / "run", "--mixer", mixer, "--model", small)
+    assert (settings["mixer"], settings["model"]) == (mixer, small)
     assert settings["mixer_options"] == recipe.mixers[mixer]
 
 

@@ -1,4 +1,4 @@
-"""Successive halving with runs that only pretend: who goes on, what is kept, and what a stop leaves behind."""
+"""Successive halving with runs that only pretend: which trials go on, and what a stop leaves behind."""
 
 import json
 import shutil
@@ -107,7 +107,7 @@ def test_the_best_third_goes_on(pretend):
         "weight_decay": 5e-4,
     }
     assert trials[0]["params"] == defaults
-    assert f"trial 0, 1 epochs: {trials[0]['scores']['1']:.2f} %" in lines
+    assert f"trial 0, 1 epoch: {trials[0]['scores']['1']:.2f} %" in lines
 
 
 def test_checkpoints_of_stopped_trials_are_deleted(pretend):
@@ -117,7 +117,7 @@ def test_checkpoints_of_stopped_trials_are_deleted(pretend):
     assert kept == {f"trial-{winner_of(made.study).number:03d}"}
 
 
-@pytest.mark.parametrize("stop", [0, 4, 9, 10, 12, 13, 17])
+@pytest.mark.parametrize("stop", [0, 4, 10, 13])
 def test_a_stopped_search_ends_like_one_that_was_not(pretend, stop):
     whole, _, _ = pretend(trials=18, folder="whole")
     whole.run()

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import re
+import shutil
+from math import ceil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,12 +14,15 @@ from test_search import Pretender
 
 from recursivemix.cli import main
 from recursivemix.cli.dispatch import parse
-from recursivemix.compare.execute import LAST, RECORD, run_locally
+from recursivemix.compare.execute import CLI, LAST, RECORD, run_job
 from recursivemix.compare.grid import Job
+from recursivemix.compare.pace import Pace
+from recursivemix.compare.processes import Processes
+from recursivemix.evaluation.evaluate import evaluate_checkpoint
 from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.tune import search, tune
 from recursivemix.tune.confirmation import differences, methods_of
-from recursivemix.tune.search import Rungs, Search
+from recursivemix.tune.search import Rungs, Search, rungs_of
 from recursivemix.tune.settings import TuneSettings
 from recursivemix.tune.space import space_of
 
@@ -26,8 +33,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def pair(method: str, mean: float, half: float, p: float) -> dict:
     """A difference of a baseline to the settings found, as a comparison has it."""
     return {
-        "metric": "acc1_last", "method": method, "mean": mean, "low": mean - half, "high": mean + half, "n": 3,
-        "p": p, "p_corrected": p, "uncertainty": "seeds", "images": None, "seeds_needed": None,
+        "metric": "acc1_last", "method": method, "n": 3, "mean": mean, "low": mean - half,
+        "high": mean + half, "p": p, "p_corrected": p, "uncertainty": "seeds", "images": None,
+        "seeds_needed": None,
     }  # fmt: skip
 
 
@@ -80,25 +88,28 @@ def test_the_winner_is_compared_with_none_on_fresh_seeds(pretend, tmp_path):
     assert json.loads((tmp_path / "out" / "record.json").read_text()) == record
 
 
+HAS = "recursivemix with the settings found has a higher accuracy than none on digits (500 training images"
+NOT_SHOWN = HAS.replace("has a", "is not shown to have a")
+
+
 @pytest.mark.parametrize(
-    ("pairs", "start"),
+    ("pairs", "start", "conclusions"),
     [
-        (BETTER, "recursivemix with the settings found has a higher accuracy than none on digits (500 "),
-        ((BETTER[0], pair("none-default", -1.2, 1.4, 0.2)),
-         "recursivemix with the settings found is not shown to have a higher accuracy than none with the default "
-         "settings on digits"),
-        ((pair("none", -1.5, 0.5, 0.06), BETTER[1]),
-         "recursivemix with the settings found is not shown to have a higher accuracy than none with the same "
-         "other settings on digits"),
-        ((pair("none", 1.5, 0.5, 0.01), pair("none-default", 1.2, 0.4, 0.02)),
-         "recursivemix with the settings found is not shown to have a higher accuracy than none with the same "
-         "other settings and none with the default settings on digits"),
-        ((), "The settings found are not confirmed on digits"),
+        (BETTER, HAS, ["higher", "higher"]),
+        ((BETTER[0], pair("none-default", -1.2, 1.4, 0.2)), NOT_SHOWN, ["higher", "not shown"]),
+        ((pair("none", -1.5, 0.5, 0.06), BETTER[1]), NOT_SHOWN, ["not shown", "higher"]),
+        (
+            (pair("none", 1.5, 0.5, 0.01), pair("none-default", 1.2, 0.4, 0.02)),
+            NOT_SHOWN,
+            ["lower", "lower"],
+        ),
+        ((), "The settings found are not confirmed on digits", []),
     ],
-)  # fmt: skip
-def test_better_is_said_only_if_both_comparisons_show_it(pretend, tmp_path, pairs, start):
+)
+def test_better_is_said_only_if_both_comparisons_show_it(pretend, tmp_path, pairs, start, conclusions):
     record, _ = pretend(*pairs)
     assert record["answer"].startswith(start)
+    assert re.findall(r"corrected p [\d.]+, ([\w ]+)\)", record["answer"]) == conclusions
     assert record["answer"] in (tmp_path / "out" / "page.html").read_text()
     if pairs:
         assert f"{-pairs[0]['mean']:+.2f} points from none with the same other settings" in record["answer"]
@@ -166,16 +177,50 @@ def test_the_same_command_keeps_its_epochs_and_refuses_other_settings(pretend, t
     assert (tmp_path / "out" / "study.journal").read_text().startswith(before)
 
 
-def test_the_budget_chooses_the_epochs(pretend, monkeypatch):
-    monkeypatch.setattr(tune, "measure_run", lambda *args: tune.Pace("found", epoch=1.0, once=10.0))
-    record, _ = pretend(*BETTER, epochs=None, trials=None, budget="600s")
-    # Three brackets of 13 runs: 3 * (130 + 3 * 18) < 600 < 3 * (130 + 3 * 23)
-    assert record["config"]["epochs"] in range(18, 23)
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"budget": "600s"}, 22),  # three brackets of 13 runs: 3 * (130 + 9 * 2 + 3 * 7 + 22)
+        ({"budget": "320s"}, 10),  # two: 2 * (130 + 9 * 1 + 3 * 3 + 10)
+        ({"budget": "150s"}, 5),  # one: 130 + 9 * 1 + 3 * 2 + 5
+        ({"budget": "600s", "trials": 9}, 157),  # one: 130 + 9 * 17 + 3 * 52 + 157
+        ({"budget": "600s", "jobs": 4}, 90),  # three, of 3 + 1 + 1 runs one after another
+    ],
+)
+def test_the_budget_chooses_the_epochs(monkeypatch, options, epochs):
+    monkeypatch.setattr(tune, "measure_run", lambda *args: Pace("found", epoch=1.0, once=10.0))
+    settings = TuneSettings(**options)
+    chosen, pace = tune.with_epochs(settings, space_of(settings))
+    assert chosen.epochs == epochs
+    number = ceil(settings.trials / 9) if settings.trials else 3 if epochs > 10 else 2 if epochs > 6 else 1
+    for full, fits in ((epochs, True), (epochs + 1, False)):
+        rungs = rungs_of(full, settings)
+        assert (number * rungs.seconds(pace, settings.jobs, False) <= float(options["budget"][:-1])) == fits
+
+
+def test_a_budget_without_room_for_a_run_is_refused(monkeypatch):
+    monkeypatch.setattr(tune, "measure_run", lambda *args: Pace("found", epoch=1.0, once=10.0))
+    settings = TuneSettings(budget="9s")
     with pytest.raises(ValueError, match="--budget 9s is too short: the shortest search needs about 11 s"):
-        pretend(*BETTER, epochs=None, trials=None, budget="9s", out_="x")
+        tune.with_epochs(settings, space_of(settings))
 
 
-# -- real runs --------------------------------------------------------------------------------------
+def test_settings_that_short_runs_cannot_have_are_refused(pretend, tmp_path):
+    with pytest.raises(ValueError, match=r"first rung have 1 epoch: .*--average-last must be .* 1, got 3"):
+        pretend(*BETTER, settings={"average_last": 3})
+    assert not (tmp_path / "out").exists()
+    assert not TuneSettings(settings={"schedule": "constant", "average_last": 1}).continues
+
+
+# -- real runs, in this process ---------------------------------------------------------------------
+
+
+def start(words, log, threads):
+    """Run the command of a run."""
+    log.touch()
+    assert words[:3] == list(CLI)
+    return main(words[3:])
+
 
 SMALL = {"batch_size": 8, "workers": 0, "precision": "32", "device": "cpu"}
 
@@ -189,11 +234,12 @@ def test_a_continued_run_equals_one_that_was_never_stopped(image_root, tmp_path)
     made = Search.__new__(Search)
     made.settings, made.rungs, made.space = settings, Rungs((1, 2), 2), space_of(settings)
     short, long = (made.job(0, params, epochs) for epochs in (1, 2))
-    assert run_locally([short], tmp_path, 1, lambda *args: None) == {}
+    run_job(short, tmp_path, None, start)
     made.continue_run(long.runs[0], 0, 2)
     (run,) = long.runs
     direct = Job((dataclasses.replace(run, folder="direct/run"),))
-    assert run_locally([long, direct], tmp_path, 2, lambda *args: None) == {}
+    for job in (long, direct):
+        run_job(job, tmp_path, None, start)
     one, other = (read_checkpoint(tmp_path / folder / LAST) for folder in (run.folder, "direct/run"))
     assert one["state_dict"].keys() == other["state_dict"].keys()
     for name, weights in one["state_dict"].items():
@@ -204,13 +250,19 @@ def test_a_continued_run_equals_one_that_was_never_stopped(image_root, tmp_path)
     assert [row["lr"] for row in records[0]["epochs"]] == [row["lr"] for row in records[1]["epochs"]]
 
 
-def test_a_search_on_the_command_line(image_root, tmp_path, capsys):
+def copied(root: Path) -> Path:
+    """A copy of a folder of images, as other data of the same classes."""
+    return Path(shutil.copytree(root, root.with_name("other")))
+
+
+def test_a_search_on_the_command_line(image_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Processes, "start", lambda self, words, log, threads: start(words, log, threads))
     words = ["tune", "--data", str(image_root), "--trials", "2", "--epochs", "1", "--seeds", "0",
-             "--jobs", "2", "--out", str(tmp_path / "out")]  # fmt: skip
+             "--out", str(tmp_path / "out")]  # fmt: skip
     words += [word for name, value in SMALL.items() for word in (f"--settings.{name}", str(value))]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "brackets of 1 trials, compared after 1 epochs" in printed
+    assert "brackets of 1 trial, compared after 1 epochs" in printed
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert [trial["state"] for trial in record["trials"]] == ["complete"] * 2
     run = json.loads((tmp_path / "out" / "trials" / "trial-001-1-epochs" / RECORD).read_text())
@@ -218,6 +270,13 @@ def test_a_search_on_the_command_line(image_root, tmp_path, capsys):
     assert run["data"]["train_images"] == 30
     assert (run["data"]["evaluation_images"], run["data"]["evaluation_split"]) == (6, "held out")
     assert run["score_last"] == record["trials"][1]["scores"]["1"]
+    # An evaluation of the checkpoint uses the same held-out images; of other data, their val split.
+    checkpoint = str(tmp_path / "out" / "trials" / "trial-001-1-epochs" / LAST)
+    for data, images in ((image_root, 6), (copied(image_root), 15)):
+        measured = evaluate_checkpoint(Path(checkpoint), data, workers=0, device="cpu", precision="32")
+        assert measured["images"] == images
+        if data == image_root:
+            assert measured["accuracy"]["top1"] == pytest.approx(run["score_last"], abs=1e-4)
     assert main([*words, "--space.prob", "2"]) == 2
     assert "holds a search with other settings (space was {}, is {'prob': 2})" in capsys.readouterr().err
 

@@ -21,6 +21,8 @@ Task = Literal["classification", "detection", "instance", "segmentation"]
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "seed", "out")
 """Settings of a run that the comparison sets."""
+FOLDS = ("folds", "fold", "split_seed", "val_split")
+"""Settings that choose the evaluation images; the same for all methods."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 LABEL = r"[\w.+=-]+"
 
@@ -40,6 +42,8 @@ class CompareSettings:
             names the backbone it starts from: --methods.dense '{backbone: none, mixer: recursivemix}'.
         seeds: Number of seeds per method; intervals need three.
         first_seed: First seed; the others follow it.
+        folds: Number of folds for cross-validation, if the data have no val or test split; classification
+            only. Each seed evaluates on the next fold; after the last one come other folds.
         epochs: Passes over the training images (default: as --budget allows, else as in recursivemix fit
             or transfer).
         model: Network, as in recursivemix fit or transfer.
@@ -67,6 +71,7 @@ class CompareSettings:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: int = 3
     first_seed: int = 0
+    folds: int | None = None
     epochs: int | None = None
     model: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +92,8 @@ class CompareSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {value}")
+        if self.folds is not None and self.is_dense:
+            raise ValueError("--folds needs --task classification")
         if self.budget is not None:
             budget_seconds(self.budget)
             if self.given_epochs is not None:
@@ -166,6 +173,9 @@ class CompareSettings:
             common["data"] = str(self.data)
             if not self.is_dense or self.dataset != "auto":
                 common["dataset"] = self.dataset
+        if self.folds is not None:
+            before, fold = divmod(seed - self.first_seed, self.folds)
+            common |= {"folds": self.folds, "fold": fold, "split_seed": self.first_seed + before}
         method = self.method(label)
         if self.pretrains:
             del method["backbone"]
@@ -184,11 +194,13 @@ class CompareSettings:
                 check_classes(getattr(self, name) or {}, f"--{name}")
         fixed = (*FIXED, "backbone" if self.pretrains else "mixer")
         for name in self.settings:
-            if name in fixed or (name in ("epochs", "model") and getattr(self, name) is not None):
+            if name in fixed or (name in ("epochs", "model", "folds") and getattr(self, name) is not None):
                 raise ValueError(f"--settings.{name} is set by the comparison: see --{name} or --mixers")
+            if self.folds is not None and name in FOLDS:
+                raise ValueError(f"--settings.{name} is set by --folds: leave it out")
         for label in self.labels:
             method = self.method(label)
-            shared = FIXED if self.pretrains else (*FIXED, "epochs", "model")
+            shared = FIXED if self.pretrains else (*FIXED, *FOLDS, "epochs", "model")
             for name in self.methods.get(label, {}):
                 if name in shared:
                     raise ValueError(f"--methods.{label}: {name!r} must be the same for all methods")

@@ -6,9 +6,10 @@ decoded and cropped one by one in loader workers (torchvision v2), and normalize
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
 from .crop import ChooseCrop, center_crop, random_resized_crop
 from .images import ImageData
-from .names import Crop
+from .names import AutoAugment, Crop
+from .settings import AugmentationSettings
 
 # Principal components of the RGB values of ImageNet's training pixels in [0, 1] (AlexNet, NeurIPS 2012,
 # section 4.1; values as in the usual training scripts), one per column, times their standard deviations.
@@ -38,9 +40,11 @@ class Augmentation:
         crop: "pad" shifts the image by up to ``padding`` pixels over black borders; "resized" takes a
             random area and aspect ratio (RandomResizedCrop); "none" takes the center.
         padding: largest shift in pixels, for "pad".
-        scale: smallest share of the area, for "resized".
-        flip: mirror half of the images.
+        crop_scale, crop_ratio: ranges of the share of the area and of the aspect ratio, for "resized".
+        flip, vertical_flip: mirror half of the images, turn half of them upside down.
+        auto_augment: policy of torchvision, with ``magnitude`` and ``operations`` for "randaugment".
         color_jitter: largest relative change of brightness, contrast and saturation.
+        grayscale, blur, random_erasing: shares of the images.
         lighting: standard deviation of the PCA lighting noise.
         resize: shorter side before the center crop of evaluation; None: see `evaluation_resize`.
         interpolation: of every resize.
@@ -51,38 +55,54 @@ class Augmentation:
     std: tuple[float, ...]
     crop: Crop
     padding: int = 0
-    scale: float = 0.08
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    vertical_flip: bool = False
+    auto_augment: AutoAugment = "none"
+    magnitude: int = 9
+    operations: int = 2
+    grayscale: float = 0.0
+    blur: float = 0.0
+    random_erasing: float = 0.0
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether images are augmented one by one: by more than shifts and mirroring."""
+        shares = (self.color_jitter, self.grayscale, self.blur, self.random_erasing)
+        policy = self.auto_augment != "none"
+        return self.crop == "resized" or policy or self.vertical_flip or any(shares)
 
-def augmentation_of(
-    data: ImageData,
-    *,
-    crop: Crop | None = None,
-    flip: bool | None = None,
-    color_jitter: float = 0.0,
-    lighting: float = 0.0,
-    scale: float = 0.08,
-) -> Augmentation:
-    """Return the augmentation of a data set; options that are None depend on its image size."""
+
+def augmentation_of(data: ImageData, settings: AugmentationSettings | None = None) -> Augmentation:
+    """Return the augmentation of a data set; settings that are None depend on its images.
+
+    Raises:
+        ValueError: options of ``--crop resized`` for another crop.
+    """
+    settings = AugmentationSettings() if settings is None else settings
     small = data.image_size <= SMALL_IMAGE
+    values = {name: getattr(settings, name) for name in AugmentationSettings.__dataclass_fields__}
+    values["crop"] = settings.crop or ("pad" if small else "resized")
+    values["flip"] = data.flip if settings.flip is None else settings.flip
+    for name in ("crop_scale", "crop_ratio"):
+        default = AugmentationSettings.__dataclass_fields__[name].default
+        if values["crop"] != "resized" and getattr(settings, name) != default:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} does not apply to --crop {values['crop']}: add --crop resized")
     return Augmentation(
         size=data.image_size,
         mean=data.mean,
         std=data.std,
-        crop=crop or ("pad" if small else "resized"),
         # An eighth of the side: 4 pixels for CIFAR, as in He et al. section 4.2.
         padding=data.image_size // 8,
-        scale=scale,
-        flip=data.flip if flip is None else flip,
-        color_jitter=color_jitter,
-        lighting=lighting,
         resize=data.resize,
         interpolation=data.interpolation,
+        **values,
     )
 
 
@@ -93,20 +113,79 @@ def training_crop(augmentation: Augmentation) -> ChooseCrop:
     """Return the crop of training; a random one is drawn from torch's global generator."""
     size, mode = augmentation.size, augmentation.interpolation
     if augmentation.crop == "resized":
-        return partial(random_resized_crop, size, augmentation.scale, mode)
+        ranges = (augmentation.crop_scale, augmentation.crop_ratio)
+        return partial(random_resized_crop, size, *ranges, mode)
     return partial(center_crop, size, size, mode)
+
+
+class NoiseErasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision has no types
+    """Random erasing (arXiv 1708.04896) of bytes: a rectangle of noise with the data's mean and deviation.
+
+    Args:
+        share: of the images.
+        mean, std: of the channels, RGB in [0, 1].
+    """
+
+    def __init__(self, share: float, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(p=share, value="random")
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the rectangle and its content."""
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        if params["v"] is not None:
+            noise = 255 * (self.mean + self.std * params["v"])
+            params["v"] = noise.round().clamp(0, 255).byte()
+        return params
 
 
 def training_transform(augmentation: Augmentation) -> v2.Transform:
     """Return what follows the crop, of (3, size, size) uint8; it draws from torch's global generator."""
+    size = augmentation.size
     steps: list[v2.Transform] = []
     if augmentation.crop == "pad":
-        steps.append(v2.RandomCrop(augmentation.size, padding=augmentation.padding))
+        steps.append(v2.RandomCrop(size, padding=augmentation.padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
+    if augmentation.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
+    if augmentation.auto_augment != "none":
+        steps.append(policy_transform(augmentation))
     if augmentation.color_jitter:
         steps.append(v2.ColorJitter(*[augmentation.color_jitter] * 3))
+    if augmentation.grayscale:
+        steps.append(v2.RandomGrayscale(augmentation.grayscale))
+    if augmentation.blur:
+        steps.append(v2.RandomApply([gaussian_blur(size)], augmentation.blur))
+    if augmentation.random_erasing:
+        steps.append(NoiseErasing(augmentation.random_erasing, augmentation.mean, augmentation.std))
     return v2.Compose(steps or [v2.Identity()])
+
+
+def policy_transform(augmentation: Augmentation) -> v2.Transform:
+    """Return the transform of ``--auto-augment``; where an image is shifted, the mean colour appears."""
+    fill: Any = [round(255 * value) for value in augmentation.mean]
+    # torchvision cannot rotate or shear tensors by bicubic interpolation.
+    mode = "nearest" if augmentation.interpolation == "nearest" else "bilinear"
+    options: dict[str, Any] = {"interpolation": InterpolationMode(mode), "fill": fill}
+    if augmentation.auto_augment == "autoaugment":  # arXiv 1805.09501
+        return v2.AutoAugment(**options)
+    if augmentation.auto_augment == "randaugment":  # arXiv 1909.13719
+        return v2.RandAugment(augmentation.operations, augmentation.magnitude, **options)
+    if augmentation.auto_augment == "trivialaugment":  # arXiv 2103.10158
+        return v2.TrivialAugmentWide(**options)
+    if augmentation.auto_augment == "augmix":  # arXiv 1912.02781
+        return v2.AugMix(**options)
+    # DeiT III, arXiv 2204.07118, section 3: one of the three for each image.
+    return v2.RandomChoice(
+        [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), gaussian_blur(augmentation.size)]
+    )
+
+
+def gaussian_blur(size: int) -> v2.Transform:
+    """Return a blur of 0.1 to 2 pixels of images of ``size`` pixels."""
+    reach = min(6, (size - 1) // 2)  # three deviations
+    return v2.GaussianBlur(2 * reach + 1, (0.1, 2.0))
 
 
 def evaluation_transform(

@@ -78,4 +78,4 @@ def cache_bytes(counts: list[int], size: int) -> int:
 
 def can_be_cached(augmentation: Augmentation) -> bool:
     """Tell whether a whole batch can be augmented at once: shifts, mirroring and lighting only."""
-    return augmentation.crop != "resized" and not augmentation.color_jitter
+    return not augmentation.one_by_one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -98,8 +98,17 @@ def evaluation_crop(
     return partial(center_crop, size, evaluation_resize(size) if resize is None else resize, interpolation)
 
 
+@cache
+def _area_and_ratio(scale: tuple[float, float], ratio: tuple[float, float]) -> v2.RandomResizedCrop:
+    return v2.RandomResizedCrop(1, scale, ratio)  # of any size: used for its draws
+
+
 def random_resized_crop(
-    size: int, scale: float, interpolation: Interpolation, image_size: tuple[int, int]
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    interpolation: Interpolation,
+    image_size: tuple[int, int],
 ) -> Crop:
     """Draw a random area and aspect ratio from torch's global generator, as torchvision does.
 
@@ -108,13 +117,12 @@ def random_resized_crop(
 
     Args:
         size: side of the result in pixels.
-        scale: smallest share of the area.
+        scale: range of the share of the area.
+        ratio: range of the aspect ratio, width over height.
         interpolation: of the resize.
         image_size: (H, W) of the image.
     """
-    drawn = v2.RandomResizedCrop(size, scale=(scale, 1.0)).make_params(
-        [torch.empty(3, *image_size, device="meta")]
-    )
+    drawn = _area_and_ratio(scale, ratio).make_params([torch.empty(3, *image_size, device="meta")])
     top, left, height, width = (int(drawn[name]) for name in ("top", "left", "height", "width"))
     crop = Crop(top, left, height, width, (size, size), size, interpolation)
     f = crop.scale

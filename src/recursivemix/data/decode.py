@@ -6,6 +6,8 @@ inverse cosine transform of fewer coefficients, other formats by averaging squar
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,7 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-from simplejpeg import decode_jpeg
+from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -42,6 +44,8 @@ DECODING_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
+RAW = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
+"""Header of raw pixels as Pillow writes them (PPM): width and height."""
 FIX_FILE = "fix or remove the file, or leave out all unreadable files with --skip-bad"
 
 
@@ -135,41 +139,61 @@ def decode_crop(
     Raises:
         UnreadableImageError: the image cannot be decoded, or has too many pixels.
     """
+    crop = None
+    encoded = b"" if content is None or decoding.exact else _read(content)
+    size = _plain_size(encoded)
+    if size is not None and size[0] * size[1] <= decoding.max_pixels:
+        crop = choose(size)
+        pixels, scale = _decode_plain(encoded, size, crop.scale)
+        if pixels is not None:
+            return crop.apply(pixels, scale)
     with open_image(content, name, fix, decoding.max_pixels) as image:
-        crop = choose((image.height, image.width))
+        crop = crop or choose((image.height, image.width))
         if decoding.exact or image.mode.startswith("I"):  # 16-bit grey is for `as_rgb`
             return crop.apply(as_rgb(image))
-        if image.mode == "RGB" and image.fp is not None:
-            if image.format == "PPM" and (pixels := _raw_pixels(image)) is not None:
-                return crop.apply(pixels)
-            if image.format == "JPEG" and (pixels := _decode_jpeg(image, crop.scale)) is not None:
-                return crop.apply(pixels, crop.scale)
         return crop.apply(_decode_reduced(image, crop.scale), crop.scale)
 
 
-def _raw_pixels(image: ImageFile.ImageFile) -> Tensor | None:
-    """Return the pixels of an opened PPM file as Pillow writes it; None if Pillow must decode it."""
-    assert image.fp is not None
-    image.fp.seek(0)
-    content = image.fp.read()
-    head = b"P6\n%d %d\n255\n" % image.size
-    if not content.startswith(head) or len(content) != len(head) + 3 * image.width * image.height:
-        return None
-    pixels = np.frombuffer(content, np.uint8, offset=len(head)).reshape(image.height, image.width, 3)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)  # a copy: torch warns of what it cannot write
-
-
-def _decode_jpeg(image: ImageFile.ImageFile, scale: int) -> Tensor | None:
-    """Decode an opened JPEG at 1/scale; None if Pillow must do it, which reads more kinds of files."""
-    assert image.fp is not None
-    height, width = -(-image.height // scale), -(-image.width // scale)
-    limits = {} if scale == 1 else {"min_height": height, "min_width": width, "min_factor": scale}
-    image.fp.seek(0)
+def _read(content: Path | bytes) -> bytes:
+    """Return encoded bytes; none if the file cannot be read, for which `open_image` has the words."""
+    if isinstance(content, bytes):
+        return content
     try:
-        pixels = decode_jpeg(image.fp.read(), "RGB", **limits)
+        return content.read_bytes()
+    except OSError:
+        return b""
+
+
+def _plain_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return the (H, W) of an image that needs no Pillow: JPEG of the usual color space, or raw pixels."""
+    if encoded.startswith(b"\xff\xd8"):
+        with contextlib.suppress(ValueError):
+            height, width, color_space, _ = decode_jpeg_header(encoded)
+            return (height, width) if color_space == "YCbCr" else None
+    head = RAW.match(encoded)
+    return None if head is None else (int(head[2]), int(head[1]))
+
+
+def _decode_plain(encoded: bytes, size: tuple[int, int], scale: int) -> tuple[Tensor | None, int]:
+    """Decode an image of a `_plain_size` at 1/scale.
+
+    Returns:
+        (3, H, W) uint8, or None if Pillow must do it, which accepts more files; and its actual scale.
+    """
+    head = RAW.match(encoded)
+    if head is not None:
+        if len(encoded) != head.end() + 3 * size[0] * size[1]:
+            return None, 1
+        values = np.frombuffer(encoded, np.uint8, offset=head.end())
+        pixels = values.reshape(*size, 3).copy()  # torch warns of memory that it cannot write
+        return torch.from_numpy(pixels).permute(2, 0, 1), 1
+    height, width = -(-size[0] // scale), -(-size[1] // scale)
+    limits = {} if scale == 1 else {"min_height": height, "min_width": width, "min_factor": scale}
+    try:
+        pixels = decode_jpeg(encoded, "RGB", **limits)
     except ValueError:
-        return None
-    return torch.from_numpy(pixels).permute(2, 0, 1) if pixels.shape[:2] == (height, width) else None
+        return None, scale
+    return torch.from_numpy(pixels).permute(2, 0, 1) if pixels.shape[:2] == (height, width) else None, scale
 
 
 def _decode_reduced(image: ImageFile.ImageFile, scale: int) -> Tensor:

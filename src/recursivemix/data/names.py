@@ -42,6 +42,7 @@ else:
     SegmentationSource = Literal[("auto", *SEGMENTATION_FORMATS)]
 
 Crop = Literal["pad", "resized", "none"]
+AutoAugment = Literal["none", "autoaugment", "randaugment", "trivialaugment", "augmix", "3-augment"]
 Cache = Literal["auto", "yes", "no"]
 
 

@@ -12,7 +12,7 @@ from .order import generator_of
 from .settings import ImageSettings
 from .splits import held_out, stratified_subset
 
-OF_ALL_FORMATS = {"dataset", "train_images", "holdout", "exact_decoding", "max_pixels"}
+OF_ALL_FORMATS = {"dataset", "train_images", "holdout", "exact_decoding", "max_pixels", "split_seed"}
 """Fields of `ImageSettings` that apply to every format. Those of decoding change nothing if the images are
 not encoded."""
 
@@ -29,7 +29,8 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
 
     Args:
         settings: which data set, and how to split it.
-        seed: of held-out images, folds and the subset of training images.
+        seed: of held-out images, folds and the subset of training images, unless the settings have a
+            ``split_seed``.
 
     Raises:
         ValueError: the data set is missing or broken, or an option does not apply to it; the message says
@@ -46,6 +47,8 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
         if field.name not in applicable and getattr(settings, field.name) != getattr(defaults, field.name):
             flag = f"--{field.name.replace('_', '-')}"
             raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
+    if settings.split_seed is not None:
+        seed = settings.split_seed
     images = image_format.open(settings, seed)
     if settings.holdout is not None:
         kept, held = held_out(images.train.labels, images.classes, settings.holdout, seed)

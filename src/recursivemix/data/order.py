@@ -7,6 +7,7 @@ same for any number of loader workers, and a resumed run needs its step number o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +44,8 @@ class TrainingOrder:
         blocks: (N,) int64, the shard of each image, to shuffle among a few shards at a time: shards come in
             random order, and images are shuffled among consecutive shards of together about `SHUFFLED`
             images (default: shuffle all images).
+        strata: indices of the images of each class, to draw as many of each class in an epoch of N images;
+            an image of a rare class comes again after all others of it (default: every image once).
     """
 
     images: int
@@ -52,6 +55,7 @@ class TrainingOrder:
     ranks: int = 1
     rank: int = 0
     blocks: Tensor | None = field(default=None, compare=False)
+    strata: Sequence[Tensor] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("images", "batch_size", "repeats", "ranks"):
@@ -74,12 +78,27 @@ class TrainingOrder:
         """Return the images of one epoch on this process, in order: (images_a_rank,) int64."""
         generator = generator_of(self.seed, "order", epoch)
         order = torch.randperm(self.images, generator=generator)
+        if self.strata is not None:
+            order = self._as_many_of_each(self.strata, generator)[order]
         if self.blocks is not None:
             order = order[self._group_of_block(generator)[self.blocks[order]].argsort(stable=True)]
         total = self.images_a_rank * self.ranks
         order = order.repeat_interleave(self.repeats)
         order = order.repeat(-(-total // len(order)))[:total]
         return order[self.rank :: self.ranks]
+
+    def _as_many_of_each(self, strata: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        """Draw (N,) images, as many of each stratum; random strata get the remainder."""
+        least, rest = divmod(self.images, len(strata))
+        places = torch.randperm(len(strata), generator=generator).tolist()
+        drawn = []
+        for place, members in zip(places, strata, strict=True):
+            count = least + (place < rest)
+            rounds = [
+                torch.randperm(len(members), generator=generator) for _ in range(-(-count // len(members)))
+            ]
+            drawn.append(members[torch.cat([*rounds, torch.empty(0, dtype=torch.long)])[:count]])
+        return torch.cat(drawn)
 
     def _group_of_block(self, generator: torch.Generator) -> Tensor:
         """Draw the order of the blocks and return the group of each; a group is read at a time."""

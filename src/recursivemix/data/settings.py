@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from .names import Source
+from .names import AutoAugment, Crop, Source
 
 MAX_PIXELS = 89_478_485
 """Pixels above which Pillow warns: 256 MiB as RGB."""
@@ -29,6 +29,74 @@ class SourceSettings:
     data: Path | None = None
     download: bool = False
     skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class ColorSettings:
+    """Mirroring and colours of training images.
+
+    Args:
+        flip: Mirror half of the training images (default: yes, except for digits).
+        color_jitter: Largest relative change of brightness, contrast and saturation.
+    """
+
+    flip: bool | None = None
+    color_jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class AugmentationSettings(ColorSettings):
+    """Augmentation of training images, before they are mixed.
+
+    Args:
+        crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
+            (default: pad for small images, else resized).
+        crop_scale: Range of the area of --crop resized, as a share of the image.
+        crop_ratio: Range of the aspect ratio of --crop resized, width by height.
+        vertical_flip: Turn half of the training images upside down.
+        auto_augment: autoaugment (the ImageNet policy), randaugment, trivialaugment (wide), augmix,
+            3-augment (grayscale, solarize or blur) or none.
+        magnitude: Strength of --auto-augment randaugment, 0 to 30.
+        operations: Operations that --auto-augment randaugment applies to each image.
+        grayscale: Share of the training images that lose their colour.
+        blur: Share of the training images that are blurred, by a Gaussian of 0.1 to 2 pixels.
+        random_erasing: Share of the training images in which a rectangle is filled with noise.
+        lighting: Standard deviation of the PCA lighting noise, such as 0.1.
+    """
+
+    crop: Crop | None = None
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    vertical_flip: bool = False
+    auto_augment: AutoAugment = "none"
+    magnitude: int = 9
+    operations: int = 2
+    grayscale: float = 0.0
+    blur: float = 0.0
+    random_erasing: float = 0.0
+    lighting: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range."""
+        for name in ("grayscale", "blur", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is a share and must be in [0, 1], got {getattr(self, name)}")
+        least, most = self.crop_scale
+        if not 0 < least <= most <= 1:
+            raise ValueError(f"--crop-scale must be two shares 0 < A <= B <= 1, got {[least, most]}")
+        least, most = self.crop_ratio
+        if not 0 < least <= most:
+            raise ValueError(f"--crop-ratio must be two ratios 0 < A <= B, got {[least, most]}")
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"--magnitude must be in 0..30, got {self.magnitude}")
+        if self.operations < 1:
+            raise ValueError(f"--operations must be at least 1, got {self.operations}")
+        if self.lighting < 0 or self.color_jitter < 0:
+            raise ValueError("--lighting and --color-jitter must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -55,7 +123,8 @@ class ImageSettings(SourceSettings):
         holdout: Share of each class of the training images to evaluate on instead of a val or test split,
             which is not used.
         folds: Number of folds for cross-validation, if there is no val or test split; stratified, chosen by
-            --seed.
+            --split-seed.
+        split_seed: Seed of held-out images, folds and the subset of training images (default: --seed).
         fold: Which of the --folds to evaluate on, counted from 0; the others are trained on.
         image_size: Side of the network's input in pixels (default: the images' own size up to 64, else
             224).
@@ -78,6 +147,7 @@ class ImageSettings(SourceSettings):
     holdout: float | None = None
     folds: int | None = None
     fold: int = 0
+    split_seed: int | None = None
     image_size: int | None = None
     train_images: int | None = None
     exact_decoding: bool = False

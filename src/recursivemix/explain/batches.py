@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from recursivemix.data.images import ImageData, StackedImages
 from recursivemix.data.names import Source
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
+from recursivemix.data.settings import AugmentationSettings
 from recursivemix.mixing import MIXERS
 from recursivemix.models.create import create_model
 
@@ -58,13 +60,17 @@ def network_for(mixer: str, model: str, num_classes: int, image_size: int, seed:
         return create_model(model, num_classes, image_size).train()
 
 
-def first_batches(data: ImageData, batch_size: int, seed: int) -> Iterator[Step]:
+def first_batches(
+    data: ImageData, batch_size: int, seed: int, settings: AugmentationSettings | None = None
+) -> Iterator[Step]:
     """Iterate over the training batches of a run, epoch after epoch."""
     epoch = 0
-    # The photographs are crops already.
-    augmentation = augmentation_of(data, crop="none" if data.split == PARTS else None)
+    settings = AugmentationSettings() if settings is None else settings
+    if data.split == PARTS and settings.crop is None:
+        settings = replace(settings, crop="none")  # the photographs are crops already
+    augmentation = augmentation_of(data, settings)
     order = TrainingOrder(len(data.train), batch_size, seed)
-    in_memory = isinstance(data.train, StackedImages) and augmentation.crop != "resized"
+    in_memory = isinstance(data.train, StackedImages) and not augmentation.one_by_one
     batches = TrainingBatches(
         data.train, order, augmentation, lambda: epoch, device=torch.device("cpu"), hold=in_memory
     )

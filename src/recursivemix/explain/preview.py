@@ -6,11 +6,13 @@ Each row is a sample, each column an iteration: pasted images shrink and fade.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from recursivemix.data.images import ImageData, denormalise
 from recursivemix.data.names import Source
+from recursivemix.data.settings import AugmentationSettings
 from recursivemix.report.cells import (
     Cell,
     Cells,
@@ -24,13 +26,14 @@ from recursivemix.report.cells import (
 from recursivemix.report.page import Page, Section, render
 from recursivemix.training.atomic_write import write_text
 
-from .batches import first_batches, network_for, open_images
+from .batches import Step, first_batches, network_for, open_images
 from .captions import COUNTED, VISIBLE
 from .dense_cells import dense_columns
 from .mixed_cells import in_rows, mixed_cell, mixed_steps
 from .sources import SourceTracker
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
+DEFAULT_AUGMENTATION = AugmentationSettings()
 MOST_STEPS, MOST_SAMPLES = 64, 64
 
 
@@ -49,6 +52,7 @@ def preview(
     seed: int = 0,
     theme: Theme = "light",
     out: Path = Path("preview.png"),
+    augmentation: AugmentationSettings = DEFAULT_AUGMENTATION,
 ) -> Path:
     """Draw the first batches of a training run as the network receives them.
 
@@ -69,6 +73,7 @@ def preview(
         seed: Seed of order, augmentation and mixing.
         theme: light or dark, for PNG and GIF; a page follows the reader's setting.
         out: File to write: .png, .html (a page) or .gif (iterations one after another).
+        augmentation: Augmentation before the mixing, of classification.
 
     Returns:
         The file.
@@ -84,7 +89,10 @@ def preview(
         images = open_images(data, dataset, val_split, image_size, seed)
         network = network_for(mixer, model, count * steps, images.image_size, seed)
         tracker = SourceTracker(mixer, count, steps, network, **options)
-        columns = mixed_columns(tracker, images, steps, samples, count, seed)
+        batches = first_batches(images, count, seed, augmentation)
+        columns = mixed_columns(tracker, images, itertools.islice(batches, steps), samples)
+    elif augmentation != DEFAULT_AUGMENTATION:
+        raise ValueError(f"options of augmentation do not apply to --task {task}: leave them out")
     elif dataset is None and val_split is None:
         columns = dense_columns(data, task, mixer, options, steps, samples, count, image_size, seed)
     else:
@@ -103,11 +111,11 @@ def check_counts(steps: int, samples: int, batch_size: int) -> None:
 
 
 def mixed_columns(
-    tracker: SourceTracker, images: ImageData, steps: int, samples: int, batch_size: int, seed: int
+    tracker: SourceTracker, images: ImageData, batches: Iterator[Step], samples: int
 ) -> list[list[Cell]]:
     """Return the cells of the first ``samples`` images of each mixed batch, one list per batch."""
     columns = []
-    for step in mixed_steps(tracker, itertools.islice(first_batches(images, batch_size, seed), steps)):
+    for step in mixed_steps(tracker, batches):
         mixed = step.composition.batch.images[:samples]
         pictures = as_bytes(denormalise(mixed, images.mean, images.std))
         columns.append([mixed_cell(step, i, p, images.classes) for i, p in enumerate(pictures)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -11,18 +12,27 @@ from torch import Tensor
 from .draw import Draw
 from .paste import INTERPOLATIONS, Interpolation
 
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Floating dtypes that torch can compute with; not float8."""
+
 # -- a batch ------------------------------------------------------------------------------------------
 
 
 def check_images(
-    images: Tensor, targets: Tensor, masks: Tensor | None, spatial_dims: tuple[int, ...]
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None,
+    spatial_dims: tuple[int, ...],
+    *,
+    inplace: bool = False,
 ) -> None:
     """Check kind, shape and device of images, and that of the masks that go with them."""
     for name, value in (("images", images), ("targets", targets), ("masks", masks)):
         if value is None and name == "masks":
             continue
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
+        value = check_dense(name, value)
+        if inplace and name != "targets":
+            check_writable(name, value)
         if value.device != images.device:
             raise ValueError(
                 f"{name} are on {value.device}, images on {images.device}: move the whole batch first"
@@ -33,31 +43,66 @@ def check_images(
             f"images must be a batch with channels, (B, C, H, W) or more dimensions, none empty, for "
             f"spatial_dims={spatial_dims}; got shape {tuple(images.shape)}"
         )
-    if not images.is_floating_point() and images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be floating or uint8, got {images.dtype}; convert with .float() or .byte()"
-        )
+    check_pixels("images", images)
     if masks is None:
         return
     expected = (images.shape[0], *(images.shape[d] for d in spatial_dims))
-    if masks.shape != expected or masks.is_floating_point() or masks.is_complex():
+    if masks.shape != expected or not is_integer(masks):
         raise ValueError(
             f"masks must be integers of shape {expected}, as the images, got {masks.dtype} of shape "
             f"{tuple(masks.shape)}"
         )
 
 
+def check_dense(name: str, value: object) -> Tensor:
+    """Return the value if it is a tensor with one number at every place."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized:
+        raise ValueError(
+            f"{name} must be a dense tensor, got {value.layout} of {value.dtype}; convert with .to_dense()"
+        )
+    return value
+
+
+def check_pixels(name: str, images: Tensor) -> None:
+    """Check the dtype of images."""
+    if images.dtype not in FLOATING and images.dtype != torch.uint8:
+        raise ValueError(
+            f"{name} must be floating or uint8, got {images.dtype}; convert with .float() or .byte()"
+        )
+
+
+def check_writable(name: str, values: Tensor) -> None:
+    """Check that a tensor may be written to, as ``inplace=True`` asks for."""
+    reason = ""
+    if values.requires_grad and values.is_leaf and torch.is_grad_enabled():
+        reason = "is a leaf that requires grad"
+    elif any(step == 0 and length > 1 for step, length in zip(values.stride(), values.shape, strict=True)):
+        reason = "is expanded: several of its values share one place in memory"
+    elif not torch.compiler.is_compiling() and values.is_inference() > torch.is_inference_mode_enabled():
+        reason = "was made under torch.inference_mode and can't be written to outside of it"
+    if reason:
+        raise ValueError(f"{name} {reason}: give {name}.clone(), or set inplace=False")
+
+
 def check_labels(targets: Tensor, batch_size: int, num_classes: int) -> None:
     """Check shape and dtype of labels, and on the CPU their values; elsewhere reading them would wait."""
     soft = targets.shape == (batch_size, num_classes)
     indices = targets.shape == (batch_size,) and not targets.is_floating_point()
-    if not (soft or indices) or targets.is_complex():
+    if not (soft or indices) or (targets.dtype not in FLOATING and not is_integer(targets)):
         raise ValueError(
             f"targets must be ({batch_size},) class indices or ({batch_size}, {num_classes}) one-hot, soft "
             f"or multi-hot labels for {batch_size} images and num_classes={num_classes}, got "
             f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
-    if soft or targets.device.type != "cpu" or torch.compiler.is_compiling():
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if soft:
+        bounds: list[float] = torch.stack(torch.aminmax(targets)).tolist()
+        low, high = bounds
+        if not (low >= 0 and high < math.inf):
+            raise ValueError(f"targets must be shares, finite and 0 or more, got values in {low}..{high}")
         return
     values = targets.tolist()
     if min(values) < 0 or max(values) >= num_classes:
@@ -67,10 +112,16 @@ def check_labels(targets: Tensor, batch_size: int, num_classes: int) -> None:
         )
 
 
+def is_integer(values: Tensor) -> bool:
+    """Return whether a tensor holds integers or bools."""
+    return not (values.is_floating_point() or values.is_complex() or values.is_quantized)
+
+
 def check_indices(indices: Tensor | None, batch_size: int) -> None:
     """Check the positions of samples in the data set."""
     if indices is None:
         return
+    check_dense("indices", indices)
     if indices.shape != (batch_size,) or indices.dtype != torch.int64 or indices.device.type != "cpu":
         raise ValueError(
             f"indices must be ({batch_size},) int64 on the CPU, the position of each image in the data "
@@ -90,6 +141,8 @@ def check_draw(
         batch_size: B.
         size: The mixed dimensions of the images, (H, W).
     """
+    if not isinstance(draw, Draw):
+        raise ValueError(f"draw must be a Draw, as mixer.draw returns it, got {type(draw).__name__}")
     filled = tuple(name for name, value in draw._asdict().items() if value is not None)
     if filled and filled != fields:
         raise ValueError(
@@ -106,6 +159,7 @@ def check_draw(
     }
     for name in filled:
         value: Tensor = getattr(draw, name)
+        check_dense(f"draw.{name}", value)
         counts = {"partners": (batch_size,), "layer": (1,), "noise_seed": (1,)}.get(name, (1, batch_size))
         shapes = [(n, *row_shapes.get(name, ())) for n in counts]
         kind = torch.float32 if name in ("lam", "weights") else torch.int64
@@ -116,20 +170,23 @@ def check_draw(
             )
         low, high = (value[:, :d], value[:, d:]) if name == "boxes" else (value, value)
         limit = limits.get(name, torch.tensor(1.0))
-        if (low < 0).any() or (high > limit).any() or (high < low).any():
+        if not ((low >= 0).all() and (high <= limit).all() and (high >= low).all()):
             raise ValueError(
                 f"draw.{name} must lie inside the image of size {size}, the batch of {batch_size}, or "
                 f"[0, 1]; replay a draw on a batch of the size it was drawn for"
             )
 
 
-def check_logits(logits: Tensor | None, shape: torch.Size) -> Tensor:
-    """Return the main head's logits if they have the shape of the targets."""
-    if logits is None or logits.shape != shape:
+def check_logits(logits: Tensor | None, shape: torch.Size, user: str = "remember") -> Tensor:
+    """Return the main head's logits , which ``user`` needs, if they fit the targets."""
+    if not isinstance(logits, Tensor) or logits.shape != shape:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else logits
         raise ValueError(
-            f"remember needs the main head's logits of shape {tuple(shape)}, got "
-            f"{None if logits is None else tuple(logits.shape)}"
+            f"{user} needs the main head's logits of shape {tuple(shape)}, got {came}; is "
+            f"num_classes={shape[-1]} the model's?"
         )
+    if logits.dtype not in FLOATING:
+        raise ValueError(f"logits must be floating, got {logits.dtype}")
     return logits
 
 
@@ -138,38 +195,82 @@ def check_logits(logits: Tensor | None, shape: torch.Size) -> Tensor:
 
 def check_spatial_dims(dims: Sequence[int]) -> tuple[int, ...]:
     """Return the mixed dimensions as a tuple if they are negative and in ascending order."""
-    dims = tuple(dims)
+    given, numbers = dims, isinstance(dims, Sequence) and all(type(d) is int for d in dims)
+    dims = tuple(dims) if numbers else ()
     if not 1 <= len(dims) <= 3 or any(d >= 0 for d in dims) or sorted(set(dims)) != list(dims):
         raise ValueError(
             f"spatial_dims must be 1 to 3 different negative dimensions in ascending order, as in "
-            f"(-2, -1), got {dims}"
+            f"(-2, -1), got {given}"
         )
     return dims
 
 
+def is_number(value: object) -> bool:
+    """Return whether a value is a number; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def class_count(value: object) -> int:
+    """Return ``num_classes`` as an int if it can be the width of the targets."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"num_classes must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def epoch_count(name: str, value: object) -> int:
+    """Return the value as an int if it is a number of epochs."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
+        raise ValueError(f"{name} must be a whole number of epochs, 0 or more, got {value!r}")
+    return int(value)
+
+
 def in_range(name: str, value: float, low: float, high: float) -> float:
     """Return the value as a float if it lies in [low, high]."""
-    if not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+    return float(value)
+
+
+def area_share(value: float) -> float:
+    """Return ``max_area`` as a float if patches of up to that share can be drawn."""
+    if not is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"max_area must be in (0, 1], got {value}; set prob=0 to mix nothing")
     return float(value)
 
 
 def beta_parameter(alpha: float) -> float:
     """Return ``alpha`` as a float if it is a parameter of a Beta distribution."""
-    if not 0 < alpha < math.inf:
+    if not is_number(alpha) or not 0 < alpha < math.inf:
         raise ValueError(f"alpha is a Beta parameter and must be above 0 and finite, got {alpha}")
     return float(alpha)
 
 
 def loss_weight(name: str, value: float) -> float:
     """Return the value as a float if it can weigh a loss."""
-    if not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} is the weight of a loss and must be 0 or more, got {value}")
     return float(value)
 
 
 def known_interpolation(value: Interpolation) -> Interpolation:
     """Return the value if it is the name of an interpolation."""
-    if value not in INTERPOLATIONS:
+    if not isinstance(value, str) or value not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {value!r}")
     return value
+
+
+def check_class_weights(weights: Sequence[float], num_classes: int) -> Tensor:
+    """Return (K,) float32 weights of the classes.
+
+    Raises:
+        ValueError: there is not one for each class, or one is not finite, or not above 0.
+    """
+    values = torch.as_tensor(weights, dtype=torch.float32)
+    if values.shape != (num_classes,):
+        raise ValueError(
+            f"class_weights must hold one number for each of the {num_classes} classes, got "
+            f"{tuple(values.shape)}"
+        )
+    if not (values.isfinite() & (values > 0)).all():
+        raise ValueError(f"class_weights must be finite and > 0, got {values.tolist()}")
+    return values

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from .checks import in_range, known_interpolation
+from .checks import area_share, in_range, is_number, known_interpolation
 from .dense_checks import check_draw, check_images, check_targets
 from .dense_targets import DenseTarget, shrunk_into, uncovered
 from .draw import Draw, centred_boxes, draw_patch
@@ -65,7 +65,7 @@ class DenseRecursiveMix:
 
     Args:
         max_area: The pasted share of the image's area is drawn from U(0, max_area), before clipping at the
-            border; in [0, 1].
+            border; in (0, 1].
         prob: Share of batches that are mixed, in [0, 1].
         interpolation: How images are shrunk: "nearest", "bilinear" or "area". Masks and label maps are
             always shrunk by nearest: their values are never blended.
@@ -91,10 +91,10 @@ class DenseRecursiveMix:
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        self.max_area = in_range("max_area", max_area, 0, 1)
+        self.max_area = area_share(max_area)
         self.prob = in_range("prob", prob, 0, 1)
         self.interpolation = known_interpolation(interpolation)
-        if not 0 <= min_side < math.inf:
+        if not is_number(min_side) or not 0 <= min_side < math.inf:
             raise ValueError(f"min_side is a length in pixels and must be 0 or more, got {min_side}")
         self.min_side = min_side
         self.min_visible = in_range("min_visible", min_visible, 0, 1)

@@ -7,26 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_dense, check_pixels, is_integer
 from .dense_targets import DenseTarget
 from .draw import Draw
 
 
 def check_images(images: Any) -> None:
     """Check that there is at least one image and that all are of one kind."""
-    if not isinstance(images, (Tensor, list)) or len(images) == 0:
+    batched = isinstance(images, list) or (isinstance(images, Tensor) and images.dim() == 4)
+    if not batched or len(images) == 0:
         raise ValueError(
             f"images must be a (B, C, H, W) tensor or a list of (C, H, W), at least one; got "
-            f"{type(images).__name__}{' that is empty' if isinstance(images, (Tensor, list)) else ''}"
+            f"{_described(images)}"
         )
     for i, image in enumerate(images):
         if not isinstance(image, Tensor) or image.dim() != 3 or image.numel() == 0:
             came = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ValueError(f"images[{i}] must be a (C, H, W) tensor with pixels, got {came}")
-        if not image.is_floating_point() and image.dtype != torch.uint8:
-            raise ValueError(
-                f"images[{i}] must be floating or uint8, got {image.dtype}; convert with .float() or "
-                f".byte()"
-            )
+        check_dense(f"images[{i}]", image)
+        check_pixels(f"images[{i}]", image)
         first = images[0]
         if (image.shape[0], image.dtype, image.device) != (first.shape[0], first.dtype, first.device):
             raise ValueError(
@@ -34,6 +33,12 @@ def check_images(images: Any) -> None:
                 f"{image.shape[0]}, {image.dtype}, {image.device}; images[0] has {first.shape[0]}, "
                 f"{first.dtype}, {first.device}"
             )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "an empty list" if value == [] else type(value).__name__
 
 
 def check_targets(images: Any, targets: Any) -> None:
@@ -47,6 +52,8 @@ def check_targets(images: Any, targets: Any) -> None:
             f"targets must be a list of DenseTarget, or label maps as (B, H, W) or a list of (H, W); got "
             f"{came}"
         )
+    if isinstance(targets, Tensor) and targets.dim() != 3:
+        raise ValueError(f"label maps must be (B, H, W), got targets of shape {tuple(targets.shape)}")
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images need {len(images)} targets, got {len(targets)}")
     every: Any = targets
@@ -59,7 +66,7 @@ def check_targets(images: Any, targets: Any) -> None:
                     f"all images of a batch have masks or none: targets[{i}] and targets[0] differ; an "
                     f"image without objects has masks of shape (0, H, W)"
                 )
-        elif target.shape != size or target.is_floating_point() or target.is_complex():
+        elif target.shape != size or not is_integer(target):
             raise ValueError(
                 f"the label map targets[{i}] must be integers of shape {size}, as the image, got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
@@ -74,6 +81,11 @@ def check_targets(images: Any, targets: Any) -> None:
 
 
 def _check_objects(i: int, target: DenseTarget, size: tuple[int, ...]) -> None:
+    for name, value in target._asdict().items():
+        if name != "masks" or value is not None:
+            check_dense(f"targets[{i}].{name}", value)
+    if target.boxes.dim() != 2:
+        raise ValueError(f"targets[{i}].boxes must be (N, 4), got shape {tuple(target.boxes.shape)}")
     count = len(target.boxes)
     expected = (
         ("boxes", target.boxes, torch.float32, (count, 4)),
@@ -109,12 +121,15 @@ def _check_boxes(images: Any, targets: list[DenseTarget]) -> None:
 
 def check_draw(draw: Draw, sizes: list[tuple[int, int]]) -> None:
     """Check that a draw was made for images of these (H, W)."""
+    if not isinstance(draw, Draw):
+        raise ValueError(f"draw must be a Draw, as mixer.draw returns it, got {type(draw).__name__}")
     filled = [name for name, value in draw._asdict().items() if value is not None]
     boxes = draw.boxes
     if filled not in ([], ["boxes"]):
         raise ValueError(f"DenseRecursiveMix draws boxes, got a draw of {' and '.join(filled)}")
     if boxes is None:
         return
+    check_dense("draw.boxes", boxes)
     if boxes.shape != (len(sizes), 4) or boxes.dtype != torch.int64 or boxes.device.type != "cpu":
         raise ValueError(
             f"draw.boxes must be ({len(sizes)}, 4) int64 on the CPU for {len(sizes)} images, got "

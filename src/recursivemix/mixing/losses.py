@@ -14,10 +14,34 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * F.log_softmax(logits, dim=-1, dtype=torch.float32)).sum(-1)
 
 
-def soft_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the (B,) binary cross-entropy, averaged over the K classes, for multi-label targets."""
+def soft_binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the (B,) binary cross-entropy, averaged over the K classes, for multi-label targets.
+
+    Args:
+        logits: (B, K).
+        targets: (B, K) in [0, 1].
+        weights: (K,) of the classes in the average; None: all the same.
+    """
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    return losses.mean(-1)
+    return losses.mean(-1) if weights is None else losses @ (weights / weights.sum())
+
+
+def mean_weighted_cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float
+) -> Tensor:
+    """Return the mean cross-entropy with a weight for each class, a scalar.
+
+    Every sample counts by the weights of its classes, in the shares of its target. For targets of one class
+    each this is ``torch.nn.functional.cross_entropy`` with class indices.
+
+    Args:
+        logits: (B, K).
+        targets: (B, K), before smoothing.
+        weights: (K,) of the classes.
+        label_smoothing: see `smoothed`.
+    """
+    losses = soft_cross_entropy(logits, smoothed(targets, label_smoothing) * weights)
+    return losses.sum() / (targets @ weights).sum()
 
 
 def smoothed(targets: Tensor, label_smoothing: float) -> Tensor:

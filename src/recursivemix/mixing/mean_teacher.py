@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import in_range, loss_weight
+from .checks import in_range, is_number, loss_weight
 from .draw import Draw, uniform
 from .eager import eager
 from .losses import probabilities, ramp_up, squared_difference
@@ -58,9 +58,9 @@ class MeanTeacher(Mixer):
         self.decay = in_range("decay", decay, 0, 1)
         self.weight = loss_weight("weight", weight)
         self.rampup = in_range("rampup", rampup, 0, float("inf"))
-        if not 0 <= noise < float("inf"):
+        if not is_number(noise) or not 0 <= noise < float("inf"):
             raise ValueError(f"noise is a standard deviation and must be 0 or more, got {noise}")
-        self.noise = noise
+        self.noise = float(noise)
         self.model = model
         self.teacher: nn.Module | None = None
         """The averaged network; None before the first step."""
@@ -98,7 +98,7 @@ class MeanTeacher(Mixer):
             result = result._replace(images=images.add_(noise[0]) if self.inplace else images + noise[0])
         seen = seen.movedim(tuple(range(-len(self.spatial_dims), 0)), self.spatial_dims)
         with torch.no_grad(), _isolated_randomness(seed, images.device):
-            output = self.teacher(seen)
+            output = self.teacher(self._fitted(seen))
         logits = output if isinstance(output, Tensor) else output.logits
         return result._replace(history_probs=probabilities(logits, self.loss_name))
 
@@ -170,6 +170,16 @@ class MeanTeacher(Mixer):
         for parameter in teacher.parameters():
             parameter.grad = None
         return teacher
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        """Return floating images in the dtype of the network's weights; check their device."""
+        weight = next(self.model.parameters())
+        if weight.device != images.device:
+            raise ValueError(
+                f"images are on {images.device}, the network on {weight.device}: move them to one device"
+            )
+        floating = images.is_floating_point() and weight.is_floating_point()
+        return images.to(weight.dtype) if floating else images
 
     def _noise_like(self, images: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)

@@ -14,10 +14,25 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch
-from .checks import check_draw, check_images, check_indices, check_labels, check_spatial_dims, in_range
+from .checks import (
+    check_class_weights,
+    check_draw,
+    check_images,
+    check_indices,
+    check_labels,
+    check_logits,
+    check_spatial_dims,
+    class_count,
+    in_range,
+)
 from .draw import Draw
 from .eager import eager
-from .losses import smoothed, soft_binary_cross_entropy, soft_cross_entropy
+from .losses import (
+    mean_weighted_cross_entropy,
+    smoothed,
+    soft_binary_cross_entropy,
+    soft_cross_entropy,
+)
 from .stream import Stream
 
 Loss = Literal["ce", "bce"]
@@ -34,6 +49,8 @@ class Mixer(ABC):
         loss: "ce" for one label per image, "bce" for several (multi-hot targets).
         label_smoothing: Share of each label that is spread over all classes, in [0, 1). Applied in the
             label loss only: targets stay shares of pixels, and the history's predictions are unchanged.
+        class_weights: One weight for each class in the label loss, a weighted mean: with "ce" as
+            ``torch.nn.CrossEntropyLoss(weight)`` with class indices, with "bce" over the classes.
         spatial_dims: The dimensions that are mixed, negative, ascending; (-2, -1) is height and width.
         seed: Seed of this mixer's random stream.
         rank: Rank of this process, part of the seed; None asks torch.distributed, then the launcher.
@@ -61,21 +78,23 @@ class Mixer(ABC):
         inplace: bool = False,
         loss: Loss = "ce",
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
         spatial_dims: Sequence[int] = (-2, -1),
         seed: int = 0,
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if loss not in ("ce", "bce"):
+        if not isinstance(loss, str) or loss not in ("ce", "bce"):
             raise ValueError(f"loss must be 'ce' or 'bce', got {loss!r}")
-        self.num_classes = num_classes
+        self.num_classes = class_count(num_classes)
         self.prob = in_range("prob", prob, 0, 1)
         self.per_sample = per_sample
         self.inplace = inplace
         self.loss_name: Loss = loss
         self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
+        self.class_weights = None
+        if class_weights is not None:
+            self.class_weights = check_class_weights(class_weights, num_classes)
         self.spatial_dims = check_spatial_dims(spatial_dims)
         self.stream = Stream(seed, rank, sync_ranks)
         self.enabled = True
@@ -130,7 +149,7 @@ class Mixer(ABC):
         Raises:
             ValueError: An input of another kind; the message says what came and what is allowed.
         """
-        check_images(images, targets, masks, self.spatial_dims)
+        check_images(images, targets, masks, self.spatial_dims, inplace=self.inplace)
         check_indices(indices, images.shape[0])
         check_labels(targets, images.shape[0], self.num_classes)
         size = tuple(images.shape[d] for d in self.spatial_dims)
@@ -194,15 +213,21 @@ class Mixer(ABC):
 
     def label_loss(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         """Return the mean loss against the mixed, smoothed labels, a scalar."""
-        return self.sample_losses(logits, smoothed(batch.targets, self.label_smoothing)).mean()
+        return self.mean_loss(logits, batch.targets)
+
+    def mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of (B, K) logits against (B, K) targets, smoothed and with class weights."""
+        if self.class_weights is None:
+            return self.sample_losses(logits, smoothed(targets, self.label_smoothing)).mean()
+        self.class_weights = self.class_weights.to(logits.device)
+        if self.loss_name == "ce":
+            return mean_weighted_cross_entropy(logits, targets, self.class_weights, self.label_smoothing)
+        targets = smoothed(targets, self.label_smoothing)
+        return soft_binary_cross_entropy(logits, targets, self.class_weights).mean()
 
     def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the (B,) losses of (B, K) logits against (B, K) targets: cross-entropy or binary."""
-        if logits.shape != targets.shape:
-            raise ValueError(
-                f"logits must have the targets' shape {tuple(targets.shape)}, got "
-                f"{tuple(logits.shape)}; is num_classes={self.num_classes} the model's?"
-            )
+        check_logits(logits, targets.shape, "the loss")
         if self.loss_name == "ce":
             return soft_cross_entropy(logits, targets)
         return soft_binary_cross_entropy(logits, targets)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import check_logits, in_range, known_interpolation, loss_weight
+from .checks import area_share, check_logits, epoch_count, known_interpolation, loss_weight
 from .cutmix import paste_partners
 from .draw import Draw, Number, centred_boxes, draw_patch, kept_share, pasted_boxes
 from .history import History, Memory, detached, to_rows
@@ -30,10 +30,13 @@ class RecursiveMix(Mixer):
 
     Args:
         max_area: The pasted share of the image's area is drawn from U(0, max_area), before clipping at
-            the border; in [0, 1]. The paper's alpha.
+            the border; in (0, 1]. The paper's alpha.
         omega: Weight of the consistency loss, 0 or more. 0 needs no region head: batches then carry no
             boxes and `loss` takes the logits alone, as volumes and sound need it, which `RegionModel` does
             not take. The authors use 0.1 on CIFAR-10 and 0.5 on ImageNet.
+        growth_epochs: Epochs over which ``max_area`` rises linearly to its value, as counted by
+            `start_epoch`; 0 uses the full value from the start (the authors'). Large patches remove most of
+            an image that the network cannot classify yet.
         interpolation: How the history is shrunk: "nearest" (the authors'), "bilinear" or "area".
         across_epochs: Keep the history when an epoch starts (see `start_epoch`) instead of dropping it.
         partner: What is pasted: the "history", or for comparison another image of the same "batch". That
@@ -52,6 +55,7 @@ class RecursiveMix(Mixer):
         *,
         max_area: float | None = None,
         omega: float = 0.5,
+        growth_epochs: int = 0,
         interpolation: Interpolation = "nearest",
         across_epochs: bool = False,
         partner: Literal["history", "batch"] = "history",
@@ -70,7 +74,8 @@ class RecursiveMix(Mixer):
         if max_area is not None and alpha is not None:
             raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
         areas = [area for area in (max_area, alpha, 0.5) if area is not None]
-        self.max_area = in_range("max_area", areas[0], 0, 1)
+        self.max_area = area_share(areas[0])
+        self.growth_epochs = epoch_count("growth_epochs", growth_epochs)
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
         self.partner = partner
@@ -78,11 +83,19 @@ class RecursiveMix(Mixer):
         if partner == "batch":
             self.draws = ("boxes", "partners")
         self.memory = Memory()
+        self._epochs = 0  # started so far
 
     @property
     def history(self) -> History | None:
         """What the last step left, if anything."""
         return self.memory.history
+
+    @property
+    def current_max_area(self) -> float:
+        """``max_area`` in the current epoch: lower while it grows."""
+        if self.growth_epochs == 0:
+            return self.max_area
+        return self.max_area * min(max(self._epochs, 1) / self.growth_epochs, 1.0)
 
     @property
     def trains_regions(self) -> bool:
@@ -95,12 +108,17 @@ class RecursiveMix(Mixer):
 
         Call `start_epoch` at the start of each epoch, which drops the history.
         """
-        fixed: dict[str, Any] = {"max_area": 0.5, "interpolation": "nearest", "across_epochs": False}
+        fixed: dict[str, Any] = {
+            "max_area": 0.5,
+            "interpolation": "nearest",
+            "across_epochs": False,
+            "growth_epochs": 0,
+        }
         return cls(num_classes, omega=omega, **fixed, **others)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
-        area, place = draw_patch(count, len(size), self.max_area, self.prob, generator)
+        area, place = draw_patch(count, len(size), self.current_max_area, self.prob, generator)
         boxes = centred_boxes(area, place, size)
         if self.partner == "history":
             return Draw(boxes=boxes)
@@ -191,6 +209,7 @@ class RecursiveMix(Mixer):
 
     def start_epoch(self) -> None:
         """Drop the history, as the authors' code does at each epoch, unless ``across_epochs``."""
+        self._epochs += 1
         if not self.across_epochs:
             self.reset()
 
@@ -203,8 +222,9 @@ class RecursiveMix(Mixer):
         return {"dropped_non_finite": self.memory.dropped}
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | self.memory.state_dict()
+        return super().state_dict() | self.memory.state_dict() | {"epochs": self._epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self._epochs = state.get("epochs", 0)  # older states have none
         self.memory.load_state_dict(state, with_history=self.stream.is_of_this_rank(state))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import in_range, loss_weight
+from .checks import check_logits, in_range, loss_weight
 from .draw import Draw
 from .eager import eager
 from .losses import probabilities, ramp_up, squared_difference
@@ -106,11 +106,9 @@ class TemporalEnsembling(Mixer):
         indices, self._indices = self._indices, None
         if batch.history_probs is None or not (self.enabled and self.training):
             return
-        if indices is None or logits is None or logits.shape != (len(indices), self.num_classes):
-            raise ValueError(
-                f"remember takes the mixer's last batch, once, and its logits, got logits of "
-                f"{None if logits is None else tuple(logits.shape)}"
-            )
+        if indices is None or len(indices) != len(batch.targets):
+            raise ValueError("remember takes the mixer's last batch, once: call the mixer before it")
+        logits = check_logits(logits, batch.targets.shape)
         self._grow(int(indices.max()) + 1, logits.device)
         rows, newest = _last_of_each(indices)
         probs = probabilities(logits.detach(), self.loss_name)

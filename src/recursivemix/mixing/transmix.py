@@ -16,7 +16,6 @@ from .draw import Draw
 from .eager import eager
 from .hooks import NextPass
 from .labels import fuse_partners
-from .losses import smoothed
 from .paste import inside
 
 
@@ -80,7 +79,7 @@ class TransMix(CutMix):
         lam = self.area_share * batch.lam + (1 - self.area_share) * attended
         partners = batch.draw.partners.to(lam.device, non_blocking=True)
         targets = fuse_partners(batch.labels, self.num_classes, lam, partners)
-        return {"label": self.sample_losses(logits, smoothed(targets, self.label_smoothing)).mean()}
+        return {"label": self.mean_loss(logits, targets)}
 
     def attended(self, batch: MixedBatch, attention: Tensor) -> Tensor:
         """Return (B,) float32: the share of (B, patches) attention on patches that were not pasted over."""

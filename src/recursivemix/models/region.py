@@ -130,10 +130,17 @@ class RegionModel(nn.Module):
 
         Returns:
             (B, K) logits, exactly the backbone's; with boxes the pair ``logits, region_logits``.
+
+        Raises:
+            ValueError: Images or boxes of another kind.
         """
+        _check_call(images, boxes)
         self._capturing = boxes is not None
         try:
             logits = as_logits(self.backbone(images))
+        except RuntimeError as error:
+            _explain(error, images, self.backbone)
+            raise
         finally:
             self._capturing = False
             captured, self._captured = self._captured, None  # keeps no graph alive
@@ -160,6 +167,37 @@ class RegionModel(nn.Module):
         # Not when the backbone is called alone or recomputes for its gradients: nothing would free it.
         if self._capturing:
             self._captured = output
+
+
+def _check_call(images: Tensor, boxes: Tensor | None) -> None:
+    """Check the kind and shape of a call's arguments; no value is read."""
+    dense = isinstance(images, Tensor) and images.layout == torch.strided
+    if not dense or images.dim() != 4 or images.numel() == 0:
+        came = (
+            f"{images.layout}, shape {tuple(images.shape)}"
+            if isinstance(images, Tensor)
+            else type(images).__name__
+        )
+        raise ValueError(f"images must be a dense (B, C, H, W) tensor with pixels, got {came}")
+    if boxes is None:
+        return
+    expected = (images.shape[0], 4)
+    if not isinstance(boxes, Tensor) or boxes.shape != expected or boxes.is_complex():
+        came = f"shape {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise ValueError(f"boxes must be {expected}, (x1, y1, x2, y2) of each image, got {came}")
+    if boxes.device != images.device:
+        raise ValueError(f"boxes are on {boxes.device}, images on {images.device}: move both to one device")
+
+
+def _explain(error: RuntimeError, images: Tensor, backbone: nn.Module) -> None:
+    """Raise ValueError if the images' dtype or device explains an error of the backbone."""
+    weight = next(backbone.parameters())
+    autocast = not images.is_meta and torch.is_autocast_enabled(images.device.type)
+    if images.device != weight.device or (images.dtype != weight.dtype and not autocast):
+        raise ValueError(
+            f"images are {images.dtype} on {images.device}, the backbone's weights {weight.dtype} on "
+            f"{weight.device}: use images.to({weight.device}, {weight.dtype}), or torch.autocast"
+        ) from error
 
 
 # Modules that take a pooled vector as it is; every other one is given a map of one cell.

@@ -62,17 +62,15 @@ def facts(record: dict[str, Any]) -> str:
 
 def notices(record: dict[str, Any]) -> list[str]:
     """Return what a reader must know before the numbers."""
-    found = []
-    if record["confirmation"] is None:
-        found.append("The settings are not confirmed: their score is the highest of many on one seed.")
-    elif record["confirmation"]["problems"]:
-        found.append(
+    notes = []
+    if record["confirmation"] is not None and record["confirmation"]["problems"]:
+        notes.append(
             f"Runs of the confirmation failed: {'; '.join(record['confirmation']['problems'].values())}"
         )
     reached = max(int(epochs) for epochs in record["trials"][record["winner"]]["scores"])
     if reached < record["rungs"][-1]:
-        found.append(f"The time was used up before a run of full length: the winner has {reached} epochs.")
-    return found
+        notes.append(f"The time was used up before a run of full length: the winner has {reached} epochs.")
+    return notes
 
 
 def confirmation_section(record: dict[str, Any]) -> Section | None:
@@ -137,7 +135,10 @@ def trials_section(record: dict[str, Any]) -> Section:
     figure["layout"]["xaxis"] |= {"type": "log", "tickvals": record["rungs"], "ticktext": rungs}
     one_of = record["config"]["reduction"]
     text = f"At each rung, the best of every {one_of} trials of a bracket goes on to the next."
-    return Section("Trials", plots=[Plot("Score by rung", figure, text, table)], tables=[table])
+    scores = Table(
+        "Score by rung", table.columns[: 1 + len(rungs)], [row[: 1 + len(rungs)] for row in table.rows]
+    )
+    return Section("Trials", plots=[Plot("Score by rung", figure, text, scores)], tables=[table])
 
 
 def settings_section(record: dict[str, Any]) -> Section:
@@ -188,7 +189,7 @@ def setting_plot(record: dict[str, Any], name: str, trials: list[dict[str, Any]]
     for trace, trial in zip(figure["data"], trials, strict=True):
         trace["name"] = f"trial {trial['number']}"
     if name in record["log"]:
-        figure["layout"]["xaxis"]["type"] = "log"
+        figure["layout"]["xaxis"] |= {"type": "log", "exponentformat": "power"}
     rows = [
         [str(t["number"]), value_words(t["params"][name]), number(t["scores"][rung], 2)] for t in trials
     ]

@@ -15,6 +15,7 @@ from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, sta
 from recursivemix.data.images import ImageData, LabelledImages, spread_indices
 from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
+from recursivemix.data.splits import strata
 from recursivemix.mixing import MixedBatch, Mixer, create_mixer
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.checkpoint_file import CheckpointError
@@ -27,6 +28,7 @@ from recursivemix.training.devices import launched_rank
 from recursivemix.training.learner import Learner
 from recursivemix.training.task import Task
 
+from .class_weights import class_weights
 from .classification_metrics import MultiLabelScores, SingleLabelScores
 from .frozen_part import FrozenPart
 from .initial_weights import initial_weights, run_preprocessing, source_flag
@@ -48,9 +50,10 @@ class MixedClassifier(Learner):
             ``mean`` and ``std`` of the preprocessing.
         multi_label: train on any number of labels per image, by binary cross-entropy.
         weights: trained weights to start from; None: random ones, or those of a checkpoint to resume from.
+        loss_weights: of the classes, in the label loss; None: all the same.
     """
 
-    identity = ("model", "classes", "image_size", "mixer")
+    identity = ("model", "classes", "image_size", "mixer", "loss_weights")
     mixer: Mixer
 
     def __init__(
@@ -61,14 +64,17 @@ class MixedClassifier(Learner):
         data: dict[str, Any],
         multi_label: bool = False,
         weights: StoredWeights | None = None,
+        loss_weights: list[float] | None = None,
     ) -> None:
         facts = {"classes": list(classes), "image_size": image_size, "data": data}
-        super().__init__(settings, facts | {"multi_label": multi_label})
+        super().__init__(settings, facts | {"multi_label": multi_label, "loss_weights": loss_weights})
         options = {"seed": settings.seed} | settings.mixer_options
         if multi_label or settings.bce:
             options["loss"] = "bce"
         if settings.label_smoothing:
             options["label_smoothing"] = settings.label_smoothing
+        if loss_weights is not None:
+            options["class_weights"] = loss_weights
         self.network: nn.Module = create_model(
             settings.model, len(classes), image_size, drop_path=settings.drop_path, drop=settings.drop
         )
@@ -211,14 +217,12 @@ class ImageLoading:
 
     def __init__(self, settings: ClassificationSettings, data: ImageData) -> None:
         self.data = data
-        self.augmentation = augmentation_of(
-            data,
-            crop=settings.crop,
-            flip=settings.flip,
-            color_jitter=settings.color_jitter,
-            lighting=settings.lighting,
-        )
+        self.augmentation = augmentation_of(data, settings)
         self.workers = settings.reading_processes
+        self.strata: list[Tensor] | None = None
+        """The training images of each class, for ``--balanced-sampling``."""
+        if settings.balanced_sampling:
+            self.strata = [members for _, members in strata(data.train.labels)]
         self.in_memory = self._decide(settings)
 
     def _decide(self, settings: ClassificationSettings) -> bool:
@@ -226,8 +230,9 @@ class ImageLoading:
         size, possible = self.augmentation.size, can_be_cached(self.augmentation)
         if settings.cache == "yes" and not possible:
             raise ValueError(
-                "--cache yes needs images that are only shifted and mirrored: with --crop resized or "
-                "--color-jitter they are decoded in each epoch; leave --cache out"
+                "--cache yes needs images that are only shifted and mirrored: with --crop resized, "
+                "--color-jitter, --auto-augment and others they are decoded in each epoch; leave --cache "
+                "out"
             )
         if settings.cache != "auto":
             return settings.cache == "yes"
@@ -295,7 +300,12 @@ def create_classifier(
         weights = initial_weights(settings)
     elif "weights" in checkpoint["hyper_parameters"]["data"]:
         about["weights"] = checkpoint["hyper_parameters"]["data"]["weights"]
-    return MixedClassifier(settings, data.classes, data.image_size, about, data.multi_label, weights)
+    loss_weights = None
+    if settings.class_weights is not None:
+        loss_weights = class_weights(settings.class_weights, data.train.labels, data.classes)
+    return MixedClassifier(
+        settings, data.classes, data.image_size, about, data.multi_label, weights, loss_weights
+    )
 
 
 CLASSIFICATION = Task(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from recursivemix.data.names import Cache, Crop, DetectionSource, SegmentationSource
-from recursivemix.data.settings import ImageSettings
+from recursivemix.data.names import Cache, DetectionSource, SegmentationSource
+from recursivemix.data.settings import AugmentationSettings, ImageSettings
 from recursivemix.models.preprocessing import Interpolation
 from recursivemix.tasks.detection.names import BoxDetector
 from recursivemix.tasks.segmentation.names import Head
@@ -15,6 +15,8 @@ from recursivemix.training.checked import Checked
 from recursivemix.training.settings import RunSettings
 
 InitHead = Literal["keep", "random", "zero"]
+BALANCED = "balanced"
+"""Value of ``--class-weights`` that stands for weights from the numbers of training images."""
 RegionHead = Literal["separate", "shared"]
 DenseMixer = Literal["none", "recursivemix"]
 NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
@@ -81,35 +83,35 @@ class FinetuneSettings(Checked):
 
 
 @dataclass(frozen=True)
-class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings):
+class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings, AugmentationSettings):
     """Classification.
 
     Args:
         cache: Keep all decoded images in memory, on the device if they fit: yes, no, or auto (small images,
             up to 2 GiB in total).
-        crop: pad (random shift over black borders), resized (random area and aspect ratio) or none
-            (default: pad for small images, else resized).
-        lighting: Standard deviation of the PCA lighting noise, such as 0.1.
         model: resnet20 and its relatives for small images, or any timm model.
         region_head: separate (as published) or shared; for mixers that train regions.
         label_smoothing: Share of each label that is spread evenly over all classes.
         bce: Train on binary cross-entropy with the mixed labels, as in arXiv 2110.00476.
+        class_weights: Weights of the classes in the loss: balanced (inversely proportional to their number
+            of training images), or a JSON file with a number for each class name.
+        balanced_sampling: Draw as many training images of each class; those of rare classes repeat. An
+            epoch has as many images as without.
     """
 
     task: ClassVar[str] = "recursivemix.tasks.classification:CLASSIFICATION"
 
     lr: float = 0.1
     cache: Cache = "auto"
-    crop: Crop | None = None
-    lighting: float = 0.0
     model: str = "resnet20"
     region_head: RegionHead = "separate"
     label_smoothing: float = 0.0
     bce: bool = False
+    class_weights: str | None = None
+    balanced_sampling: bool = False
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
-        self.check_least(0, "lighting")
         if self.unfreeze_epoch is not None and self.unfreeze_epoch >= self.epochs:
             raise ValueError(
                 f"--unfreeze-epoch must be < --epochs {self.epochs}, got {self.unfreeze_epoch}; leave it "
@@ -119,8 +121,17 @@ class ClassificationSettings(FinetuneSettings, RunSettings, ImageSettings):
             raise ValueError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.bce and "loss" in self.mixer_options:
             raise ValueError("--bce and --mixer-options.loss are the same: give one")
+        if self.class_weights is not None and "class_weights" in self.mixer_options:
+            raise ValueError("--class-weights and --mixer-options.class-weights are the same: give one")
         if self.label_smoothing and "label_smoothing" in self.mixer_options:
             raise ValueError("--label-smoothing and --mixer-options.label-smoothing are the same: give one")
+
+    def with_absolute_paths(self) -> Self:
+        """Return settings that hold in any working directory: with absolute paths of what exists."""
+        weights = self.class_weights
+        if weights not in (None, BALANCED) and Path(weights).exists():
+            weights = str(Path(weights).absolute())
+        return replace(super().with_absolute_paths(), class_weights=weights)
 
     @property
     def reading_processes(self) -> int:

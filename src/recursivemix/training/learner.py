@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,10 +29,17 @@ class StatefulMixer(Protocol):
 
 
 def training_order(
-    settings: RunSettings, images: int, ranks: int, rank: int, blocks: Tensor | None = None
+    settings: RunSettings,
+    images: int,
+    ranks: int,
+    rank: int,
+    blocks: Tensor | None = None,
+    strata: Sequence[Tensor] | None = None,
 ) -> TrainingOrder:
     """Return which of ``images`` training images make up which batch of a process; see `TrainingOrder`."""
-    return TrainingOrder(images, settings.batch_size, settings.seed, settings.repeats, ranks, rank, blocks)
+    return TrainingOrder(
+        images, settings.batch_size, settings.seed, settings.repeats, ranks, rank, blocks, strata
+    )
 
 
 class Learner(LightningModule):
@@ -72,6 +80,8 @@ class Learner(LightningModule):
         self.per_class = {}
         self.blocks: Tensor | None = None
         """The shard of each training image, if the order of the images depends on it."""
+        self.strata: Sequence[Tensor] | None = None
+        """The training images of each class, if all classes are drawn as often."""
         self.mixing = True
         """Whether the current epoch mixes."""
         self._sums = torch.zeros(0)
@@ -101,7 +111,9 @@ class Learner(LightningModule):
         """Return which training images make up which batch of this process, or of another."""
         rank = self.global_rank if rank is None else rank
         images = int(self.hparams["data"]["images"])
-        return training_order(self.settings, images, self.trainer.world_size, rank, self.blocks)
+        return training_order(
+            self.settings, images, self.trainer.world_size, rank, self.blocks, self.strata
+        )
 
     def on_train_start(self) -> None:
         self._clear_sums()

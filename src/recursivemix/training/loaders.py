@@ -31,8 +31,9 @@ class RunLoaders(LightningDataModule):
     def train_dataloader(self) -> TrainingBatches:
         trainer = self._trainer
         images = self.loading.data.train
-        blocks = getattr(images, "blocks", None)
-        order = training_order(self.settings, len(images), trainer.world_size, trainer.global_rank, blocks)
+        ranks, rank = trainer.world_size, trainer.global_rank
+        blocks, strata = getattr(images, "blocks", None), getattr(self.loading, "strata", None)
+        order = training_order(self.settings, len(images), ranks, rank, blocks, strata)
         batches = self.loading.training(order, lambda: trainer.current_epoch, trainer.strategy.root_device)
         batches.first, self._first_step = self._first_step, 0
         return batches

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from recursivemix.data.settings import SourceSettings
+from recursivemix.data.settings import ColorSettings, SourceSettings
 
 from .checked import Checked
 from .optimizer import OptimizerSettings
@@ -22,19 +22,15 @@ LoggerName = Literal["wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
-class LoadingSettings(Checked):
-    """Loading and augmentation.
+class LoadingSettings(Checked, ColorSettings):
+    """Loading of training images.
 
     Args:
         workers: Number of processes that read images (default: 2; 0 for the sample images).
-        flip: Mirror half of the training images (default: yes, except for digits).
-        color_jitter: Largest relative change of brightness, contrast and saturation.
         repeats: Number of copies of each image in a batch, augmented independently (repeated augmentation).
     """
 
     workers: int | None = None
-    flip: bool | None = None
-    color_jitter: float = 0.0
     repeats: int = 1
 
     def check(self) -> None:

@@ -67,15 +67,18 @@ def verdict(record: dict[str, Any], comparison: Comparison | None) -> str:
         )
     words = listed([
         f"{pair['mean']:+.2f} points from {WITH[pair['method']]} ({interval(pair)}, corrected p "
-        f"{pair['p_corrected']:.2g})"
+        f"{pair['p_corrected']:.2g}, {conclusion(pair)})"
         for pair in pairs
     ])  # fmt: skip
-    shown = {WITH[pair["method"]]: settled(pair) and pair["mean"] > 0 for pair in pairs}
-    seeds = counted(len(comparison["seeds"]), "fresh seed")
-    if all(shown.values()):
-        return f"{mixer} with the settings found has a higher {name} than none {where}: {words}, {seeds}."
-    missing = listed([label for label, is_shown in shown.items() if not is_shown])
+    is_better = "has" if all(conclusion(pair) == "higher" for pair in pairs) else "is not shown to have"
     return (
-        f"{mixer} with the settings found is not shown to have a higher {name} than {missing} {where}: "
-        f"{words}, {seeds}."
+        f"{mixer} with the settings found {is_better} a higher {name} than none {where}: {words}, "
+        f"{counted(len(comparison['seeds']), 'fresh seed')}."
     )
+
+
+def conclusion(pair: dict[str, Any]) -> str:
+    """Return what a difference of the settings found to a baseline shows."""
+    if not settled(pair):
+        return "not shown"
+    return "higher" if pair["mean"] > 0 else "lower"

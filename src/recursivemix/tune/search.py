@@ -38,6 +38,7 @@ from recursivemix.compare.grid import Job, Run
 from recursivemix.compare.pace import Pace
 from recursivemix.compare.processes import RunError
 from recursivemix.compare.settings import budget_seconds
+from recursivemix.report.words import counted
 from recursivemix.training.atomic_write import write_text
 
 from .settings import FOUND, TuneSettings
@@ -229,7 +230,8 @@ class Search:
         if not number_of:
             return
         self.clock.check()
-        self.say(f"{len(number_of)} trials of {epochs} epochs: {', '.join(map(str, number_of.values()))}")
+        length = counted(epochs, "epoch")
+        self.say(f"{length}: trials {', '.join(map(str, number_of.values()))}")
         jobs = [self.job(n, trials[n].params, epochs) for n in number_of.values()]
         if self.settings.continues:
             for job, n in zip(jobs, number_of.values(), strict=True):
@@ -239,7 +241,7 @@ class Search:
             number = number_of[job.name]
             if problem is None:
                 score = self.keep_score(job.runs[0], number, epochs)
-                self.say(f"trial {number}, {epochs} epochs: {score:.2f} %")
+                self.say(f"trial {number}, {length}: {score:.2f} %")
             else:
                 self.say(problem)
             self.clock.save()

@@ -96,8 +96,12 @@ class TuneSettings(Checked):
 
     @property
     def continues(self) -> bool:
-        """Whether a rung continues the runs of the one before, instead of training anew."""
-        return self.settings.get("schedule", ClassificationSettings.schedule) in CONTINUED
+        """Whether a rung continues the runs of the one before, instead of training anew.
+
+        Averaged last epochs are no beginning of a longer run, and a run that stopped early has ended.
+        """
+        ends = self.settings.get("average_last") or self.settings.get("early_stop")
+        return self.default_of("schedule") in CONTINUED and not ends
 
     def default_of(self, name: str) -> Any:
         """Return the value of a setting of `fit` that no trial changes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from math import ceil
 from textwrap import fill
@@ -19,13 +20,13 @@ from recursivemix.compare.pace import Pace, measure_run, threads_of
 from recursivemix.compare.settings import budget_seconds, task_settings
 from recursivemix.data.open import open_images
 from recursivemix.report.tuning_page import build_tuning_page
-from recursivemix.report.words import listed
+from recursivemix.report.words import counted, listed
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
 
 from .confirmation import differences, methods_of, verdict
-from .search import JOURNAL, Rungs, Search, open_study, rungs_of, trial_records, winner_of
+from .search import Rungs, Search, open_study, rungs_of, trial_records, winner_of
 from .settings import FOUND, TuneSettings
 from .space import Range, default_params, method_of, space_of
 
@@ -64,17 +65,20 @@ def tune(settings: TuneSettings, say: Callable[[str], None]) -> dict[str, Any]:
     settings, pace = with_epochs(settings, space)
     assert settings.epochs is not None
     rungs = rungs_of(settings.epochs, settings)
+    check_shortest(settings, space, rungs)
     say(plan_line(settings, rungs, pace))
     out, where = settings.out, environment(gpu=True)
+    where["versions"]["optuna"] = version("optuna")
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / SETTINGS, yaml.safe_dump(kept_settings(settings), sort_keys=False))
+    except OSError as error:
+        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+    try:
         with FileLock(out / LOCK, timeout=0):
             return finish(settings, space, rungs, where, say)
     except Timeout as error:
         raise ValueError(f"another recursivemix tune is running in {out}: choose another --out") from error
-    except OSError as error:
-        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
 
 
 def finish(
@@ -177,7 +181,7 @@ def with_known_epochs(settings: TuneSettings) -> TuneSettings:
     """
     file = settings.out / SETTINGS
     if not file.is_file():
-        if (settings.out / JOURNAL).exists() or settings.epochs is not None or settings.budget is not None:
+        if settings.epochs is not None or settings.budget is not None:
             return settings
         return replace(settings, epochs=settings.default_of("epochs"))
     before = yaml.safe_load(file.read_text())
@@ -212,6 +216,18 @@ def check_runs(settings: TuneSettings, space: dict[str, Range]) -> None:
         for label, params in cases.items()
     }
     check_grid(settings.comparison(methods, epochs))
+
+
+def check_shortest(settings: TuneSettings, space: dict[str, Range], rungs: Rungs) -> None:
+    """Raise ValueError for settings that runs of the first rung cannot have, such as a late unfreezing."""
+    method = method_of(settings, default_params(settings, space), rungs.epochs[0], rungs.full)
+    try:
+        settings.comparison({FOUND: method}, rungs.epochs[0]).check_methods()
+    except ValueError as error:
+        raise ValueError(
+            f"runs of the first rung have {counted(rungs.epochs[0], 'epoch')}: {error}; use more --epochs "
+            f"or fewer --rungs"
+        ) from error
 
 
 def with_epochs(settings: TuneSettings, space: dict[str, Range]) -> tuple[TuneSettings, Pace | None]:
@@ -253,7 +269,7 @@ def longest(settings: TuneSettings, pace: Pace, seconds: float) -> int:
 def plan_line(settings: TuneSettings, rungs: Rungs, pace: Pace | None) -> str:
     """Return what will be run, in one line."""
     lengths = listed([str(epochs) for epochs in rungs.epochs])
-    line = f"{settings.mixer}: brackets of {rungs.size} trials, compared after {lengths} epochs"
+    line = f"{settings.mixer}: brackets of {counted(rungs.size, 'trial')}, compared after {lengths} epochs"
     if pace is not None:
         seconds = rungs.seconds(pace, settings.jobs, settings.continues)
         line += f", about {duration(seconds)} each"

@@ -22,7 +22,7 @@ from recursivemix.data.images import cropped
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
 from recursivemix.data.pack import write_pack
-from recursivemix.data.settings import ImageSettings
+from recursivemix.data.settings import AugmentationSettings, ImageSettings
 from recursivemix.data.splits import network_size
 from samples import FAST, write_images
 
@@ -121,7 +121,7 @@ def test_any_number_of_processes_read_the_same(photographs, tmp_path, workers):
 
     def batches(count: int) -> list:
         order, device = TrainingOrder(len(data.train), 4, 3), torch.device("cpu")
-        settings = augmentation_of(data, crop="resized")
+        settings = augmentation_of(data, AugmentationSettings(crop="resized"))
         return list(
             TrainingBatches(
                 data.train, order, settings, lambda: 0, device=device, hold=False, workers=count
