@@ -89,6 +89,7 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
         last = [run["epochs"][-1] for run in plain["runs"]]
         record["train_accuracy"] = sum(epoch["acc_mixed"] for epoch in last) / len(last)
         record["train_loss"] = sum(epoch["loss_label"] for epoch in last) / len(last)
+        record["finished"] = len(last)
         record["gains"] = [
             pair for pair in record["pairs"] if pair["metric"].endswith(("acc1_last", "score_last"))
         ]
@@ -107,7 +108,7 @@ def when_table() -> str:
         for pair in record["gains"]:
             reach = "" if pair["low"] is None else f" ({pair['low']:+.1f} to {pair['high']:+.1f})"
             gains.append(f"{pair['method']} {pair['mean']:+.1f}{reach}")
-        seeds = len(record["seeds"])
+        seeds = record["finished"]
         lines.append(
             f"| {data['name']}, {data['train_images']:,} images, {record['model']}, {record['epochs']} epochs, "
             f"{seeds} seed{'s' if seeds > 1 else ''} | {record['train_accuracy']:.1f} % | {record['train_loss']:.3f} | "
