@@ -78,7 +78,7 @@ def run_on_ray(
                 problem = " ".join(str(error).split())[-500:]
                 problems[job.name] = problem
             done(job, problem)
-    except BaseException as error:
+    except (KeyboardInterrupt, Exception) as error:
         for reference in waiting:
             ray.cancel(reference, force=True)
         if isinstance(error, KeyboardInterrupt):
