@@ -5,112 +5,23 @@ number of its kill: ``CAMPAIGN_SEED=<number> CAMPAIGN_TRIES=1`` repeats it alone
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from campaign.short_runs import KINDS, words_of
 from recursivemix.models.checkpoint_file import read_checkpoint
 from recursivemix.training.folder_lock import FolderInUseError, locked_folder
-from samples import write_images
 from training.test_resume import same
 
-SERVER = Path(__file__).with_name("fork_server.py")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ANSWERED = 3.0
 """Seconds within which Ctrl-C and SIGTERM end a run."""
-KINDS = {
-    "recursivemix": ["fit", "--mixer", "recursivemix", "--checkpoint-every", "3"],
-    "every step": ["fit", "--mixer", "cutmix", "--checkpoint-every", "1"],
-    "average": ["fit", "--mixer", "mixup", "--ema-decay", "0.9", "--grad-accum-steps", "3"],
-    "workers": ["fit", "--mixer", "recursivemix", "--workers", "1", "--cache", "no"],
-    "detection": ["transfer", "detection", "--checkpoint-every", "2"],
-    "segmentation": ["transfer", "segmentation", "--checkpoint-every", "2"],
-}
-FIT = ["--epochs", "3", "--batch-size", "5", "--lr", "0.05", "--seed", "4"]
-DENSE = ["--epochs", "2", "--batch-size", "4", "--seed", "4", "--trainer.limit-train-batches", "4",
-         "--trainer.limit-val-batches", "1", "--channels", "16", "--image-size"]  # fmt: skip
-SMALL = {"detection": [*DENSE, "64", "--depth", "1"], "segmentation": [*DENSE, "64"]}
-
-
-class ForkServer:
-    """Starts commands and tells how they ended."""
-
-    def __init__(self, folder):
-        self.log = folder / "server.log"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                text=True, env=environment,
-            )  # fmt: skip
-        assert self.process.stdout.readline().strip() == "ready", self.log.read_text()
-
-    def ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def start(self, words, log):
-        return self.ask(words=[str(word) for word in words], log=str(log))
-
-    def wait(self, pid):
-        return self.ask(wait=pid)
-
-    def run(self, words, log):
-        return self.wait(self.start(words, log))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = ForkServer(tmp_path_factory.mktemp("server"))
-    yield server
-    server.process.stdin.close()
-    assert server.process.wait(30) == 0
-    server.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    for hue, name in enumerate(("blue", "green", "red")):
-        write_images(root / "train" / name, 12, hue=hue)
-        write_images(root / "val" / name, 5, hue=hue)
-    return root
-
-
-def words_of(kind, data, out):
-    command = KINDS[kind]
-    words = [*command, "--device", "cpu", "--precision", "32", "--out", str(out)]
-    words += ["--trainer.enable-progress-bar", "false"]
-    if command[0] == "transfer":
-        return [*words, *SMALL[command[1]]]
-    return [*words, "--data", str(data), *FIT, *(["--workers", "0"] if kind != "workers" else [])]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server, data, tmp_path_factory):
-    """A function: the last checkpoint of a kind of run that nothing stopped, and its seconds."""
-    known = {}
-
-    def run(kind):
-        if kind not in known:
-            folder = tmp_path_factory.mktemp("whole")
-            start = time.monotonic()
-            code = server.run(words_of(kind, data, folder / "run"), folder / "log")
-            seconds = time.monotonic() - start
-            assert code == 0, (folder / "log").read_text()
-            known[kind] = read_checkpoint(folder / "run" / "checkpoints" / "last.ckpt"), seconds
-        return known[kind]
-
-    return run
 
 
 def signalled(server, pid, number, delay):

@@ -17,7 +17,7 @@ from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError, is_abandoned
 from .record import Result, run_record, settings_text
 from .resume import restoring
 from .settings import Device
-from .trainer import create_loggers, quiet_lightning
+from .trainer import create_loggers, quiet_lightning, quiet_tensorboard
 
 RECORD = "record.json"
 WRITTEN = ("config.yaml", "metrics.csv", RECORD)
@@ -103,7 +103,7 @@ def _train(run: PreparedRun) -> Result:
     trainer, learner = run.trainer, run.learner
     os.environ[FOLDER_VARIABLE] = str(run.folder)  # for the processes that Lightning starts
     try:
-        with quiet_lightning():
+        with quiet_lightning(), quiet_tensorboard():
             trainer.loggers = [*trainer.loggers, *create_loggers(run.settings, run.folder)]
             run.loaders.loading.fill_cache()
             if run.settings.compile:

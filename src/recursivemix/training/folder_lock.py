@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _held: set[int] = set()
@@ -51,6 +51,8 @@ def locked_folder(folder: Path, option: str = "--out") -> Iterator[None]:
             pass  # the file system has no locks
         yield
     finally:
+        with suppress(OSError):  # at once, also if a process that was just started still shares it
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         _held.discard(descriptor)
         os.close(descriptor)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,6 +129,25 @@ def quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def quiet_tensorboard() -> Iterator[None]:
+    """Report a TensorBoard log that cannot be written in one line, without its thread's traceback."""
+    original = threading.excepthook
+
+    def report(failure: threading.ExceptHookArgs) -> None:
+        ours = type(failure.thread).__module__.startswith("tensorboard.")
+        if ours and isinstance(failure.exc_value, OSError):
+            print(f"the TensorBoard log cannot be written: {failure.exc_value}", file=sys.stderr)
+        else:
+            original(failure)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = original
 
 
 def _listed(value: Any) -> list[Any]:
