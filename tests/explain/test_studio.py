@@ -23,7 +23,7 @@ from recursivemix.explain.studio import (
     settings_from,
     sliders_of,
 )
-from recursivemix.mixing import MIXERS
+from recursivemix.mixing import MIXERS, create_mixer
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("RECURSIVEMIX_REQUIRE_BROWSER") == "1"
@@ -267,3 +267,9 @@ def test_torch_s_global_stream_is_left_alone():
     torch.manual_seed(5)
     Studio(digits()).show(Settings(mixer="manifoldmix", step=2))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_largest_area_of_0_mixes_nothing():
+    options = settings_from({"max_area": "0"}).options()
+    assert options["prob"] == 0
+    create_mixer("recursivemix", 3, **options)

@@ -64,8 +64,11 @@ class Settings:
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of the mixer."""
-        chosen = {"prob": self.prob, "per_sample": self.per_sample, "seed": self.seed}
-        return chosen | {name: getattr(self, name) for name in sliders_of(self.mixer)}
+        chosen: dict[str, Any] = {"prob": self.prob, "per_sample": self.per_sample, "seed": self.seed}
+        chosen |= {name: getattr(self, name) for name in sliders_of(self.mixer)}
+        if chosen.get("max_area") == 0:  # the mixer takes areas above 0; this slider's end means no mixing
+            chosen |= {"prob": 0.0, "max_area": Settings.max_area}
+        return chosen
 
 
 RANGES: dict[str, tuple[type, float, float]] = {
