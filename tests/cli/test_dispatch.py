@@ -233,3 +233,14 @@ def test_the_old_name_of_evaluate(tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first == "recursivemix test is now recursivemix evaluate"
     assert second.startswith("recursivemix test: error: there is no checkpoint")
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_a_foreign_class_among_the_settings_of_runs_is_refused(command, tmp_path, capsys):
+    settings = "{callbacks: [{class_path: os.system}]}"
+    out = tmp_path / "out"
+    assert main([command, "--epochs", "1", "--out", str(out), "--settings.trainer", settings]) == 2
+    message = capsys.readouterr().err
+    assert "trainer.callbacks names 'os.system'" in message
+    assert "--trust-config" in message
+    assert not out.exists()

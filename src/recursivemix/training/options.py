@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from docstring_parser import parse
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 SettingsT = TypeVar("SettingsT")
 
@@ -37,7 +37,17 @@ def make_settings(settings: type[SettingsT], values: Any) -> SettingsT:
         kind = types[item.name]
         if values[item.name] is None and kind is not Any and type(None) not in get_args(kind):
             raise ValueError(f"--{item.name.replace('_', '-')} needs a value, got null")
-    return settings(**{item.name: values[item.name] for item in fields(settings)})  # type: ignore[arg-type]
+    plain = {item.name: as_plain(values[item.name]) for item in fields(settings)}  # type: ignore[arg-type]
+    return settings(**plain)
+
+
+def as_plain(value: Any) -> Any:
+    """Return a parsed value with dictionaries, also where jsonargparse made a table a Namespace."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {name: as_plain(item) for name, item in value.items()}
+    return [as_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def add_option(

@@ -9,6 +9,7 @@ from typing import Any
 from recursivemix.compare.settings import CompareSettings, Executor, budget_seconds
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.checked import Checked
+from recursivemix.training.trainer_classes import check_classes
 
 CONTINUED = ("constant", "step")
 """Schedules whose learning rate in an epoch does not depend on the length of the run."""
@@ -48,6 +49,7 @@ class TuneSettings(Checked):
         jobs: Number of runs at the same time on this machine; they share its cores.
         address: Address of a running Ray cluster (default: start one on this machine).
         out: Folder of the search; the same command resumes it.
+        trust_config: Accept settings that name classes outside Lightning; they can run any code.
     """
 
     data: Path | None = None
@@ -68,6 +70,7 @@ class TuneSettings(Checked):
     jobs: int = 1
     address: str | None = None
     out: Path = Path("tuned")
+    trust_config: bool = False
 
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
@@ -82,6 +85,8 @@ class TuneSettings(Checked):
             )
         if self.address is not None and self.executor != "ray":
             raise ValueError("--address is the address of a Ray cluster: add --executor ray")
+        if not self.trust_config:
+            check_classes(self.settings, "--settings")
         for name in self.settings:
             if name in SET_BY_TUNE:
                 raise ValueError(f"--settings.{name} is set by the search: use {SET_BY_TUNE[name]}")
@@ -127,4 +132,5 @@ class TuneSettings(Checked):
             jobs=self.jobs,
             address=self.address,
             out=self.out / "confirmation",
+            trust_config=self.trust_config,
         )

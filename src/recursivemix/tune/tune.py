@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SETTINGS, BEST, RECORD, PAGE, LOCK = "tune.yaml", "best.yaml", "record.json", "page.html", ".lock"
 BRACKETS = 3
 """Brackets that should fit into the budget if it chooses the epochs."""
-MAY_CHANGE = ("budget", "trials", "seeds", "executor", "jobs", "address", "out")
+MAY_CHANGE = ("budget", "trials", "seeds", "executor", "jobs", "address", "out", "trust_config")
 """Settings that may differ when a search is resumed."""
 
 
