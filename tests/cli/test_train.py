@@ -261,7 +261,8 @@ def test_every_setting_stands_in_the_full_help_once(capsys):
     settings = {item.name.replace("_", "-") for item in fields(ClassificationSettings)}
     assert len(options) == len(set(options))
     assert set(options) - settings == {
-        "recipe", "resume", "resume-changed", "config", "help", "help-all", "help-trainer", "print-config",
+        "recipe", "resume", "resume-changed", "trust-config", "config", "help", "help-all", "help-trainer",
+        "print-config",
     }  # fmt: skip
 
 
