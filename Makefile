@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install train test campaign lint docs package format bench clean
+.PHONY: install train test test-fast campaign lint docs package format bench clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -20,6 +20,11 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+# The library, data and reports. Left out: whatever trains a run, starts a process or opens a browser.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests/mixing tests/models tests/data tests/report \
+		tests/test_package.py tests/test_docs.py
 
 # Random malformed input, many more tries than in make test; CAMPAIGN_SEED=N for others.
 campaign: $(STAMP)

@@ -106,6 +106,7 @@ def test_names_and_settings_import_no_torch():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_no_module_of_the_data_imports_timm():
     code = (
         "import sys, pkgutil, importlib, recursivemix.data as data\n"

@@ -67,6 +67,7 @@ def test_a_step_reads_nothing_from_a_device(name, per_sample):
 
 
 @pytest.mark.parametrize("module", ["recursivemix.mixing", "recursivemix.models.region"])
+@pytest.mark.slow
 def test_importing_costs_what_torch_costs(module):
     """In a fresh interpreter: nothing that ``import torch`` has not imported, above all no compiler."""
     code = (

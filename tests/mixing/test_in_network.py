@@ -441,6 +441,7 @@ class TestTransMix:
         assert torch.equal(mixer.loss(logits, batch), mixer.label_loss(logits, batch))
 
     @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of its compiler
+    @pytest.mark.slow
     def test_a_compiled_network_needs_its_hooks_guarded(self):
         model, images = transformer(), torch.rand(4, 3, 8, 8)
         mixer = TransMix(K, model)

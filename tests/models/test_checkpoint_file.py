@@ -47,6 +47,7 @@ def test_torch_and_zip_tools_read_the_file_too(path):
         assert torch.load(path, weights_only=True, mmap=mmap)["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_noticed(path):
     """Every byte of the file in turn, with another of its bits each time."""
     data = path.read_bytes()

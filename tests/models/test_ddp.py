@@ -72,6 +72,7 @@ def train(rank: int, folder: str, sync_ranks: bool) -> None:
 
 
 @pytest.mark.parametrize("sync_ranks", [False, True])
+@pytest.mark.slow
 def test_plain_ddp(tmp_path, sync_ranks):
     """Epochs begin without a history, yet the region head is in every step's graph."""
     spawn(train, (str(tmp_path), sync_ranks), nprocs=WORLD)

@@ -193,6 +193,7 @@ def test_label_maps(save_trained, photos, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools with NumPy 2
+@pytest.mark.slow
 def test_masks_in_cocos_layout(save_trained, photos, tmp_path):
     from pycocotools import mask as coco_masks
 

@@ -261,6 +261,7 @@ def test_holm_by_the_book():
     assert holm([0.02]) == [0.02]
 
 
+@pytest.mark.slow
 def test_the_interval_over_seeds_and_holms_correction_keep_their_level():
     """Simulated seeds: no difference between four methods and a baseline."""
     source = torch.Generator().manual_seed(0)
