@@ -75,7 +75,7 @@ def slope(readings: Sequence[int]) -> dict[str, float]:
     scale = 1000 / (EVERY * length)
     return {
         "bytes_per_1000_steps": scale * float(fit.slope),
-        "standard_error": scale * float(fit.stderr),
+        "standard_error": scale * float(fit.stderr) if len(set(means.tolist())) > 1 else 0.0,
         "last_minus_first_bytes": float(means[-1] - means[0]),
     }
 

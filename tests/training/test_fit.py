@@ -13,6 +13,7 @@ from lightning import Callback
 from recursivemix.cli import main
 from recursivemix.tasks import METRIC_NAMES, TASKS, settings_class
 from recursivemix.training.fit import fit
+from recursivemix.training.options import add_settings
 from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
 from recursivemix.training.trainer_classes import instantiated
@@ -143,11 +144,25 @@ def test_trainer_options_by_class_path(tmp_path):
     assert callback.patience == 7
     options = SHORT | {"callbacks": [stopping]}
     run = prepare(make_settings("classification", tmp_path / "run", epochs=1), [], options)
-    assert [c.patience for c in run.trainer.callbacks if hasattr(c, "patience")] == [7]
+    assert [c.patience for c in run.trainer.callbacks if type(c) is type(callback)] == [7]
     fit(run)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"] == options
     with pytest.raises(ValueError, match=r"cannot create lightning\.Nothing"):
         instantiated({"class_path": "lightning.Nothing"})
+
+
+def test_a_run_that_lost_only_its_record_writes_it(tmp_path):
+    """As after a kill between the last checkpoint and the record."""
+    out = tmp_path / "run"
+    short_run("classification", out, mixer="recursivemix")
+    records = [json.loads((out / "record.json").read_text())]
+    (out / "record.json").unlink()
+    assert main(["fit", "--resume", str(out)]) == 0
+    records.append(json.loads((out / "record.json").read_text()))
+    for record in records:
+        del record["date"], record["peak_memory_bytes"]
+    assert records[0] == records[1]
+    assert main(["fit", "--resume", str(out)]) == 2
 
 
 def test_relative_paths_are_written_absolute(tmp_path, monkeypatch, image_root):
@@ -162,7 +177,7 @@ def test_relative_paths_are_written_absolute(tmp_path, monkeypatch, image_root):
 def test_the_command_line_knows_the_type_of_every_option(task):
     """jsonargparse accepts anything for a type that it cannot resolve, and every option has a help text."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(settings_class(task), as_group=False)
+    add_settings(parser, settings_class(task))
     for action in parser._actions:
         assert "Unvalidated" not in str(getattr(action, "_typehint", None)), action.dest
         assert action.help, action.dest

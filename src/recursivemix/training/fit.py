@@ -122,9 +122,11 @@ def _train(run: PreparedRun) -> Result:
                     "no epoch was finished: increase --epochs or --trainer.max-steps"
                 )
             evaluated = [row for row in rows if learner.score in row]
-            if learner.score not in rows[-1]:  # --evaluate-every skipped the last epoch
+            unmeasured = learner.score not in rows[-1]  # --evaluate-every skipped the last epoch
+            if unmeasured or not run.log.batches:  # or nothing but the record was left to do
                 loader = run.loaders.evaluation_dataloader()
                 (metrics,) = trainer.validate(learner, loader, verbose=False)
+            if unmeasured:
                 rows[-1] |= {name: float(value) for name, value in metrics.items()}
                 if trainer.is_global_zero:
                     run.log.write()

@@ -77,7 +77,8 @@ def check_resume(
             f"the run cannot be resumed from {path}: the number of its epochs or training images is missing"
         ) from error
     epochs = trainer.max_epochs
-    if epochs is not None and done >= epochs:
+    # A run that was killed between its last checkpoint and its record only has the record to write.
+    if epochs is not None and done >= epochs and (path.parents[1] / "record.json").exists():
         raise ResumeError(f"the run is finished: {path} is of epoch {done} of {epochs}")
     if checkpoint["callbacks"]["Checkpoints"].get("stopped_early") and not changed:
         raise ResumeError(
