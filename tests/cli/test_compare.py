@@ -15,15 +15,10 @@ from recursivemix.compare.execute import EVALUATION, LAST, RECORD
 from samples import write_images
 
 SMALL = [
-    "--images",
-    "6",
-    "--settings.batch_size",
-    "8",
-    "--settings.workers",
-    "0",
-    "--settings.precision",
-    "32",
-]
+    "--images", "6", "--settings.batch_size", "8", "--settings.workers", "0", "--settings.precision", "32",
+    "--jobs", "2",
+]  # fmt: skip
+"""Options of a small comparison; each of two runs at a time has one thread."""
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
 
