@@ -74,6 +74,7 @@ class ForkServer:
 def server(tmp_path_factory):
     server = ForkServer(tmp_path_factory.mktemp("server"))
     yield server
+    server.process.stdin.write('{"stop": true}\n')
     server.process.stdin.close()
     assert server.process.wait(30) == 0
     server.process.stdout.close()

@@ -106,13 +106,15 @@ def run(words: list[str], log: str, full_after: int | None = None, unprivileged:
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer until told to stop: other forks of the asking process may hold the input open."""
     torch.set_num_threads(1)
     for name in MODULES:
         importlib.import_module(name)
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
+        if "stop" in asked:
+            return
         if "wait" in asked:
             _, status = os.waitpid(asked["wait"], 0)
             print(os.waitstatus_to_exitcode(status), flush=True)
