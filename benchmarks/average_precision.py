@@ -21,9 +21,9 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from recursivemix.data.annotated import DetectionData, Objects
+from recursivemix.data.atomic_write import write_json
 from recursivemix.data.formats.coco import annotation_dict, open_coco
 from recursivemix.tasks.detection.metrics import coco_metrics, detections_as_results
-from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 
 SIZE = (480, 640)

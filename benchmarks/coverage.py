@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from scipy import stats
 
+from recursivemix.data.atomic_write import write_json
 from recursivemix.report.statistics import Bounds, estimate, image_variance, paired_difference
-from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 
 SPREAD = 1.5

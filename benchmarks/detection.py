@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recursivemix.data.atomic_write import write_json
 from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.create import create_detector
-from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 
 NAMES = ("atss", "gfl", "retinanet")

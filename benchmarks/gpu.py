@@ -69,8 +69,8 @@ def throughput(options: argparse.Namespace) -> None:
     """Images per second of the recipe through the trainer, after a first epoch that warms it up."""
     import torch
 
+    from recursivemix.data.atomic_write import write_json
     from recursivemix.recipes import read_recipe
-    from recursivemix.training.atomic_write import write_json
     from recursivemix.training.environment import environment
     from timing import print_table, quartiles
     from trainer_speed import trainer_speed
@@ -151,7 +151,7 @@ def faster_compiled(options: argparse.Namespace) -> None:
 
 def record(options: argparse.Namespace) -> None:
     """A run's record, or of one that is not finished what its CSV says so far."""
-    from recursivemix.training.atomic_write import write_json
+    from recursivemix.data.atomic_write import write_json
     from recursivemix.training.environment import environment
 
     if (options.run / "record.json").exists():
@@ -184,7 +184,7 @@ def with_commit(content: dict[str, Any]) -> dict[str, Any]:
 
 def stamp(options: argparse.Namespace) -> None:
     """Give a record that another script wrote the commit of the copy."""
-    from recursivemix.training.atomic_write import write_json
+    from recursivemix.data.atomic_write import write_json
 
     write_json(options.file, with_commit(json.loads(options.file.read_text())))
 

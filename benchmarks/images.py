@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from recursivemix.data.atomic_write import write_json
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -31,7 +32,6 @@ from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.data.pack import write_pack
 from recursivemix.data.settings import AugmentationSettings, ImageSettings
-from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import add_options, prepare, print_table, quartiles
 

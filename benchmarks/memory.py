@@ -20,7 +20,7 @@ from scipy.stats import linregress
 from torch import nn
 
 from recursivemix import RecursiveMix, RegionModel
-from recursivemix.training.atomic_write import write_json
+from recursivemix.data.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import print_table
 

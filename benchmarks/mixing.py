@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import recursivemix
-from recursivemix.training.atomic_write import write_json
+from recursivemix.data.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import (
     add_options,

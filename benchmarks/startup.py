@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from recursivemix.training.atomic_write import write_json
+from recursivemix.data.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 import recursivemix
 from recursivemix import Mixer, RecursiveMix, RegionModel
+from recursivemix.data.atomic_write import write_json
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import create_model
-from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import (
     add_options,

@@ -39,6 +39,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from recursivemix.data.atomic_write import write_json
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import TrainingBatches
 from recursivemix.data.cache import stack
@@ -47,7 +48,6 @@ from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import create_model
-from recursivemix.training.atomic_write import write_json
 from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
 from trainer_speed import trainer_speed

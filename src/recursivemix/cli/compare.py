@@ -74,8 +74,8 @@ def report(
         latex: File to write the table of methods to, as LaTeX.
     """
     from recursivemix.compare.compare import report as make_report
+    from recursivemix.data.atomic_write import write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
-    from recursivemix.training.atomic_write import write_text
 
     with usage_errors():
         comparison = make_report(folder, baseline)

@@ -63,9 +63,9 @@ def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> Non
         workers: Number of threads that read images.
         out: File to write the diagnosis to, as JSON.
     """
+    from recursivemix.data.atomic_write import write_json
     from recursivemix.data.diagnosis import print_diagnosis
     from recursivemix.data.doctor import examine
-    from recursivemix.training.atomic_write import write_json
 
     with usage_errors():
         diagnosis = examine(folder, workers=workers)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from recursivemix.data.atomic_write import write_json, write_text
 from recursivemix.report.comparison_page import build_page
-from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
 from recursivemix.training.folder_lock import locked_folder
 from recursivemix.training.plain_file import named_errors, read_json, read_yaml

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recursivemix.training.atomic_write import write_json
+from recursivemix.data.atomic_write import write_json
 from recursivemix.training.plain_file import named_errors, read_json
 
 from .grid import Job, Run

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from recursivemix.data.atomic_write import atomic_write, write_json
 from recursivemix.data.augment import colour_scale, normalise
 from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, LabelledImages, denormalise
@@ -20,7 +21,6 @@ from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import as_bytes, heaviest, write_picture
 from recursivemix.report.overlays import draw_heat
 from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.atomic_write import atomic_write, write_json
 
 from .execute import LAST, is_finished
 from .grid import Run, labelled_runs

@@ -5,7 +5,6 @@ See `recursivemix.data.formats.pack` for the layout.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from rich.progress import Progress
 
 from recursivemix.models import SMALL_IMAGE
 
+from .atomic_write import atomic_write
 from .decode import as_rgb
 from .formats.pack import HEADER, header, index_bytes
 from .images import EncodedImages, ImageData, LabelledImages
@@ -91,7 +91,7 @@ def write_pack(
     }
     positions, checksums = [], []
     names = [images.name(i).encode() for images in parts.values() for i in range(len(images))]
-    with _renamed_at_the_end(out) as part, part.open("wb") as file:
+    with atomic_write(out) as part, part.open("wb") as file:
         file.write(bytes(HEADER))
         for content in _encoded(encoder, list(parts.values()), workers, progress):
             positions.append((file.tell(), len(content)))
@@ -186,16 +186,3 @@ def _encoded(
             for content in pool.map(lambda place: encoder(*place), block):
                 yield content
                 bar.advance(task)
-
-
-@contextlib.contextmanager
-def _renamed_at_the_end(path: Path) -> Iterator[Path]:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise

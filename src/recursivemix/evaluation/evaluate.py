@@ -101,7 +101,7 @@ def run_probes(probes: Sequence[Probe], subject: Subject, begun: float) -> dict[
 
 def write_evaluation(out: Path, evaluation: dict[str, Any], device: Device) -> None:
     """Write an evaluation and the environment it was made in."""
-    from recursivemix.training.atomic_write import write_json
+    from recursivemix.data.atomic_write import write_json
     from recursivemix.training.environment import environment
 
     try:

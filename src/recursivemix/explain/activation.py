@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from recursivemix.data.atomic_write import write_text
 from recursivemix.data.augment import evaluation_transform
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
@@ -19,7 +20,6 @@ from recursivemix.models.trained import TrainedModel, load_task
 from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
-from recursivemix.training.atomic_write import write_text
 from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from recursivemix.data.atomic_write import write_text
 from recursivemix.data.images import ImageData, denormalise
 from recursivemix.data.names import Source
 from recursivemix.data.settings import AugmentationSettings
@@ -24,7 +25,6 @@ from recursivemix.report.cells import (
     write_frames,
 )
 from recursivemix.report.page import Page, Section, render
-from recursivemix.training.atomic_write import write_text
 
 from .batches import Step, first_batches, network_for, open_images
 from .captions import COUNTED, VISIBLE

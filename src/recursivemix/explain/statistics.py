@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recursivemix.data.atomic_write import atomic_write, write_json, write_text
 from recursivemix.mixing import RecursiveMix
 from recursivemix.report.cells import Theme, check_out
 from recursivemix.report.page import render
-from recursivemix.training.atomic_write import atomic_write, write_json, write_text
 from recursivemix.training.environment import environment
 
 from .closed_form import empty_box_probability, mean_pasted_share, mean_weight_by_age

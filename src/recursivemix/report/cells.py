@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from recursivemix.data.atomic_write import atomic_write
 from recursivemix.data.printable import printable
-from recursivemix.training.atomic_write import atomic_write
 
 from .page import Grid, GridCell, Segment
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from recursivemix.data.atomic_write import atomic_write, write_text
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.printable import encodable
 from recursivemix.evaluation.predict import Tta, UnreadableImage, predictions
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.trained import TrainedModel, load, load_task
-from recursivemix.training.atomic_write import atomic_write, write_text
 from recursivemix.training.devices import check_device
 from recursivemix.training.settings import Device
 

@@ -19,9 +19,9 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from recursivemix.data.atomic_write import atomic_write
 from recursivemix.models.checkpoint_file import CheckpointError, read_checkpoint, write_checkpoint
 
-from .atomic_write import atomic_write
 from .learner import Learner
 
 LEAST_SECONDS = 30.0

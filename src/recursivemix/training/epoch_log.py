@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from .atomic_write import write_text
+from recursivemix.data.atomic_write import write_text
+
 from .learner import Learner
 
 

@@ -10,7 +10,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from .atomic_write import write_json, write_text
+from recursivemix.data.atomic_write import write_json, write_text
+
 from .environment import environment
 from .folder_lock import locked_folder
 from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError, is_abandoned

@@ -20,7 +20,6 @@ trials go on is computed from the scores. A search that was stopped at any point
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -38,8 +37,9 @@ from recursivemix.compare.grid import Job, Run
 from recursivemix.compare.pace import Pace
 from recursivemix.compare.processes import RunError
 from recursivemix.compare.settings import budget_seconds
+from recursivemix.data.atomic_write import write_text
 from recursivemix.report.words import counted
-from recursivemix.training.atomic_write import write_text
+from recursivemix.training.plain_file import read_json, read_yaml
 
 from .settings import FOUND, TuneSettings
 from .space import Params, Range, default_params, method_of
@@ -274,7 +274,7 @@ class Search:
         for path in (part, folder):
             shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(earlier / LAST.parent, part / LAST.parent)
-        config = yaml.safe_load((earlier / "config.yaml").read_text())
+        config = read_yaml(earlier / "config.yaml")
         write_text(
             part / "config.yaml",
             yaml.safe_dump(config | {"epochs": epochs, "out": str(folder)}, sort_keys=False),
@@ -285,7 +285,7 @@ class Search:
         """Write the score of a finished run into the study."""
         from optuna.trial import Trial
 
-        record = json.loads((self.settings.out / run.folder / RECORD).read_text())
+        record = read_json(self.settings.out / run.folder / RECORD)
         score = float(record["score_last"])
         Trial(self.study, drawn(self.study)[number]._trial_id).report(score, epochs)
         return score

@@ -18,12 +18,13 @@ from recursivemix.compare.compare import compare, duration
 from recursivemix.compare.grid import check_grid
 from recursivemix.compare.pace import Pace, measure_run, threads_of
 from recursivemix.compare.settings import budget_seconds, task_settings
+from recursivemix.data.atomic_write import write_json, write_text
 from recursivemix.data.open import open_images
 from recursivemix.report.tuning_page import build_tuning_page
 from recursivemix.report.words import counted, listed
 from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.atomic_write import write_json, write_text
 from recursivemix.training.environment import environment
+from recursivemix.training.plain_file import read_yaml
 
 from .confirmation import differences, methods_of, verdict
 from .search import Rungs, Search, open_study, rungs_of, trial_records, winner_of
@@ -184,7 +185,7 @@ def with_known_epochs(settings: TuneSettings) -> TuneSettings:
         if settings.epochs is not None or settings.budget is not None:
             return settings
         return replace(settings, epochs=settings.default_of("epochs"))
-    before = yaml.safe_load(file.read_text())
+    before = read_yaml(file)
     settings = replace(settings, epochs=settings.epochs or before["epochs"])
     now = yaml.safe_load(yaml.safe_dump(kept_settings(settings)))
     changes = [
