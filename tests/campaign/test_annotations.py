@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from campaign.decisions import Decisions
 from recursivemix.data.annotated import IGNORE
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.coco_masks import as_run_lengths
@@ -44,25 +45,6 @@ HOSTILE = [
 ]  # fmt: skip
 """Values put in the place of good ones."""
 TEXTS = [str(value) for value in HOSTILE if not isinstance(value, list | dict)]
-
-
-class Draw:
-    """Random decisions of one attack."""
-
-    def __init__(self, seed):
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def below(self, limit):
-        return int(torch.randint(limit, (), generator=self.generator))
-
-    def chance(self, share):
-        return float(torch.rand((), generator=self.generator)) < share
-
-    def choice(self, values):
-        return values[self.below(len(values))]
-
-    def bytes(self, count):
-        return bytes(torch.randint(256, (count,), generator=self.generator).tolist())
 
 
 def good_coco():
@@ -149,17 +131,17 @@ def write_ade20k(root):
 def mutated_bytes(content, draw):
     """Flip, cut, insert, repeat."""
     content = bytearray(content)
-    for _ in range(draw.choice((1, 1, 1, 3, 20))):
+    for _ in range(draw.of((1, 1, 1, 3, 20))):
         place = draw.below(len(content) + 1)
         action = draw.below(5)
         if action == 0 and content:
             content[min(place, len(content) - 1)] = draw.below(256)
         elif action == 1:
-            del content[place : place + draw.choice((1, 8, 10**6))]
+            del content[place : place + draw.of((1, 8, 10**6))]
         elif action == 2:
-            content[place:place] = draw.bytes(draw.choice((1, 7, 200)))
+            content[place:place] = draw.bytes(draw.of((1, 7, 200)))
         elif action == 3:
-            content[place:place] = draw.choice(
+            content[place:place] = draw.of(
                 (b"[" * 100_000, b"{" * 3000, b"<a>" * 30_000, b"\xff\xfe", b"\0")
             )
         else:
@@ -182,8 +164,8 @@ def mutated_json(content, draw):
     if draw.chance(0.25):
         return mutated_bytes(content, draw)
     document = json.loads(content)
-    for _ in range(draw.choice((1, 1, 2, 5))):
-        path = draw.choice([path for path in paths_of(document) if path])
+    for _ in range(draw.of((1, 1, 2, 5))):
+        path = draw.of([path for path in paths_of(document) if path])
         place = document
         for key in path[:-1]:
             place = place[key]
@@ -192,7 +174,7 @@ def mutated_json(content, draw):
         elif draw.chance(0.1) and isinstance(place, list):
             place.append(copy.deepcopy(place[path[-1]]))
         else:
-            place[path[-1]] = copy.deepcopy(draw.choice(HOSTILE))
+            place[path[-1]] = copy.deepcopy(draw.of(HOSTILE))
     return json.dumps(document).encode()
 
 
@@ -213,21 +195,19 @@ def mutated_xml(content, draw):
     if draw.chance(0.3):
         return mutated_bytes(content, draw)
     text = content.decode()
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        tag = draw.choice(
-            ("name", "difficult", "xmin", "ymax", "width", "height", "bndbox", "size", "object")
-        )
+    for _ in range(draw.of((1, 1, 2, 4))):
+        tag = draw.of(("name", "difficult", "xmin", "ymax", "width", "height", "bndbox", "size", "object"))
         start = text.find(f"<{tag}>")
         end = text.find(f"</{tag}>", start)
         if start < 0 or end < 0:
             continue
-        inner = draw.choice(TEXTS)
-        inner = draw.choice((inner, inner, "&lol;", "<b>" * 50, f"<![CDATA[{inner}]]>", text[start:end]))
+        inner = draw.of(TEXTS)
+        inner = draw.of((inner, inner, "&lol;", "<b>" * 50, f"<![CDATA[{inner}]]>", text[start:end]))
         text = text[: start + len(tag) + 2] + inner + text[end:]
     if draw.chance(0.2):
-        text = text.replace("?>", "?>" + draw.choice(DOCTYPES)).replace("<name>dog", "<name>&lol;")
+        text = text.replace("?>", "?>" + draw.of(DOCTYPES)).replace("<name>dog", "<name>&lol;")
     if draw.chance(0.1):
-        text = text.replace('version="1.0"', f'version="1.0" encoding="{draw.choice(ENCODINGS)}"')
+        text = text.replace('version="1.0"', f'version="1.0" encoding="{draw.of(ENCODINGS)}"')
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -236,20 +216,20 @@ def mutated_text(content, draw):
     if draw.chance(0.5):
         return mutated_bytes(content, draw)
     lines = content.decode().splitlines()
-    lines[draw.below(len(lines))] = draw.choice((*TEXTS, *lines))
-    return "\n".join(lines * draw.choice((1, 1, 300))).encode("utf-8", "surrogatepass")
+    lines[draw.below(len(lines))] = draw.of((*TEXTS, *lines))
+    return "\n".join(lines * draw.of((1, 1, 300))).encode("utf-8", "surrogatepass")
 
 
 def mutated_image(content, draw, folder):
     """An image of another size, mode or format; or other bytes."""
     if draw.chance(0.6):
         return mutated_bytes(content, draw)
-    mode = draw.choice(("1", "L", "P", "RGB", "RGBA", "I", "I;16", "LA", "CMYK", "F"))
-    size = draw.choice(((40, 30), (30, 40), (1, 1), (41, 30), (500, 500)))
-    kind = draw.choice(("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM"))
+    mode = draw.of(("1", "L", "P", "RGB", "RGBA", "I", "I;16", "LA", "CMYK", "F"))
+    size = draw.of(((40, 30), (30, 40), (1, 1), (41, 30), (500, 500)))
+    kind = draw.of(("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM"))
     other = folder / "other"
     try:
-        Image.new(mode, size, draw.choice((0, 1, 2, 200))).save(other, kind)
+        Image.new(mode, size, draw.of((0, 1, 2, 200))).save(other, kind)
     except (OSError, ValueError, TypeError):
         return b""
     return other.read_bytes()
@@ -347,8 +327,8 @@ def test_broken_annotations(layout, tries, seed, tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seen = {"read": 0, "refused": 0, "left out": 0}
     for number in range(seed, seed + tries):
-        draw = Draw(number)
-        file = root / draw.choice(ATTACKED[layout])
+        draw = Decisions(number)
+        file = root / draw.of(ATTACKED[layout])
         content = file.read_bytes()
         changed = attack(file, draw, tmp_path)
         file.unlink() if changed is None else file.write_bytes(changed)

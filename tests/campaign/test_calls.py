@@ -11,6 +11,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from campaign.decisions import Decisions
 from recursivemix import MIXERS, RegionModel, create_mixer
 from recursivemix.mixing import DenseRecursiveMix, DenseTarget
 
@@ -25,22 +26,6 @@ WORDS = re.compile(
     r"min_visible|size|min_area|max_blocks|epsilon|iterations|length|value|sigma)\b"
 )
 """A refusal has one of them: the arguments and settings."""
-
-
-class Choice:
-    """Random decisions of one call."""
-
-    def __init__(self, seed):
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def below(self, limit):
-        return int(torch.randint(limit, (), generator=self.generator))
-
-    def chance(self, share):
-        return float(torch.rand((), generator=self.generator)) < share
-
-    def of(self, values):
-        return values[self.below(len(values))]
 
 
 def network(kind):
@@ -219,7 +204,7 @@ def refused(error):
 
 def one_call(number):
     """Build a mixer and make three steps; returns "held" or "refused"."""
-    choice = Choice(number)
+    choice = Decisions(number)
     name = choice.of(list(MIXERS))
     torch.manual_seed(number)
     model = network(name) if MIXERS[name].needs_model else None
@@ -278,7 +263,7 @@ def one_call(number):
 
 def one_dense_call(number):
     """The same for `DenseRecursiveMix`, with objects or label maps."""
-    choice = Choice(number)
+    choice = Decisions(number)
     settings = {"seed": number}
     if choice.chance(0.15):
         settings[choice.of(("max_area", "prob", "min_side", "min_visible", "interpolation"))] = choice.of(
@@ -328,7 +313,7 @@ def one_dense_call(number):
 
 def one_region_call(number):
     """The same for `RegionModel`, against its backbone."""
-    choice = Choice(number)
+    choice = Decisions(number)
     torch.manual_seed(number)
     model = RegionModel(network(""), image_size=(8, 8)).eval()
     images = torch.rand(2, 3, 8, 8, generator=choice.generator)

@@ -17,7 +17,7 @@ from recursivemix.cli import main
 from recursivemix.compare.settings import CompareSettings
 from recursivemix.training.plain_file import DEEPEST, MOST_VALUES, parse_yaml
 from recursivemix.training.trainer_classes import check_classes
-from samples import FAST, write_images
+from samples import FAST
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GROWTH = 256 * 2**20
@@ -55,15 +55,6 @@ class Foo:
     def __init__(self, *args, **kwargs):
         pathlib.Path(__file__).with_name("executed").touch()
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    for hue, name in enumerate(("blue", "green", "red")):
-        write_images(root / "train" / name, 12, hue=hue)
-        write_images(root / "val" / name, 5, hue=hue)
-    return root
 
 
 @pytest.fixture(scope="module")
