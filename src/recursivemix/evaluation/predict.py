@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ from recursivemix.models.preprocessing import Shape
 from recursivemix.models.trained import TrainedModel
 
 from .features import RecordedFeatures
+from .names import Tta
 
-Tta = Literal["flip"]
 MERGE_IOU = 0.6
 """IoU above which non-maximum suppression takes detections of several networks or views for one object."""
 MOST_DETECTIONS = 100

@@ -62,6 +62,23 @@ class Statistics:
     coverage: Tensor
     """(H, W) float32: share of the images in which each pixel shows another image."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the measurements as plain values, as a record holds them."""
+        return {
+            "images": self.images,
+            "sources_above": {f"{threshold:g}": n for threshold, n in self.sources.items()},
+            "most_sources": self.most_sources,
+            "label_by_age": self.label_by_age,
+            "label_of_partners": self.label_of_partners,
+            "pixels_by_age": self.pixels_by_age,
+            "scale_by_age": self.scale_by_age,
+            "scale_of_partners": self.scale_of_partners,
+            "pasted_mean": 1 - self.lam_mean,
+            "pasted": self.lam_quantiles,
+            "unmixed": self.unmixed,
+            "lam_counts": self.lam_counts,
+        }
+
 
 def measure_process(
     mixer: str,
