@@ -68,13 +68,7 @@ def evaluate_checkpoint(
     begun = time.perf_counter()
     logits, labels = predictor.split_logits(opened, 0 if data is None else workers)
     subject = Subject(predictor, opened, logits, labels, min(images, len(opened.evaluation)), seed)
-    result: dict[str, Any] = {"kind": "evaluation", "checkpoint": str(checkpoint)}
-    result |= {
-        "classes": list(opened.classes),
-        "images": len(labels),
-        "subset": subject.subset_size,
-        "seed": seed,
-    }
+    result = {"kind": "evaluation", "checkpoint": str(checkpoint)} | subject.as_dict()
     result |= run_probes(selected, subject, begun) | {"seconds": round(time.perf_counter() - start, 2)}
     if out is not None:
         write_evaluation(out, result, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,11 @@ class Subject:
     subset_size: int
     """Number of images that are corrupted, covered, shrunk or combined."""
     seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the classes, the number of images and how the subset is chosen, as a record holds them."""
+        facts = {"classes": list(self.data.classes), "images": len(self.labels)}
+        return facts | {"subset": self.subset_size, "seed": self.seed}
 
     @cached_property
     def subset(self) -> StackedImages:
