@@ -18,7 +18,6 @@ from recursivemix.data.augment import (
     cut_out,
     draw_crops,
     draw_lighting,
-    evaluation_transform,
     normalise,
     pack,
     training_crop,
@@ -27,8 +26,10 @@ from recursivemix.data.augment import (
 )
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import stack
+from recursivemix.data.crop import evaluation_image
 from recursivemix.data.images import StackedImages
 from recursivemix.data.order import TrainingOrder, evaluation_batches, generator_of, seed_of
+from samples import torchvision_evaluation
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -242,7 +243,7 @@ def test_several_labels_come_as_multi_hot(hold):
 def test_the_cache_holds_what_evaluation_reads(workers):
     images = Loose(coded(9, (8, 10)))
     stacked = stack(images, 6, workers, False, "test")
-    transform = evaluation_transform(6)
+    transform = torchvision_evaluation(6)
     for index in range(9):
         assert torch.equal(stacked[index], transform(images[index]))
         assert stacked.labels[index] == index
@@ -260,7 +261,7 @@ def test_large_images_are_cropped_as_the_recipe_says():
         assert out.dtype == torch.uint8
     # 7/8 of the short side survive: a frame of 1/16 a side is cut off.
     image[:, :, :12] = image[:, :, -12:] = 255
-    assert evaluation_transform(224)(image).float().max() < 30
+    assert evaluation_image(image, 224).float().max() < 30
 
 
 def test_seeds_differ_by_every_part():

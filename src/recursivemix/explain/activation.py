@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.atomic_write import write_text
-from recursivemix.data.augment import evaluation_transform
+from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
 from recursivemix.evaluation.activation import activation_maps, deciding_map
@@ -22,7 +22,7 @@ from recursivemix.report.cells import Cell, Cells, as_grid, enlarged, short, wri
 from recursivemix.report.names import Theme
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
-from recursivemix.training.devices import check_device
+from recursivemix.training.devices import check_device, device_type
 from recursivemix.training.settings import Device
 
 
@@ -35,8 +35,8 @@ class NamedModel:
 
     def inputs(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (N, 3, S, S) of (3, H, W) uint8 pictures: resized uint8, and normalized."""
-        transform = evaluation_transform(*self.trained.preprocessing.shape)
-        resized = torch.stack([transform(picture) for picture in pictures])
+        shape = self.trained.preprocessing.shape
+        resized = torch.stack([evaluation_image(picture, *shape) for picture in pictures])
         return resized, network_inputs(self.trained, resized)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
@@ -81,9 +81,8 @@ def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
     check_device(device)
     if not checkpoints:
         raise ValueError("--checkpoint must name at least one file")
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     models = [
-        NamedModel(name, load_task(path, "classification").to(place))
+        NamedModel(name, load_task(path, "classification").to(device_type(device)))
         for name, path in zip(distinct_names(checkpoints), checkpoints, strict=True)
     ]
     first = models[0]

@@ -22,7 +22,7 @@ from recursivemix.evaluation.predict import UnreadableImage
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.trained import TrainedModel, load
-from recursivemix.training.devices import check_device
+from recursivemix.training.devices import check_device, device_type
 from recursivemix.training.settings import Device
 
 from .cells import write_picture
@@ -46,7 +46,7 @@ def load_all(checkpoints: list[Path], device: Device) -> list[TrainedModel]:
     check_device(device)
     models = [load(path) for path in checkpoints]
     for model in models:
-        model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        model.to(device_type(device))
     return models
 
 
