@@ -152,17 +152,17 @@ class Totals:
         pixels = composition.pixels.view(count, HISTORY, count)
         index = torch.arange(count)
         self.images += count
-        above = torch.stack([(composition.label > threshold).sum(1) for threshold in THRESHOLDS])
-        self.above += above.sum(1)
-        self.most = max(self.most, int(above[-1].max()))
+        above = (composition.label[:, :, None] > torch.tensor(THRESHOLDS)).sum(1)  # (B, thresholds)
+        self.above += above.sum(0)
+        self.most = max(self.most, int(above[:, -1].max()))
         self.lam.append(composition.batch.lam.double())
         own_label, own_pixels = label[index, step, index], pixels[index, step, index]
+        ages = (step - torch.arange(AGES)) % HISTORY
+        for totals, values, own in ((self.label, label, own_label), (self.pixels, pixels, own_pixels)):
+            by_age = values[:, ages].double().sum((0, 2))
+            by_age[0] = own.double().sum()  # without its partners
+            totals += by_age
         self.partners += float((label[:, step].sum(1) - own_label).double().sum())
-        self.label[0] += own_label.double().sum()
-        self.pixels[0] += own_pixels.double().sum()
-        for age in range(1, AGES):
-            self.label[age] += label[:, (step - age) % HISTORY].sum(1).double().sum()
-            self.pixels[age] += pixels[:, (step - age) % HISTORY].sum(1).double().sum()
         if composition.shown is None:
             self.coverage += (1 - own_pixels.double()).sum()
             return
@@ -197,10 +197,9 @@ class Totals:
         age = (step - pair // count) % HISTORY
         partner = (age == 0) & (pair % (HISTORY * count) != step * count + pair // (HISTORY * count))
         group = torch.where(partner, AGES, torch.where(age < AGES, age, AGES + 1))
-        for place in range(AGES + 1):
-            chosen = usable & (group == place)
-            self.scales[place] += scale[chosen].sum()
-            self.visible[place] += chosen.sum()
+        known = usable & (group <= AGES)
+        self.scales += torch.bincount(group[known], weights=scale[known], minlength=AGES + 1)
+        self.visible += torch.bincount(group[known], minlength=AGES + 1)
 
     def result(self, mixer: str, batches: int) -> Statistics:
         """Return the means."""
