@@ -1,5 +1,6 @@
 """Batches against slow twins, and the promise that they depend on seed, epoch, step and rank alone."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -280,6 +281,19 @@ def test_seeds_differ_by_every_part():
 def test_an_order_that_can_not_be(arguments):
     with pytest.raises(ValueError, match="must be"):
         TrainingOrder(**({"images": 4, "batch_size": 2, "seed": 0} | arguments))
+
+
+def test_no_two_images_share_the_seed_of_their_augmentation():
+    """Nor does an image have the same one in two epochs; the keys are the images of the order."""
+    seeds = []
+    for rank, epoch in itertools.product((0, 1), (0, 1)):
+        order = TrainingOrder(11, 3, 0, ranks=2, rank=rank)
+        for step in range(order.steps):
+            images = order.batch(epoch, step)
+            keys = order.keys(epoch, step, images)
+            assert [index for index, _ in keys] == images.tolist()
+            seeds += [seed for _, seed in keys]
+    assert len(set(seeds)) == len(seeds) == 2 * 12
 
 
 def test_workers_leave_no_temporary_files(tmp_path):
