@@ -41,7 +41,8 @@ def evaluate_checkpoint(
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
         probes: Comma-separated names of probes, or all; accuracy always runs. The
-            default costs one forward pass over the split.
+            default costs one forward pass over the split. Of images with several labels,
+            accuracy measures average precision and F1, and no other probe runs.
         out: File to write the record to, as JSON.
 
     Returns:
@@ -79,13 +80,15 @@ def run_probes(probes: Sequence[Probe], subject: Subject, begun: float) -> dict[
     """Return the names of probes, what they measured, and the seconds of each.
 
     Args:
-        probes: what to run, in order.
+        probes: what to run, in order; if images have several labels, only the probes for these run.
         subject: the network and its predictions.
         begun: when the predictions were begun; the seconds of the first probe include them.
     """
     measured: dict[str, Any] = {}
     seconds = {}
     for probe in probes:
+        if subject.data.multi_label and not probe.several_labels:
+            continue
         measured |= probe.run(subject)
         ended = time.perf_counter()
         seconds[probe.name] = round(ended - begun, 2)
