@@ -26,6 +26,14 @@ def write_images(folder: Path, count: int, *, hue: int = 0, size: tuple[int, int
         Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
 
 
+def write_image_root(root: Path) -> Path:
+    """``train`` and ``val`` of three classes, 16 pixels a side."""
+    for hue, name in enumerate(("blue", "green", "red")):
+        write_images(root / "train" / name, 12, hue=hue)
+        write_images(root / "val" / name, 5, hue=hue)
+    return root
+
+
 def torchvision_evaluation(
     size: int, resize: int | None = None, interpolation: str = "bilinear"
 ) -> v2.Compose:
