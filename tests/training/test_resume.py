@@ -112,7 +112,7 @@ def test_with_average_and_accumulation(images, uninterrupted, tmp_path, batch):
         {"workers": 1, "auto_augment": "augmix", "grayscale": 0.2, "blur": 0.5},
         {"repeats": 2, "lighting": 0.1},
         {"balanced_sampling": True, "class_weights": "balanced", "train_images": 31},
-        {"model": "vit_tiny_patch16_224", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
+        {"model": "test_vit", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
         {"mix_start": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},
     ],
     ids=lambda settings: "-".join(settings),
