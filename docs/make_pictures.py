@@ -23,7 +23,8 @@ from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
 from recursivemix.cli import main as recursivemix
-from recursivemix.report.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK, Theme
+from recursivemix.report.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK
+from recursivemix.report.names import Theme
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"

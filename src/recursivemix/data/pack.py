@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
 
@@ -89,29 +91,49 @@ def write_pack(
         "std": data.std,
         "flip": data.flip,
     }
-    positions, checksums = [], []
+    labels = torch.cat([images.labels for images in parts.values()])
     names = [images.name(i).encode() for images in parts.values() for i in range(len(images))]
     with atomic_write(out) as part, part.open("wb") as file:
-        file.write(bytes(HEADER))
-        for content in _encoded(encoder, list(parts.values()), workers, progress):
-            positions.append((file.tell(), len(content)))
-            checksums.append(zlib.crc32(content))
-            file.write(content)
-        labels = torch.cat([images.labels for images in parts.values()])
-        arrays = {
-            "positions": np.array(positions, np.int64),
-            "checksums": np.array(checksums, np.uint32),
-            "labels": labels.numpy(),
-            "names": np.array(names, "S"),
-        }
-        start, index = file.tell(), index_bytes(arrays, facts)
-        file.write(index)
-        length = file.tell()
-        file.seek(0)
-        file.write(header(length, start, index))
-        file.flush()
-        os.fsync(file.fileno())
+        contents = _encoded(encoder, list(parts.values()), workers, progress)
+        length = write_contents(file, contents, labels, names, facts)
     return Packed(len(names), length, data.skipped)
+
+
+def write_contents(
+    file: BinaryIO, contents: Iterable[bytes], labels: Tensor, names: list[bytes], facts: dict[str, Any]
+) -> int:
+    """Write the encoded images and their index to an empty file, then the header that makes it complete.
+
+    Args:
+        file: to write, from its start.
+        contents: the encoded images.
+        labels: (N,) or (N, K) labels of all images.
+        names: of all images.
+        facts: of the data set, for the index.
+
+    Returns:
+        The bytes of the file.
+    """
+    positions, checksums = [], []
+    file.write(bytes(HEADER))
+    for content in contents:
+        positions.append((file.tell(), len(content)))
+        checksums.append(zlib.crc32(content))
+        file.write(content)
+    arrays = {
+        "positions": np.array(positions, np.int64),
+        "checksums": np.array(checksums, np.uint32),
+        "labels": labels.numpy(),
+        "names": np.array(names, "S"),
+    }
+    start, index = file.tell(), index_bytes(arrays, facts)
+    file.write(index)
+    length = file.tell()
+    file.seek(0)
+    file.write(header(length, start, index))
+    file.flush()
+    os.fsync(file.fileno())
+    return length
 
 
 def open_whole(settings: ImageSettings) -> ImageData:
