@@ -2,7 +2,8 @@
 
     python results/finetune/split.py CIFAR100 OUT
 
-Write OUT/base and OUT/new as links, each with the folders train and test; the 20 classes are drawn with a fixed seed.
+Write OUT/base and OUT/new as links, each with the folders train and test; the 20 classes are drawn with a
+fixed seed.
 """
 
 import sys
