@@ -117,6 +117,39 @@ def when_table() -> str:
     return "\n".join(lines)
 
 
+def finetune_table() -> str:
+    """Accuracy of fine-tuning by method and number of images per class, with the differences to ``none``."""
+    folders = {n: RESULTS / "finetune" / str(n) for n in (50, 100, 500)}
+    records = {n: read_comparison(f) for n, f in folders.items() if (f / "comparison.json").is_file()}
+    counts = [f"{n} images per class" for n in records]
+    lines = [f"| method | {' | '.join(counts)} |", "| --- " * (1 + len(counts)) + "|"]
+    labels = [method["label"] for method in next(iter(records.values()))["methods"]]
+    for label in labels:
+        cells = []
+        for record in records.values():
+            (method,) = (m for m in record["methods"] if m["label"] == label)
+            values = [run["values"]["acc1_last"] for run in method["runs"]]
+            mean = f"{sum(values) / len(values):.2f} %"
+            pair = next((p for p in record["pairs"] if (p["method"], p["metric"]) == (label, "acc1_last")), None)
+            if pair is not None:
+                reach = "" if pair["low"] is None else f" ({pair['low']:+.2f} to {pair['high']:+.2f})"
+                p = "" if pair["p_corrected"] is None else f", p {pair['p_corrected']:.3f}"
+                mean += f", {pair['mean']:+.2f}{reach}{p}"
+            cells.append(mean)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    seeds = ", ".join(f"{len(record['seeds'])} at {n}" for n, record in records.items())
+    one = next(iter(records.values()))
+    lines += [
+        "",
+        f"*20 classes of CIFAR-100, {one['model']} trained on the other 80, {one['epochs']} epochs, "
+        f"{one['data']['evaluation_images']:,} test images; seeds: {seeds}. Last epoch, mean over seeds; difference to "
+        "none within seeds with its 95 % interval, p corrected for the number of methods. `gentle` and `moderate` are "
+        "RecursiveMix with max_area 0.3 on a quarter and half of the batches, `recursivemix` mixes every batch, "
+        "`cutmix` half. Records: results/finetune/*",
+    ]
+    return "\n".join(lines)
+
+
 def compared_table(name: str) -> str:
     """Methods of a comparison that ``recursivemix compare`` made."""
     folder = RESULTS / "compare" / name
@@ -472,6 +505,7 @@ TABLES = {
     "training": training_table,
     "gpu": gpu_table,
     "when": when_table,
+    "finetune": finetune_table,
     "coverage": coverage_table,
 }
 
