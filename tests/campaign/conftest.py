@@ -47,7 +47,9 @@ class ForkServer:
 
     def __init__(self, folder):
         self.log = folder / "server.log"
+        paths = [str(SERVER.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,

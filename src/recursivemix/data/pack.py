@@ -26,6 +26,7 @@ from .decode import as_rgb
 from .formats.pack import HEADER, header, index_bytes
 from .images import EncodedImages, ImageData, LabelledImages
 from .open import open_images
+from .printable import encodable
 from .settings import ImageSettings
 from .splits import NoEvaluationSplitError
 
@@ -90,7 +91,7 @@ def write_pack(
         "flip": data.flip,
     }
     positions, checksums = [], []
-    names = [images.name(i).encode() for images in parts.values() for i in range(len(images))]
+    names = [encodable(images.name(i)).encode() for images in parts.values() for i in range(len(images))]
     with atomic_write(out) as part, part.open("wb") as file:
         file.write(bytes(HEADER))
         for content in _encoded(encoder, list(parts.values()), workers, progress):

@@ -169,6 +169,13 @@ def test_a_part_of_a_pack_is_refused_in_one_line(image_root, tmp_path, spoil, me
         ({"labels": np.array([0, 1, -1])}, "labels have no classes"),
         ({"labels": np.array([0, 1])}, "different lengths"),
         ({"names": np.array([{}, {}, {}], dtype=object)}, "not a whole pack"),
+        ({"positions": np.array([[2**62, 2**62]] * 3)}, "outside the file"),
+        ({"labels": np.array([0.0, 1.0, 1.0])}, "neither classes nor marks"),
+        ({"labels": np.full((3, 2), 3, np.uint8)}, "neither 0 nor 1"),
+        ({"splits": {"train": 4, "val": -1}}, "different lengths"),
+        ({"splits": {"train": 0, "val": 3}}, "different lengths"),
+        ({"mean": [float("nan")] * 3}, "three finite numbers"),
+        ({"std": [1, 1, 0]}, "std must be above 0"),
     ],
 )
 def test_an_index_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -180,7 +187,9 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path, change, message):
         "names": np.array([b"a", b"b", b"c"]),
     }
     facts = {"classes": ["x", "y"], "splits": {"train": 3}, "mean": [0.5] * 3, "std": [1] * 3, "flip": True}
-    index = index_bytes(arrays | change, facts)
+    index = index_bytes(
+        *({name: change.get(name, value) for name, value in part.items()} for part in (arrays, facts))
+    )
     file = tmp_path / "a.pack"
     start = HEADER + 5
     file.write_bytes(header(start + len(index), start, index) + b"12345" + index)
@@ -211,6 +220,13 @@ def test_a_broken_image_leaves_no_file(image_root, tmp_path):
     assert len(open_data(tmp_path / "a.pack").train) == result.images - len(
         open_data(tmp_path / "a.pack").evaluation
     )
+
+
+def test_file_names_of_other_encodings_are_kept(image_root, tmp_path):
+    file = image_root / "train" / "red" / "0.png"
+    file.rename(os.fsdecode(os.fsencode(file.parent) + b"/\xe9.png"))
+    data = open_data(packed(image_root, tmp_path / "a.pack"))
+    assert any(data.train.name(i).endswith("\\udce9.png") for i in range(len(data.train)))
 
 
 def test_the_header_is_written_last(image_root, tmp_path, monkeypatch):
