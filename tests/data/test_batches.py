@@ -1,5 +1,10 @@
 """Batches against slow twins, and the promise that they depend on seed, epoch, step and rank alone."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -274,3 +279,21 @@ def test_seeds_differ_by_every_part():
 def test_an_order_that_can_not_be(arguments):
     with pytest.raises(ValueError, match="must be"):
         TrainingOrder(**({"images": 4, "batch_size": 2, "seed": 0} | arguments))
+
+
+def test_workers_leave_no_temporary_files(tmp_path):
+    code = """
+import torch
+from test_batches import Loose, augmentation, coded
+from recursivemix.data.batches import Reader
+
+reader = Reader(Loose(coded(4)), augmentation(), training=True, workers=1, device=torch.device("cpu"))
+print(sum(1 for _ in reader.read([[(0, 1), (1, 2)], [(2, 3), (3, 4)]])))
+"""
+    environment = os.environ | {
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("2\n", "")
+    assert not list(tmp_path.iterdir())

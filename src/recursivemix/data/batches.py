@@ -6,6 +6,7 @@ start an epoch at any step.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -132,12 +133,18 @@ class Reader:
             # A separate generator: the global one belongs to the network.
             generator=torch.Generator(),
         )
+        # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
+        weakref.finalize(self, _end_workers, self.loader)
 
     def read(self, keys: Keys) -> Iterator[Tensor]:
         """Yield (B, 3, S, S) uint8 batches, in the order of the keys."""
         self.sampler.keys = keys
         for images in self.loader:
             yield images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def _end_workers(loader: DataLoader[Tensor]) -> None:
+    loader._iterator = None
 
 
 class HeldImages:
