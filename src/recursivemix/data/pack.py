@@ -5,13 +5,16 @@ See `recursivemix.data.formats.pack` for the layout.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -21,7 +24,6 @@ from rich.progress import Progress
 
 from recursivemix.models import SMALL_IMAGE
 
-from .atomic_write import atomic_write
 from .decode import as_rgb
 from .formats.pack import HEADER, header, index_bytes
 from .images import EncodedImages, ImageData, LabelledImages
@@ -92,7 +94,7 @@ def write_pack(
     }
     positions, checksums = [], []
     names = [encodable(images.name(i)).encode() for images in parts.values() for i in range(len(images))]
-    with atomic_write(out) as part, part.open("wb") as file:
+    with sole_writer(out) as file:
         file.write(bytes(HEADER))
         for content in _encoded(encoder, list(parts.values()), workers, progress):
             positions.append((file.tell(), len(content)))
@@ -110,9 +112,51 @@ def write_pack(
         length = file.tell()
         file.seek(0)
         file.write(header(length, start, index))
-        file.flush()
-        os.fsync(file.fileno())
     return Packed(len(names), length, data.skipped)
+
+
+@contextlib.contextmanager
+def sole_writer(out: Path) -> Iterator[IO[bytes]]:
+    """Yield a temporary file beside ``out`` that no other process writes; rename it to ``out`` on success.
+
+    It is removed on failure. Platforms and file systems without locks go without.
+
+    Raises:
+        ValueError: another process writes it.
+    """
+    part = out.with_name(f".{out.name}.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        if not _is_locked(file, part):
+            raise ValueError(
+                f"--out {out} is being written by another process: wait for its end, or choose another name"
+            )
+        try:
+            file.truncate()
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if sys.platform == "win32":  # where open files cannot be renamed
+                file.close()
+            part.replace(out)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+
+
+def _is_locked(file: IO[bytes], path: Path) -> bool:
+    """Lock an open file; return False if another process holds the lock or has just renamed the file."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the file system has no locks
+    return path.is_file() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def open_whole(settings: ImageSettings) -> ImageData:

@@ -21,7 +21,7 @@ from recursivemix.data.formats.pack import FIELDS, HEADER, header, index_bytes, 
 from recursivemix.data.images import cropped
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
-from recursivemix.data.pack import write_pack
+from recursivemix.data.pack import sole_writer, write_pack
 from recursivemix.data.settings import AugmentationSettings, ImageSettings
 from recursivemix.data.splits import network_size
 from samples import FAST, write_images
@@ -235,6 +235,19 @@ def test_the_header_is_written_last(image_root, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         packed(image_root, tmp_path / "a.pack")
     assert not (tmp_path / "a.pack").exists()
+
+
+def test_a_pack_has_one_writer(image_root, tmp_path):
+    """Two that write into one temporary file would rename a mixture of both."""
+    out = tmp_path / "a.pack"
+    with sole_writer(out) as file:
+        with pytest.raises(ValueError, match=r"--out .*a\.pack is being written by another process"):
+            packed(image_root, out)
+        file.write(b"first")
+    assert out.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    (tmp_path / ".b.pack.part").write_bytes(bytes(10**6))  # of a writer that was killed
+    assert read_index(packed(image_root, tmp_path / "b.pack")).classes == ("blue", "green", "red")
 
 
 def test_the_header_has_its_layout():
