@@ -3,7 +3,7 @@
 Reads one JSON object per line. ``{"words": [...], "log": PATH}`` starts a command and answers its process
 id, ``{"wait": PID}`` answers its exit code, negative for a signal. With ``"full_after": N`` the disk is
 full at the N-th write to a file, with ``"unprivileged": true`` root is refused what permissions refuse,
-and ``"module": NAME`` calls the ``main`` of another module.
+``"environment": {...}`` sets variables, and ``"module": NAME`` calls the ``main`` of another module.
 """
 
 import builtins
@@ -82,6 +82,7 @@ def run(
     *,
     full_after: int | None = None,
     unprivileged: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> int:
     """Run a command in a session of its own; return the process id."""
     pid = os.fork()
@@ -93,6 +94,7 @@ def run(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
+        os.environ.update(environment or {})
         main = importlib.import_module(module).main
         if full_after is not None:
             builtins.open = io.open = FullDisk(full_after)
