@@ -24,6 +24,7 @@ from rich.progress import Progress
 
 from recursivemix.models import SMALL_IMAGE
 
+from .atomic_write import name_file
 from .decode import as_rgb
 from .formats.pack import HEADER, header, index_bytes
 from .images import EncodedImages, ImageData, LabelledImages
@@ -126,23 +127,28 @@ def sole_writer(out: Path) -> Iterator[IO[bytes]]:
     """
     part = out.with_name(f".{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        if not _is_locked(file, part):
-            raise ValueError(
-                f"--out {out} is being written by another process: wait for its end, or choose another name"
-            )
-        try:
-            file.truncate()
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if sys.platform == "win32":  # where open files cannot be renamed
-                file.close()
-            part.replace(out)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
+    try:
+        with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            if not _is_locked(file, part):
+                raise ValueError(
+                    f"--out {out} is being written by another process: wait for its end, or choose another "
+                    f"name"
+                )
+            try:
+                file.truncate()
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if sys.platform == "win32":  # where open files cannot be renamed
+                    file.close()
+                part.replace(out)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise
+    except OSError as error:  # closing the file can raise too
+        name_file(error, out)
+        raise
 
 
 def _is_locked(file: IO[bytes], path: Path) -> bool:
