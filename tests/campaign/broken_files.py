@@ -144,7 +144,7 @@ def mutated_csv(content, draw):
         if draw.chance(0.1):
             row += [draw.of(TEXTS)]
     if draw.chance(0.1):
-        rows = rows * draw.of((2, 300))
+        rows = rows * draw.of((2, 20))
     file = io.StringIO()
     csv.writer(file).writerows(rows)
     return file.getvalue().encode("utf-8", "surrogatepass")

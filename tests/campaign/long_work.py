@@ -40,7 +40,8 @@ def requests(count, folder):
     with served(Studio(digits())) as port:
         for share in range(SHARES):
             for number in range(count // SHARES):
-                path = f"/mixed?mixer={('recursivemix', 'cutmix')[number % 2]}&step={1 + number % 6}&seed={share}"
+                mixer = ("recursivemix", "cutmix")[number % 2]
+                path = f"/mixed?mixer={mixer}&step={1 + number % 6}&seed={share}"
                 assert ask(port, path)[0].status == 200
             yield
 

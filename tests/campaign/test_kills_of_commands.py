@@ -164,11 +164,17 @@ def is_running(pid):
 # -- grids -----------------------------------------------------------------------------------------
 
 
+def interruptible():
+    """Answer Ctrl-C also if the tests run in the background, where shells have it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(words, log):
+    """Start a command in a process of its own; append its output to a log."""
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "recursivemix.cli", *words], stdout=file, stderr=file,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, preexec_fn=interruptible,
         )  # fmt: skip
 
 
