@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.compare.execute import EVALUATION, LAST, RECORD
@@ -188,3 +189,29 @@ def test_wrong_questions_are_refused_before_anything_is_written(
     assert main(arguments(image_root, out, *others)) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_images_of_several_labels(tmp_path, capsys):
+    images, lines = tmp_path / "images", ["image,label,split"]
+    images.mkdir()
+    for i in range(24):
+        Image.new("RGB", (8, 8), (10 * i, 255 - 10 * i, 50)).save(images / f"{i}.png")
+        labels = ["dark;green", "dark", "green"][i % 3]
+        lines.append(f"images/{i}.png,{labels},{'train' if i < 12 else 'val'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    out = tmp_path / "compared"
+    words = [
+        "--settings.table",
+        str(tmp_path / "labels.csv"),
+        "--settings.device",
+        "cpu",
+        "--mixers",
+        "none",
+    ]
+    sizes = ["--model", "resnet20", "--settings.image-size", "8", "--seeds", "1", "--epochs", "1"]
+    assert main(["compare", *words, *sizes, "--out", str(out)]) == 0
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert comparison["score"] == "map"
+    assert "mAP, last epoch" in (out / "page.html").read_text()
+    shown = json.loads((out / "pictures/cams.json").read_text())["images"]
+    assert shown[:3] == ["dark, green", "dark", "dark, green"]  # images 0, 1 and 3 of the 12

@@ -129,6 +129,7 @@ def test_a_mistyped_name_gives_the_nearest(words, message, capsys):
         (["--config", "nowhere.yaml"], "--config: there is no file "),
         (["--config", "epoks: 3\nlr: 1"], "Option epoks is not accepted"),
         (["--mixer-options", "5"], "--mixer-options must be dict, got 5"),
+        (["--crop-scale", "0.5"], "--crop-scale must be 2 numbers, got [0.5]"),
         (["one", "two"], "unrecognized arguments: one two"),
     ],
 )
@@ -140,6 +141,14 @@ def test_a_wrong_option_is_one_line(words, message, capsys):
     assert error.startswith("recursivemix fit: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_options_of_runs_begin_with_settings(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--table", "labels.csv"])
+    assert capsys.readouterr().err.endswith(
+        "did you mean --dataset?; options of the runs begin with --settings, such as --settings.table\n"
+    )
 
 
 def test_every_option_keeps_its_type(capsys):
@@ -168,6 +177,9 @@ def test_lists_are_written_as_one_likes():
         call = parse(["fit", "--schedule", "step", *words, "--compile"])
         assert call.arguments["settings"].milestones == expected
         assert call.arguments["settings"].compile
+    for words in (["--crop-scale", "[0.4, 1]"], ["--crop-scale", "0.4", "1"]):
+        call = parse(["fit", "--crop", "resized", *words])
+        assert call.arguments["settings"].crop_scale == (0.4, 1.0)
     call = parse(["explain", "--checkpoint", "1.ckpt", "--checkpoint=b,c.ckpt", "--classes", "3"])
     assert [str(path) for path in call.arguments["checkpoint"]] == ["1.ckpt", "b,c.ckpt"]
     assert call.arguments["classes"] == ["3"]

@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
 
+from recursivemix import load
+from recursivemix.cli.dispatch import main
 from recursivemix.evaluation.accuracy import read_predictions
+from recursivemix.evaluation.checkpoint import open_measured
 from recursivemix.evaluation.corruption import SEVERITIES
 from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
 from recursivemix.evaluation.multiple import four_in_one
 from recursivemix.evaluation.probes import PROBES, compared_metrics, select_probes
+from recursivemix.evaluation.subject import Predictor
 from recursivemix.report.statistics import estimate
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -135,3 +141,50 @@ def test_fewer_pictures_are_the_first_of_more():
     many, few = (four_in_one(images, labels, n, torch.Generator().manual_seed(3)) for n in (12, 5))
     assert torch.equal(many.images[:5], few.images)
     assert torch.equal(many.labels[:5], few.labels)
+
+
+def test_images_of_several_labels(tmp_path):
+    """Against scikit-learn, on the labels of the table and the logits of the network."""
+    generator = torch.Generator().manual_seed(0)
+    lines = ["image,label,split"]
+    for i in range(36):
+        pixels = torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{i}.png")
+        names = [name for k, name in enumerate(("blue", "green", "red")) if (i >> k) & 1]
+        lines.append(f"{i}.png,{';'.join(names)},{'train' if i < 12 else 'val'}")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(lines))
+    options = [
+        "--table",
+        str(table),
+        "--multi-label",
+        "--model",
+        "resnet20",
+        "--image-size",
+        "8",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    assert main(["fit", *options, "--out", str(tmp_path / "run")]) == 0
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    evaluation = evaluate_checkpoint(checkpoint, precision="32", probes="all", workers=0)
+    assert evaluation["probes"] == ["accuracy"]
+
+    opened = open_measured(checkpoint, None, None)[1]
+    subject_logits = Predictor(load(checkpoint).network, opened, 5, "cpu", "32").split_logits(opened, 0)[0]
+    probabilities = subject_logits.sigmoid().numpy()
+    labels = torch.tensor([[(i >> k) & 1 for k in range(3)] for i in range(12, 36)]).numpy()
+    expected = 100 * average_precision_score(labels, probabilities, average=None)
+    measured = evaluation["labels"]
+    assert measured["per_class"] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert measured["map"] == pytest.approx(expected.mean(), abs=1e-3)
+    for average in ("micro", "macro"):
+        f1 = 100 * f1_score(labels, probabilities > 0.5, average=average, zero_division=0)
+        assert measured[f"f1_{average}"] == pytest.approx(f1, abs=1e-3)
+    assert [name for name, _ in evaluation_rows(evaluation)] == [
+        "Mean average precision",
+        "F1 over all labels",
+        "Mean F1 of the classes",
+    ]

@@ -131,9 +131,9 @@ from test_resume import Signalled, config
 from recursivemix.training.checkpoints import StoppedError
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
-import os
+import json, os
 data, out, stop, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume"
-settings = dict(devices=2, batch_size=3, grad_accum_steps=2, ema_decay=0.9)
+settings = dict(devices=2, batch_size=3, grad_accum_steps=2) | json.loads(sys.argv[5])
 only_the_second = int(os.environ["RANK"]) == 1
 run = prepare(
     config(data, out, **settings),
@@ -148,11 +148,16 @@ except StoppedError:
 """
 
 
-def test_two_processes_stop_together_and_go_on(data, tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [{"ema_decay": 0.9}, {"average_last": 2, "freeze": "backbone", "unfreeze_epoch": 1}],
+    ids=["ema", "frozen"],
+)
+def test_two_processes_stop_together_and_go_on(data, tmp_path, settings):
     """The signal reaches one process; both stop at the same step, and the resumed run ends the same."""
 
     def train(out, stop=0, resume="no"):
-        arguments = ["-c", TRAIN, str(data), str(tmp_path / out), str(stop), resume]
+        arguments = ["-c", TRAIN, str(data), str(tmp_path / out), str(stop), resume, json.dumps(settings)]
         return finish(launch(arguments, 2, free_port()))
 
     assert train("whole") == [0, 0]

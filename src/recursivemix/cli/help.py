@@ -17,6 +17,9 @@ REPHRASED = {
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
     r"typing\.Literal\[(.*?)\]": r"one of \1",
     r"'(\w+)'": r"\1",
+    r"tuple with (\d+) elements": r"\1 numbers",
+    r"tuple\[float, float\]": "2 numbers",
+    r"tuple\[float, float, float\]": "3 numbers",
     r'Parser key "([\w.]+)": Expected an? (.*?)\. Got value: (.*)': r"--\1 must be \2, got \3",
     r'Parser key "([\w.]+)": Does not validate .*? Subtypes: \[(.*?), NoneType\] .* Given value: (.*)': (
         r"--\1 must be \2, got \3"
@@ -43,14 +46,14 @@ def type_of(action: argparse.Action) -> Any:
 
 
 def metavar(hint: Any) -> str:
-    """Return how a value of this type is shown: ``N``, ``PATH``, ``{a,b}``, ``[X,...]``."""
+    """Return how a value of this type is shown: ``N``, ``PATH``, ``{a,b}``, ``[X,...]``, ``X X``."""
     origin = get_origin(hint)
     if origin is Literal:
         return "{" + ",".join(str(choice) for choice in get_args(hint)) + "}"
     if origin is list:
         return f"[{metavar(get_args(hint)[0])},...]"
     if origin is tuple:
-        return f"[{','.join(metavar(kind) for kind in get_args(hint))}]"
+        return " ".join(metavar(kind) for kind in get_args(hint))
     return METAVARS.get(hint, "VALUE")
 
 
@@ -101,4 +104,6 @@ def readable(message: str, options: Iterable[str]) -> str:
         names = [word.partition("=")[0] for word in text.split()[2:] if word.startswith("--")]
         near = [close for name in names for close in get_close_matches(name, list(options), 1)]
         text += f"; did you mean {', '.join(near)}?" if near else ""
+        if names and "--settings" in options:
+            text += f"; options of the runs begin with --settings, such as --settings.{names[0][2:]}"
     return dashed(text)

@@ -68,7 +68,7 @@ class CommandParser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {printable(line)}\n")
 
     def completed(self, words: Sequence[str]) -> list[str]:
-        """Write out ``--compile`` and ``--no-compile``; gather the values of options that take a list.
+        """Write out ``--compile`` and ``--no-compile``; gather the values of options that take several.
 
         ``--images a.jpg b.jpg`` and ``--images a.jpg --images b.jpg`` are the same.
         """
@@ -83,7 +83,9 @@ class CommandParser(ArgumentParser):
                 done.append(f"{word}=true")
             elif word.startswith("--no_") and kinds.get(f"--{word[5:]}") is bool:
                 done.append(f"--{word[5:]}=false")
-            elif get_origin(kinds.get(name)) is list and is_item(value if equals else "".join(rest[:1])):
+            elif get_origin(kinds.get(name)) in (list, tuple) and is_item(
+                value if equals else "".join(rest[:1])
+            ):
                 given = [value] if equals else [rest.pop(0)]
                 while not equals and rest and is_item(rest[0]):
                     given.append(rest.pop(0))
@@ -106,7 +108,7 @@ class HelpAll(argparse.Action):
 
 
 def is_item(value: str) -> bool:
-    """Return whether the value of a list option is a single item: neither a list nor the next option."""
+    """Return whether the value of such an option is a single item: neither a list nor the next option."""
     return value != "" and not value.startswith(("[", "--"))
 
 

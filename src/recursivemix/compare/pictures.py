@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ def _copy_as_jpeg(source: Path, target: Path) -> None:
 
 
 def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pictures: Path) -> None:
-    """Draw mixed batches and class activation maps of the last checkpoint of each method."""
+    """Draw mixed batches and class activation maps of the last checkpoint of each method.
+
+    The maps show what speaks for the label, or for the strongest prediction where images have several.
+    """
     colours = (data.mean, data.std)
     train = _some(data, data.train, SHOWN * (EARLIER + 1))
     test = _some(data, data.evaluation, SHOWN)
@@ -83,8 +87,9 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
         }
         network = trained.network
         with torch.no_grad():
-            top = network(images).softmax(1).max(1)
-        maps = activation_maps(network, images, test[1])
+            logits = network(images)
+        top = trained.probabilities(logits).max(1)
+        maps = activation_maps(network, images, top.indices if data.multi_label else test[1])
         heated = [draw_heat(*pair) for pair in zip(shown, maps, strict=True)]
         _write_strip(pictures / f"cams-{label}.png", torch.stack(heated))
         predictions[label] = [
@@ -92,7 +97,10 @@ def _classification_pictures(data: ImageData, checkpoints: dict[str, Path], pict
             for k, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
     write_json(pictures / "gallery.json", captions)
-    names = [data.classes[label] for label in test[1].tolist()]
+    if data.multi_label:
+        names = [", ".join(compress(data.classes, row)) for row in test[1].tolist()]
+    else:
+        names = [data.classes[label] for label in test[1].tolist()]
     write_json(pictures / "cams.json", {"images": names, "methods": predictions})
 
 

@@ -1,14 +1,20 @@
-"""Accuracy on the evaluation split, by class, and the prediction on each image."""
+"""Accuracy on the evaluation split, by class, and the prediction on each image.
+
+Of images with several labels, the average precision and F1 instead.
+"""
 
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recursivemix.tasks.classification_metrics import MultiLabelScores
 
 from .probe import Metric, Probe, Record
 from .subject import Subject, percent
@@ -24,8 +30,10 @@ class Predictions(NamedTuple):
 
 
 def run(subject: Subject) -> dict[str, Any]:
-    """Measure top-1, top-5 and per-class accuracy."""
+    """Measure top-1, top-5 and per-class accuracy; of several labels, average precision and F1."""
     logits, labels = subject.logits, subject.labels
+    if labels.ndim == 2:
+        return {"labels": label_scores(logits, labels)}
     return {"accuracy": accuracies(logits, labels), "predictions": encode_predictions(logits, labels)}
 
 
@@ -45,6 +53,18 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, Any]:
             percent(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)
         ],
     }
+
+
+def label_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return average precision and F1 in percent of (N, K) logits against (N, K) multi-hot labels.
+
+    The average precision of a class without an image is None, and the mean leaves it out.
+    """
+    scores = MultiLabelScores(logits.shape[1])
+    scores.update(logits, labels)
+    values = {name: float(value) for name, value in scores.compute().items()}
+    per_class = [None if math.isnan(value) else value for value in scores.per_class.tolist()]
+    return {name: values[name] for name in ("map", "f1_micro", "f1_macro")} | {"per_class": per_class}
 
 
 def encode_predictions(logits: Tensor, labels: Tensor) -> dict[str, str]:
@@ -75,9 +95,13 @@ PROBE = Probe(
     measures="top-1, top-5 and per-class accuracy on the evaluation split",
     cost="one forward pass over the evaluation split",
     run=run,
+    several_labels=True,
     metrics=(
         # A comparison has the accuracies of the last and the best epoch from the run's own record.
         Metric("top1", "Accuracy", ("accuracy", "top1"), compared=False),
         Metric("top5", "Top-5 accuracy", ("accuracy", "top5")),
+        Metric("map", "Mean average precision", ("labels", "map"), compared=False),
+        Metric("f1_micro", "F1 over all labels", ("labels", "f1_micro"), compared=False),
+        Metric("f1_macro", "Mean F1 of the classes", ("labels", "f1_macro"), compared=False),
     ),
 )

@@ -31,8 +31,6 @@ def open_measured(
     origin = ImageSettings.from_plain(
         values | {"dataset": about["dataset"], "val_split": about["val_split"]}
     )
-    if trained.settings.get("multi_label"):
-        raise ValueError(f"{checkpoint} has several labels per image, which no probe measures")
     if data is None and about["dataset"] != "digits" and origin.table is None:
         raise ValueError(f"{checkpoint} was not trained on the digits: name its images with --data DIR")
     settings = replace(origin, train_images=None, download=False)

@@ -41,7 +41,8 @@ def evaluate_checkpoint(
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
         probes: Comma-separated names of probes, or all; accuracy always runs. The
-            default costs one forward pass over the split.
+            default costs one forward pass over the split. Of images with several labels,
+            accuracy measures average precision and F1, and no other probe runs.
         out: File to write the record to, as JSON.
 
     Returns:
@@ -75,6 +76,8 @@ def evaluate_checkpoint(
         "subset": subject.subset_size,
         "seed": seed,
     }
+    if opened.multi_label:
+        selected = [probe for probe in selected if probe.several_labels]
     result |= run_probes(selected, subject, begun) | {"seconds": round(time.perf_counter() - start, 2)}
     if out is not None:
         write_evaluation(out, result, device)

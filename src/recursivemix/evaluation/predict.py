@@ -97,9 +97,8 @@ class Ensemble:
             pixels = torch.stack([image[model.preprocessing.shape] for image in images])
             inputs = network_inputs(model, pixels)
             for mirrored in self.mirrors:
-                logits = as_logits(model.network(inputs.flip(-1) if mirrored else inputs)).float()
-                several = model.settings.get("multi_label", False)
-                views.append((logits.sigmoid() if several else logits.softmax(1)).cpu())
+                logits = as_logits(model.network(inputs.flip(-1) if mirrored else inputs))
+                views.append(model.probabilities(logits).cpu())
         classes = self.models[0].classes
         best = torch.stack(views).mean(0).topk(min(top_k, len(classes)), 1)
         for name, values, indices in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):

@@ -85,5 +85,7 @@ class Probe:
     curves: tuple[Curve, ...] = ()
     section: str = ""
     """Section of a comparison's page; probes of one section share it, and an empty one has none."""
+    several_labels: bool = False
+    """Whether it also measures images with any number of labels; otherwise it is left out there."""
     text: str = ""
     """A sentence under the plot of the first metric; such a plot is drawn where there are no curves."""

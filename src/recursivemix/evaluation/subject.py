@@ -66,7 +66,7 @@ class Predictor:
         return percent((self.logits(images).argmax(1) == labels).double().mean())
 
     def split_logits(self, data: ImageData, workers: int) -> tuple[Tensor, Tensor]:
-        """Return (N, K) logits and (N,) labels of the evaluation split, read batch by batch."""
+        """Return (N, K) logits and (N,) or (N, K) labels of the evaluation split, read batch by batch."""
         batches = EvaluationBatches(
             data.evaluation,
             evaluation_batches(len(data.evaluation), self.batch_size),
@@ -95,7 +95,7 @@ class Subject:
     logits: Tensor
     """(N, K) float32: predictions on the evaluation split."""
     labels: Tensor
-    """(N,) class indices of that split."""
+    """(N,) class indices of that split, or (N, K) multi-hot."""
     subset_size: int
     """Number of images that are corrupted, covered, shrunk or combined."""
     seed: int

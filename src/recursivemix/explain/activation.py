@@ -42,7 +42,7 @@ class NamedModel:
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Return (N, K) on the CPU."""
         with evaluating(self.trained.network):
-            return as_logits(self.trained.network(inputs)).float().softmax(1).cpu()
+            return self.trained.probabilities(as_logits(self.trained.network(inputs))).cpu()
 
     def map_cells(
         self,

@@ -55,6 +55,11 @@ class TrainedModel:
         self.network.to(device)
         return self
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of a classifier's (N, K) logits; of single labels they sum to one."""
+        logits = logits.float()
+        return logits.sigmoid() if self.settings.get("multi_label") else logits.softmax(1)
+
     def predict(
         self,
         images: Any,
