@@ -23,14 +23,15 @@ from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
 
 from recursivemix.cli import main as recursivemix
-from recursivemix.report.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK, Theme
+from recursivemix.report.cells import AGE_COLOURS, BOX_COLOUR, GROUND, INK
+from recursivemix.report.names import Theme
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 THEMES: tuple[Theme, ...] = ("light", "dark")
 CARDS = {
     "cutout": 2, "mixup": 2, "cutmix": 2, "saliencymix": 2, "gridmix": 2, "fmix": 2, "smoothmix": 2,
-    "resizemix": 2, "dlb": 3,
+    "resizemix": 2, "alternate": 4, "dlb": 3,
 }  # fmt: skip
 """Methods that act on images alone, and how many steps their card shows."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

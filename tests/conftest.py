@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from samples import trained_content, write_images
+from samples import trained_content, write_image_root
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -27,12 +27,8 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def image_root(tmp_path: Path) -> Path:
-    """``train`` and ``val`` of three classes, 16 pixels a side."""
-    root = tmp_path / "data"
-    for hue, name in enumerate(("blue", "green", "red")):
-        write_images(root / "train" / name, 12, hue=hue)
-        write_images(root / "val" / name, 5, hue=hue)
-    return root
+    """A folder of small images, see `write_image_root`."""
+    return write_image_root(tmp_path / "data")
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from recursivemix.models.preprocessing import evaluation_resize
 
 FAST = ["--epochs", "2", "--batch-size", "12", "--workers", "0", "--device", "cpu", "--lr", "0.05"]
 """Options of a run of a few seconds on `image_root`."""
@@ -21,6 +24,24 @@ def write_images(folder: Path, count: int, *, hue: int = 0, size: tuple[int, int
         pixels = torch.randint(0, 60, (*size[::-1], 3), generator=generator, dtype=torch.uint8)
         pixels[..., hue % 3] += 180
         Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+
+
+def write_image_root(root: Path) -> Path:
+    """``train`` and ``val`` of three classes, 16 pixels a side."""
+    for hue, name in enumerate(("blue", "green", "red")):
+        write_images(root / "train" / name, 12, hue=hue)
+        write_images(root / "val" / name, 5, hue=hue)
+    return root
+
+
+def torchvision_evaluation(
+    size: int, resize: int | None = None, interpolation: str = "bilinear"
+) -> v2.Compose:
+    """The resize and center crop of evaluation, by torchvision's transforms; see `Preprocessing`."""
+    side = evaluation_resize(size) if resize is None else resize
+    return v2.Compose(
+        [v2.Resize(side, InterpolationMode(interpolation), antialias=True), v2.CenterCrop(size)]
+    )
 
 
 def trained_content(task: str = "classification", *, seed: int = 0, **settings: object) -> dict[str, Any]:

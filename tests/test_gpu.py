@@ -125,7 +125,9 @@ def test_held_batches_are_those_of_a_cpu():
 
     pixels = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8)
     images = StackedImages(pixels, torch.arange(20), "test")
-    augmentation = Augmentation(16, (0.5,) * 3, (0.2,) * 3, "pad", 2, lighting=0.1)
+    augmentation = Augmentation(
+        size=16, mean=(0.5,) * 3, std=(0.2,) * 3, crop="pad", padding=2, lighting=0.1
+    )
     found = {}
     for name in ("cpu", "cuda"):
         device = torch.device(name)

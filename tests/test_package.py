@@ -13,6 +13,7 @@ import recursivemix
 
 SOURCE = Path(recursivemix.__file__).parent
 MODELS = [SOURCE / "models" / "region.py", SOURCE / "models" / "feature_map.py"]
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LIBRARY = [*(SOURCE / "mixing").glob("*.py"), *MODELS]
 # A folder uses only folders above it.
 ORDER = [
@@ -130,3 +131,13 @@ def test_version_is_the_packages():
     from importlib.metadata import version
 
     assert version("recursivemix") == recursivemix.__version__
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_are_short(path):
+    """At most 400 lines per file and 60 per function, docstrings included."""
+    source = path.read_text()
+    assert len(source.splitlines()) <= 400
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, FUNCTIONS)]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= 60}
+    assert long == {}

@@ -17,7 +17,7 @@ import yaml
 
 from recursivemix.cli import main
 from recursivemix.tasks.settings import ClassificationSettings
-from samples import FAST, write_images
+from samples import FAST, write_image_root, write_images
 
 pytestmark = pytest.mark.filterwarnings(
     # Lightning's and its dependencies' own calls; nothing that this project can mend.
@@ -27,12 +27,13 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture
-def run(image_root, tmp_path):
-    """The folder of a finished run on the small images."""
-    folder = tmp_path / "run"
-    assert main(["fit", "--data", str(image_root), "--out", str(folder), "--seed", "3", *FAST]) == 0
-    return folder
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run on the small images; it is only read."""
+    place = tmp_path_factory.mktemp("trained")
+    words = ["--data", str(write_image_root(place / "data")), "--out", str(place / "run"), "--seed", "3"]
+    assert main(["fit", *words, *FAST]) == 0
+    return place / "run"
 
 
 def test_the_run_ends_with_a_table(image_root, tmp_path, capsys):
@@ -80,14 +81,13 @@ def test_test_gives_the_same_accuracy_again(run, image_root, capsys):
     assert f"{record['epochs'][-1]['val_loss']:.4f}" in printed
 
 
-def test_the_same_seed_gives_the_same_run(image_root, tmp_path):
+def test_the_same_seed_gives_the_same_run(run, image_root, tmp_path):
+    words = ["fit", "--data", str(image_root), *FAST]
+    for name, seed in (("again", "3"), ("other", "6")):
+        assert main([*words, "--out", str(tmp_path / name), "--seed", seed]) == 0
     records = []
-    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
-        assert (
-            main(["fit", "--data", str(image_root), "--out", str(tmp_path / name), "--seed", seed, *FAST])
-            == 0
-        )
-        rows = json.loads((tmp_path / name / "record.json").read_text())["epochs"]
+    for folder in (run, tmp_path / "again", tmp_path / "other"):
+        rows = json.loads((folder / "record.json").read_text())["epochs"]
         records.append([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
     assert records[0] == records[1]
     assert records[0] != records[2]

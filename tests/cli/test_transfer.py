@@ -128,11 +128,7 @@ def stop_after(steps, task, out, *arguments, epochs):
         return run(task, out, *arguments, epochs=epochs)
 
 
-def test_a_backbone_of_our_own(tmp_path, capsys):
-    words = ["fit", "--model", "resnet20", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
-    short = ["--precision", "32", "--trainer.limit-train-batches", "2", "--trainer.limit-val-batches", "1"]
-    assert main([*words, *short, "--out", str(tmp_path / "fit")]) == 0
-    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
+def test_a_backbone_of_our_own(checkpoint, tmp_path, capsys):
     assert run("detection", tmp_path / "run", "--backbone", str(checkpoint)) == 0
     assert "keys match" in capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "record.json").read_text())
@@ -242,20 +238,15 @@ def test_choices_come_from_the_registries(task, option, registry, capsys):
     assert all(name in choices for name in registry)
 
 
-def test_a_classifier_is_no_detector(tmp_path, capsys):
-    words = ["fit", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--precision", "32"]
-    short = ["--trainer.limit-train-batches", "1", "--trainer.limit-val-batches", "1"]
-    assert main([*words, *short, "--out", str(tmp_path / "fit")]) == 0
+def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "images" / "a.png")
-    checkpoint = str(tmp_path / "fit" / "checkpoints" / "last.ckpt")
+    checkpoint = str(save_trained())
     images = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     assert main(["transfer", "predict", "--checkpoint", checkpoint, *images]) == 2
     assert "is a checkpoint of classification" in capsys.readouterr().err
 
 
-def test_a_detector_is_no_classifier(tmp_path, capsys):
-    assert run("detection", tmp_path / "run") == 0
-    checkpoint = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert main(["test", "--checkpoint", checkpoint]) == 2
+def test_a_detector_is_no_classifier(save_trained, capsys):
+    assert main(["test", "--checkpoint", str(save_trained(task="detection"))]) == 2
     assert "is a checkpoint of detection" in capsys.readouterr().err

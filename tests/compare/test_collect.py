@@ -81,6 +81,21 @@ def test_worse_methods_and_near_rivals_are_named(tmp_path):
     assert "; no difference to cutmix is shown" in answer or "; no difference to mixup is shown" in answer
 
 
+def test_rivals_that_are_shown_to_be_lower_are_not_named(tmp_path):
+    clear = {"none": [70.0, 71.0, 69.0], "cutmix": [75.0, 76.1, 74.0], "mixup": [80.1, 81.0, 79.2]}
+    answer = compared(tmp_path, clear)["answer"]
+    assert answer.startswith("mixup has a higher accuracy than none")
+    assert "cutmix" not in answer
+
+
+def test_a_lower_score_needs_no_more_seeds(tmp_path):
+    """Their number is only given for a method that may turn out to be better."""
+    result = compared(tmp_path, {"none": [70.0, 71.0, 69.0], "cutmix": [67.0, 70.5, 69.5]})
+    assert pair_of(result, "cutmix")["seeds_needed"] is not None
+    assert result["answer"].startswith("No method is shown to have a higher accuracy than none")
+    assert "seeds would show" not in result["answer"]
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_settle_nothing(tmp_path, seeds):
     result = compared(tmp_path, {"none": [70.0, 70.1], "cutmix": [80.0, 80.2]}, seeds=seeds)

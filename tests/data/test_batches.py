@@ -1,5 +1,6 @@
 """Batches against slow twins, and the promise that they depend on seed, epoch, step and rank alone."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from recursivemix.data.augment import (
     cut_out,
     draw_crops,
     draw_lighting,
-    evaluation_transform,
     normalise,
     pack,
     training_crop,
@@ -27,8 +27,10 @@ from recursivemix.data.augment import (
 )
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import stack
+from recursivemix.data.crop import evaluation_image
 from recursivemix.data.images import StackedImages
 from recursivemix.data.order import TrainingOrder, evaluation_batches, generator_of, seed_of
+from samples import torchvision_evaluation
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -242,7 +244,7 @@ def test_several_labels_come_as_multi_hot(hold):
 def test_the_cache_holds_what_evaluation_reads(workers):
     images = Loose(coded(9, (8, 10)))
     stacked = stack(images, 6, workers, False, "test")
-    transform = evaluation_transform(6)
+    transform = torchvision_evaluation(6)
     for index in range(9):
         assert torch.equal(stacked[index], transform(images[index]))
         assert stacked.labels[index] == index
@@ -260,7 +262,7 @@ def test_large_images_are_cropped_as_the_recipe_says():
         assert out.dtype == torch.uint8
     # 7/8 of the short side survive: a frame of 1/16 a side is cut off.
     image[:, :, :12] = image[:, :, -12:] = 255
-    assert evaluation_transform(224)(image).float().max() < 30
+    assert evaluation_image(image, 224).float().max() < 30
 
 
 def test_seeds_differ_by_every_part():
@@ -279,6 +281,19 @@ def test_seeds_differ_by_every_part():
 def test_an_order_that_can_not_be(arguments):
     with pytest.raises(ValueError, match="must be"):
         TrainingOrder(**({"images": 4, "batch_size": 2, "seed": 0} | arguments))
+
+
+def test_no_two_images_share_the_seed_of_their_augmentation():
+    """Nor does an image have the same one in two epochs; the keys are the images of the order."""
+    seeds = []
+    for rank, epoch in itertools.product((0, 1), (0, 1)):
+        order = TrainingOrder(11, 3, 0, ranks=2, rank=rank)
+        for step in range(order.steps):
+            images = order.batch(epoch, step)
+            keys = order.keys(epoch, step, images)
+            assert [index for index, _ in keys] == images.tolist()
+            seeds += [seed for _, seed in keys]
+    assert len(set(seeds)) == len(seeds) == 2 * 12
 
 
 def test_workers_leave_no_temporary_files(tmp_path):

@@ -10,11 +10,12 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor
 
 from recursivemix.data import decode
-from recursivemix.data.augment import Augmentation, evaluation_transform
+from recursivemix.data.augment import Augmentation
 from recursivemix.data.batches import AugmentedImages
 from recursivemix.data.crop import Crop, center_crop, evaluation_crop, random_resized_crop
 from recursivemix.data.decode import Decoding, UnreadableImageError, as_rgb, decode_crop
 from recursivemix.data.open import open_data
+from samples import torchvision_evaluation
 
 SIZES = [(375, 500), (333, 511), (1030, 701), (100, 60), (17, 40)]
 
@@ -47,7 +48,7 @@ def read(content: bytes, choose: object, *, exact: bool = False) -> torch.Tensor
 def test_evaluation_crops_as_torchvision_does(image_size, preprocessing):
     image = pil_to_tensor(photograph(*image_size))
     crop = evaluation_crop(*preprocessing)(image_size)
-    assert torch.equal(crop.apply(image), evaluation_transform(*preprocessing)(image))
+    assert torch.equal(crop.apply(image), torchvision_evaluation(*preprocessing)(image))
 
 
 @pytest.mark.parametrize("image_size", SIZES)
@@ -233,7 +234,7 @@ def test_exact_decoding_is_a_setting_of_the_data(tmp_path):
     fast, exact = (
         open_data(tmp_path, val_split=0.5, exact_decoding=exact, image_size=32) for exact in (False, True)
     )
-    settings = Augmentation(32, fast.mean, fast.std, "none")
+    settings = Augmentation(size=32, mean=fast.mean, std=fast.std, crop="none")
     found, expected = (
         AugmentedImages(data.evaluation, settings, training=False)[0, 0] for data in (fast, exact)
     )
@@ -242,4 +243,4 @@ def test_exact_decoding_is_a_setting_of_the_data(tmp_path):
     index = int(names[0].endswith("1.jpg"))
     assert not torch.equal(found, expected)
     whole = as_rgb(Image.open(tmp_path / "a" / f"{index}.jpg"))
-    assert torch.equal(expected, evaluation_transform(32)(whole).permute(1, 2, 0))
+    assert torch.equal(expected, torchvision_evaluation(32)(whole).permute(1, 2, 0))

@@ -16,7 +16,7 @@ from recursivemix.evaluation.corruption import SEVERITIES
 from recursivemix.evaluation.evaluate import evaluate_checkpoint, evaluation_rows
 from recursivemix.evaluation.multiple import four_in_one
 from recursivemix.evaluation.probes import PROBES, compared_metrics, select_probes
-from recursivemix.evaluation.subject import Predictor
+from recursivemix.evaluation.subject import Predictor, Subject
 from recursivemix.report.statistics import estimate
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -72,6 +72,18 @@ def test_selected_probes_give_the_figures_of_all(checkpoint, evaluation, probes,
     assert some["probes"] == ran
     assert figures(some).items() <= figures(evaluation).items()
     assert set(evaluation_rows(some)) < set(evaluation_rows(evaluation))
+
+
+def test_the_subset_is_spread_over_the_split(checkpoint):
+    trained, opened = open_measured(checkpoint, None, None)
+    predictor = Predictor(trained.network, opened, 64, "cpu", "32")
+    empty = torch.zeros(0)
+    subset = Subject(predictor, opened, empty, empty, subset_size=7, seed=0).subset
+    every = opened.evaluation
+    for place in range(7):
+        index = place * len(every) // 7
+        assert torch.equal(subset.images[place], every[index])
+        assert subset.labels[place] == every.labels[index]
 
 
 def test_the_default_probes_read_no_subset(checkpoint, monkeypatch):

@@ -268,14 +268,24 @@ def slow_scores(trained, image, mirrored=False):
     return large.flip(-1) if mirrored else large
 
 
+def uneven(module, inputs, logits):
+    """Add the colours, by place: means of probabilities and of logits then choose different classes."""
+    return logits + 3 * inputs[0] * torch.linspace(-1, 2, inputs[0].shape[-1])
+
+
 @pytest.mark.parametrize("tta", [None, "flip"])
 def test_label_maps(save_trained, tta):
     trained = load(save_trained(task="segmentation", classes=["cat", "dog", "sky"]))
+    trained.network.register_forward_hook(uneven)
     images = [scene(40, 70), scene(64, 64, 1), scene(90, 50, 2)]
+    differ = False
     for image, result in zip(images, trained.predict(images, tta=tta), strict=True):
         scores = slow_scores(trained, image)
         if tta:
-            scores = scores.softmax(0) + slow_scores(trained, image, mirrored=True).softmax(0)
+            mirrored = slow_scores(trained, image, mirrored=True)
+            by_logits = (scores + mirrored).argmax(0)
+            scores = scores.softmax(0) + mirrored.softmax(0)
+            differ |= bool((scores.argmax(0) != by_logits).any())
         best = scores.topk(2, 0).values
         sure = best[0] - best[1] > 1e-4  # rounding decides about the others
         assert result.size == result.label_map.shape == image.shape[1:]
@@ -284,6 +294,7 @@ def test_label_maps(save_trained, tta):
         counts = {k: float((result.label_map == i).float().mean()) for i, k in enumerate(trained.classes)}
         assert result.shares == pytest.approx({k: share for k, share in counts.items() if share})
         assert list(result.shares.values()) == sorted(result.shares.values(), reverse=True)
+    assert differ == (tta is not None)
 
 
 def test_a_checkpoint_of_a_run_predicts_its_own_data(tmp_path):

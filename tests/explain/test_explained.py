@@ -7,7 +7,8 @@ from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.evaluation.activation import METHODS, activation_maps, weighted_maps
-from recursivemix.explain.activation import distinct_names, explain
+from recursivemix.explain.activation import distinct_names
+from recursivemix.explain.explain import explain
 from recursivemix.models.create import create_model
 
 

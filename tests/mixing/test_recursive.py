@@ -225,6 +225,34 @@ def test_nothing_non_finite_is_read_from_the_history(value, where, per_sample, s
     assert mixer.history.valid is None  # all are finite
 
 
+@pytest.mark.parametrize(("batch_size", "dropped"), [(4, 1), (7, 1), (3, 0)])
+def test_samples_without_a_history_are_not_counted_as_dropped(batch_size, dropped):
+    mixer = RecursiveMix(K, seed=4)
+    logits = torch.zeros(4, K)
+    logits[3] = math.nan
+    mixer.remember(mixer(torch.ones(4, 3, 16, 16), torch.zeros(4, dtype=torch.long)), logits)
+    batch = mixer(torch.zeros(batch_size, 3, 16, 16), torch.zeros(batch_size, dtype=torch.long))
+    assert batch.lam[0] < 1
+    assert (batch.lam[3:] == 1).all()
+    assert mixer.stats == {"dropped_non_finite": dropped}
+
+
+def test_samples_that_are_not_mixed_count_in_the_mean_of_the_consistency():
+    mixer = RecursiveMix(K, seed=4, omega=0.3)
+    logits = torch.randn(4, K, generator=torch.Generator().manual_seed(0))
+    logits[3] = math.nan
+    mixer.remember(mixer(torch.ones(4, 3, 16, 16), torch.zeros(4, dtype=torch.long)), logits)
+    batch = mixer(torch.zeros(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))
+    assert (batch.lam < 1).tolist() == [True, True, True, False]
+    region_logits = torch.randn(4, K, generator=torch.Generator().manual_seed(1))
+    total = 0.0
+    for lam, row, before in zip(batch.lam.tolist(), region_logits, logits, strict=True):
+        if lam < 1:
+            total -= (1 - lam) * float((before.softmax(0) * row.log_softmax(0)).sum())
+    found = mixer.losses(torch.zeros(4, K), batch, region_logits)["consistency"]
+    assert float(found) == pytest.approx(0.3 * total / 4, rel=1e-5)
+
+
 def test_history_that_does_not_fit_is_not_used(caplog):
     mixer = RecursiveMix(K)
     mixer.remember(mixer(torch.ones(2, 3, 8, 8), torch.tensor([0, 1])), torch.zeros(2, K))

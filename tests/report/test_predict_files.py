@@ -12,7 +12,8 @@ from PIL import Image
 
 from recursivemix.cli import main
 from recursivemix.models.trained import load
-from recursivemix.report.predict import find_images, output_names, predict_files
+from recursivemix.report.predict import predict_files
+from recursivemix.report.prediction_files import find_images, output_names
 from recursivemix.report.safe_cell import safe_cell
 from samples import write_images
 

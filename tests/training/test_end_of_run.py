@@ -61,17 +61,14 @@ def test_the_average_is_that_of_the_last_epochs(image_root, tmp_path):
 
 
 @pytest.mark.parametrize("batch", [STEPS + 3, STEPS, 2 * STEPS, 2 * STEPS + 1], ids=str)
-def test_the_average_is_resumed(batch, image_root, tmp_path):
-    settings = {"average_last": 2}
-    same(
-        trained(config(image_root, tmp_path / "whole", **settings)),
-        resumed(config(image_root, tmp_path / "parts", **settings), batch),
-    )
+def test_the_average_is_resumed(batch, images, uninterrupted, tmp_path):
+    whole, _ = uninterrupted(average_last=2)
+    same(whole, resumed(config(images, tmp_path / "parts", average_last=2), batch))
 
 
-def test_an_average_of_one_epoch_is_the_last_epoch(image_root, tmp_path):
-    plain = trained(config(image_root, tmp_path / "plain"))
-    average = trained(config(image_root, tmp_path / "average", average_last=1))
+def test_an_average_of_one_epoch_is_the_last_epoch(images, uninterrupted, tmp_path):
+    plain, _ = uninterrupted()
+    average = trained(config(images, tmp_path / "average", average_last=1))
     same(plain["state_dict"], average["state_dict"])
 
 
@@ -100,10 +97,10 @@ def test_it_stops_when_the_score_does_not_improve(patience, epochs, scripted, im
 
 
 @pytest.mark.parametrize("batch", [STEPS + 3, 4 * STEPS - 1, 3 * STEPS], ids=str)
-def test_stopping_is_resumed(batch, scripted, image_root, tmp_path):
+def test_stopping_is_resumed(batch, scripted, images, uninterrupted, tmp_path):
     settings = {"epochs": 6, "early_stop": 2, "mixer": "none"}
-    whole = trained(config(image_root, tmp_path / "whole", **settings))
-    same(whole, resumed(config(image_root, tmp_path / "parts", **settings), batch))
+    whole, _ = uninterrupted(**settings)
+    same(whole, resumed(config(images, tmp_path / "parts", **settings), batch))
     assert whole["epoch"] == 3
 
 
@@ -214,9 +211,10 @@ def test_the_result_says_which_weights_were_measured(image_root, tmp_path, capsy
     assert "average of the last 2 epochs" in printed
 
 
-def test_stopped_in_the_epoch_in_which_it_would_stop_early(scripted, image_root, tmp_path):
-    run = config(image_root, tmp_path / "run", epochs=6, early_stop=2, mixer="none")
-    whole = trained(config(image_root, tmp_path / "whole", epochs=6, early_stop=2, mixer="none"))
+def test_stopped_in_the_epoch_in_which_it_would_stop_early(scripted, images, uninterrupted, tmp_path):
+    settings = {"epochs": 6, "early_stop": 2, "mixer": "none"}
+    whole, _ = uninterrupted(**settings)
+    run = config(images, tmp_path / "run", **settings)
     with pytest.raises(StoppedError):
         fit(prepare(run, [Signalled(4 * STEPS - 2)], {}))
     same(whole, gone_on(run))

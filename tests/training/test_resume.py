@@ -84,23 +84,21 @@ def same(a: object, b: object, path: str = "") -> None:
 @pytest.mark.parametrize(
     "batch", [1, STEPS + 3, STEPS, 2 * STEPS - 1], ids=["first", "middle", "epoch's end", "last but one"]
 )
-def test_stopped_at_any_step(image_root, tmp_path, batch, number):
-    whole = trained(config(image_root, tmp_path / "whole"))
-    parts = resumed(config(image_root, tmp_path / "parts"), batch, number)
+def test_stopped_at_any_step(images, uninterrupted, tmp_path, batch, number):
+    whole, folder = uninterrupted()
+    parts = resumed(config(images, tmp_path / "parts"), batch, number)
     same(whole, parts)
-    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "parts")]
+    rows = [(place / "metrics.csv").read_text().splitlines() for place in (folder, tmp_path / "parts")]
     without_clock = [[line.rsplit(",", 1)[0] for line in lines] for lines in rows]
     assert without_clock[0] == without_clock[1]
 
 
 @pytest.mark.parametrize("batch", [2, 5, STEPS, STEPS + 4], ids=str)
-def test_with_average_and_accumulation(image_root, tmp_path, batch):
+def test_with_average_and_accumulation(images, uninterrupted, tmp_path, batch):
     """Windows of three batches: a stop within one waits for its end."""
-    settings = {"ema_decay": 0.9, "grad_accum_steps": 3, "mixer": "recursivemix"}
-    same(
-        trained(config(image_root, tmp_path / "whole", **settings)),
-        resumed(config(image_root, tmp_path / "parts", **settings), batch),
-    )
+    settings = {"ema_decay": 0.9, "grad_accum_steps": 3}
+    whole, _ = uninterrupted(**settings)
+    same(whole, resumed(config(images, tmp_path / "parts", **settings), batch))
 
 
 @pytest.mark.parametrize(
@@ -114,16 +112,14 @@ def test_with_average_and_accumulation(image_root, tmp_path, batch):
         {"workers": 1, "auto_augment": "augmix", "grayscale": 0.2, "blur": 0.5},
         {"repeats": 2, "lighting": 0.1},
         {"balanced_sampling": True, "class_weights": "balanced", "train_images": 31},
-        {"model": "vit_tiny_patch16_224", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
+        {"model": "test_vit", "optimizer": "adamw", "lr": 1e-3, "decay_norms": False},
         {"mix_start": 2, "schedule": "step", "milestones": [1, 2], "label_smoothing": 0.1},
     ],
     ids=lambda settings: "-".join(settings),
 )
-def test_with_every_part_that_draws_or_remembers(image_root, tmp_path, settings):
-    same(
-        trained(config(image_root, tmp_path / "whole", **settings)),
-        resumed(config(image_root, tmp_path / "parts", **settings), STEPS + 3),
-    )
+def test_with_every_part_that_draws_or_remembers(images, uninterrupted, tmp_path, settings):
+    whole, _ = uninterrupted(**settings)
+    same(whole, resumed(config(images, tmp_path / "parts", **settings), STEPS + 3))
 
 
 @pytest.mark.parametrize(
@@ -131,16 +127,14 @@ def test_with_every_part_that_draws_or_remembers(image_root, tmp_path, settings)
     [{"mixer_options": {"across_epochs": False}}, {"ema_decay": 0.9, "grad_accum_steps": 3}],
     ids=lambda settings: "-".join(settings),
 )
-def test_at_an_epochs_end(image_root, tmp_path, settings):
-    same(
-        trained(config(image_root, tmp_path / "whole", **settings)),
-        resumed(config(image_root, tmp_path / "parts", **settings), 2 * STEPS),
-    )
+def test_at_an_epochs_end(images, uninterrupted, tmp_path, settings):
+    whole, _ = uninterrupted(**settings)
+    same(whole, resumed(config(images, tmp_path / "parts", **settings), 2 * STEPS))
 
 
-def test_stopped_again_and_again(image_root, tmp_path):
-    whole = trained(config(image_root, tmp_path / "whole"))
-    parts = config(image_root, tmp_path / "parts")
+def test_stopped_again_and_again(images, uninterrupted, tmp_path):
+    whole, _ = uninterrupted()
+    parts = config(images, tmp_path / "parts")
     last = parts.out / "checkpoints" / "last.ckpt"
     with pytest.raises(StoppedError):
         fit(prepare(parts, [Signalled(2)], {}))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from filelock import FileLock
 from test_search import Pretender
 
 from recursivemix.cli import main
@@ -20,6 +19,7 @@ from recursivemix.compare.pace import Pace
 from recursivemix.compare.processes import Processes
 from recursivemix.evaluation.evaluate import evaluate_checkpoint
 from recursivemix.models.checkpoint_file import read_checkpoint
+from recursivemix.training.folder_lock import locked_folder
 from recursivemix.tune import search, tune
 from recursivemix.tune.confirmation import differences, methods_of
 from recursivemix.tune.search import Rungs, Search, rungs_of
@@ -172,7 +172,7 @@ def test_the_same_command_keeps_its_epochs_and_refuses_other_settings(pretend, t
         ValueError, match=r"other settings \(val_split was 0.2, is 0.3\): choose another --out"
     ):
         pretend(*BETTER, val_split=0.3)
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(ValueError, match="another recursivemix tune"):
+    with locked_folder(tmp_path / "out"), pytest.raises(ValueError, match="in use by another process"):
         pretend(*BETTER)
     assert (tmp_path / "out" / "study.journal").read_text().startswith(before)
 

@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
 from textwrap import indent
+from types import SimpleNamespace
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
@@ -118,11 +119,18 @@ def underscored(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 
 
+def types_of(function: Function) -> dict[str, Any]:
+    """Return the types of a function's parameters; the type of its result is not imported."""
+    function = inspect.unwrap(function)
+    parameters = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    return get_type_hints(SimpleNamespace(__annotations__=parameters), function.__globals__)
+
+
 class Parameters:
     """The parameters of a function that runs a command, by the kind of options that they become."""
 
     def __init__(self, function: Function) -> None:
-        self.types = get_type_hints(function)
+        self.types = types_of(function)
         """Type of each parameter."""
         self.positional: dict[str, Any] = {}
         """Default of each positional argument; ``Parameter.empty`` if it is required."""

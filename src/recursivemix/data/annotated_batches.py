@@ -12,12 +12,12 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import ColorJitter
 
 from .annotated import IGNORE, DetectionImages, Objects, SegmentationImages
-from .batches import KeySampler
-from .order import TrainingOrder, seed_of
+from .batches import KeyedLoader
+from .order import TrainingOrder
 
 Target = TypeVar("Target", Objects, Tensor)
 Sample = tuple[int, Tensor, Any]
@@ -157,29 +157,6 @@ class TransformedImages(Dataset[Sample]):
         return index, image, target
 
 
-class AnnotatedReader:
-    """Reads batches of keys, in loader workers.
-
-    Args:
-        images: the data set.
-        transform: applied to each image and its target; None for none.
-        workers: number of processes; 0 reads in this process.
-    """
-
-    def __init__(
-        self, images: DetectionImages | SegmentationImages, transform: JointTransform | None, workers: int
-    ) -> None:
-        self.sampler = KeySampler()
-        self.loader: DataLoader[Sample] = DataLoader(
-            TransformedImages(images, transform),
-            batch_sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=list,
-            generator=torch.Generator(),  # the global one belongs to the network
-        )
-
-
 class AnnotatedTraining(Generic[Target]):
     """Training batches of one process, epoch by epoch.
 
@@ -208,7 +185,7 @@ class AnnotatedTraining(Generic[Target]):
         self.first = 0
         """First step of the next iteration; reset to 0 when it starts."""
         self._device = device
-        self._reader = AnnotatedReader(images, transform, workers)
+        self._loader = KeyedLoader(TransformedImages(images, transform), workers, collate_fn=list)
 
     def __len__(self) -> int:
         return self.order.steps
@@ -216,16 +193,9 @@ class AnnotatedTraining(Generic[Target]):
     def __iter__(self) -> Iterator[AnnotatedBatch[Target]]:
         epoch, first = self.epoch(), self.first
         self.first = 0
-        seed, size, rank = self.order.seed, self.order.batch_size, self.order.rank
-        batches = torch.split(self.order.epoch(epoch), size)
-        self._reader.sampler.keys = (
-            [
-                (index, seed_of(seed, "image", epoch, step * size + i, rank))
-                for i, index in enumerate(batches[step].tolist())
-            ]
-            for step in range(first, len(batches))
-        )
-        for samples in self._reader.loader:
+        batches = torch.split(self.order.epoch(epoch), self.order.batch_size)
+        steps = range(first, len(batches))
+        for samples in self._loader.load(self.order.keys(epoch, step, batches[step]) for step in steps):
             yield collated(samples, self._device)
 
 
@@ -249,16 +219,14 @@ class AnnotatedEvaluation(Generic[Target]):
     ) -> None:
         self.batches = batches
         self._device = device
-        self._reader = AnnotatedReader(images, None, workers)
+        self._loader = KeyedLoader(TransformedImages(images, None), workers, collate_fn=list)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[AnnotatedBatch[Target]]:
-        self._reader.sampler.keys = (
-            [(index, 0) for index in batch.tolist() if index >= 0] for batch in self.batches
-        )
-        for samples in self._reader.loader:
+        keys = ([(index, 0) for index in batch.tolist() if index >= 0] for batch in self.batches)
+        for samples in self._loader.load(keys):
             yield collated(samples, self._device)
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.preprocessing import Interpolation, evaluation_resize
+from recursivemix.models.preprocessing import Interpolation
 
 from .crop import ChooseCrop, center_crop, random_resized_crop
 from .images import ImageData
-from .names import AutoAugment, Crop
+from .names import Crop
 from .settings import AugmentationSettings
 
 # Principal components of the RGB values of ImageNet's training pixels in [0, 1] (AlexNet, NeurIPS 2012,
@@ -30,22 +30,14 @@ LIGHTING = torch.tensor(
 ) * torch.tensor([0.2175, 0.0188, 0.0045])
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Augmentation of training images.
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(AugmentationSettings):
+    """Augmentation of training images: the settings of a run, with what depends on its data.
 
     Args:
         size: side of the network's input in pixels.
         mean, std: of the channels, RGB in [0, 1].
-        crop: "pad" shifts the image by up to ``padding`` pixels over black borders; "resized" takes a
-            random area and aspect ratio (RandomResizedCrop); "none" takes the center.
-        padding: largest shift in pixels, for "pad".
-        crop_scale, crop_ratio: ranges of the share of the area and of the aspect ratio, for "resized".
-        flip, vertical_flip: mirror half of the images, turn half of them upside down.
-        auto_augment: policy of torchvision, with ``magnitude`` and ``operations`` for "randaugment".
-        color_jitter: largest relative change of brightness, contrast and saturation.
-        grayscale, blur, random_erasing: shares of the images.
-        lighting: standard deviation of the PCA lighting noise.
+        padding: largest shift of ``crop`` "pad", in pixels.
         resize: shorter side before the center crop of evaluation; None: see `evaluation_resize`.
         interpolation: of every resize.
     """
@@ -54,19 +46,8 @@ class Augmentation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: Crop
-    padding: int = 0
     flip: bool = True
-    color_jitter: float = 0.0
-    lighting: float = 0.0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    vertical_flip: bool = False
-    auto_augment: AutoAugment = "none"
-    magnitude: int = 9
-    operations: int = 2
-    grayscale: float = 0.0
-    blur: float = 0.0
-    random_erasing: float = 0.0
+    padding: int = 0
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
 
@@ -186,15 +167,6 @@ def gaussian_blur(size: int) -> v2.Transform:
     """Return a blur of 0.1 to 2 pixels of images of ``size`` pixels."""
     reach = min(6, (size - 1) // 2)  # three deviations
     return v2.GaussianBlur(2 * reach + 1, (0.1, 2.0))
-
-
-def evaluation_transform(
-    size: int, resize: int | None = None, interpolation: Interpolation = "bilinear"
-) -> v2.Transform:
-    """Return the resize and center crop of evaluation, of (3, H, W) uint8 images; see `Preprocessing`."""
-    side = evaluation_resize(size) if resize is None else resize
-    shrink = v2.Resize(side, InterpolationMode(interpolation), antialias=True)
-    return v2.Compose([shrink, v2.CenterCrop(size)])
 
 
 # -- a batch, on the training device ----------------------------------------------------------------

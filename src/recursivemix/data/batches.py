@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,8 +30,9 @@ from .augment import (
 )
 from .crop import evaluation_crop
 from .images import EncodedImages, LabelledImages, StackedImages, cropped
-from .order import SHUFFLED, TrainingOrder, generator_of, seed_of
+from .order import SHUFFLED, TrainingOrder, generator_of
 
+Item = TypeVar("Item")
 Key = tuple[int, int]
 """Index of an image and the seed of its augmentation; index -1 is an empty place."""
 Keys = Iterable[list[Key]]
@@ -101,6 +102,39 @@ class KeySampler:
         return iter(self.keys)
 
 
+class KeyedLoader(Generic[Item]):
+    """Loads the items of a data set by batches of keys, in loader workers.
+
+    Args:
+        items: the data set.
+        workers: number of processes; 0 loads in this process.
+        options: further arguments of `DataLoader`.
+    """
+
+    def __init__(self, items: Dataset[Item], workers: int, **options: Any) -> None:
+        self.sampler = KeySampler()
+        self.loader: DataLoader[Item] = DataLoader(
+            items,
+            batch_sampler=self.sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            # A separate generator: the global one belongs to the network.
+            generator=torch.Generator(),
+            **options,
+        )
+        # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
+        weakref.finalize(self, _end_workers, self.loader)
+
+    def load(self, keys: Keys) -> Iterator[Any]:
+        """Iterate over the batches, in the order of the keys."""
+        self.sampler.keys = keys
+        return iter(self.loader)
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    loader._iterator = None
+
+
 class Reader:
     """Reads images by key in loader workers and copies them to the device, as bytes.
 
@@ -122,29 +156,17 @@ class Reader:
         device: torch.device,
     ) -> None:
         self.device = device
-        self.sampler = KeySampler()
-        self.loader: DataLoader[Tensor] = DataLoader(
+        self.loader = KeyedLoader(
             AugmentedImages(images, augmentation, training),
-            batch_sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            workers,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers > 0 else None,
-            # A separate generator: the global one belongs to the network.
-            generator=torch.Generator(),
         )
-        # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
-        weakref.finalize(self, _end_workers, self.loader)
 
     def read(self, keys: Keys) -> Iterator[Tensor]:
         """Yield (B, 3, S, S) uint8 batches, in the order of the keys."""
-        self.sampler.keys = keys
-        for images in self.loader:
+        for images in self.loader.load(keys):
             yield images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-
-
-def _end_workers(loader: DataLoader[Tensor]) -> None:
-    loader._iterator = None
 
 
 class HeldImages:
@@ -255,17 +277,13 @@ class TrainingBatches:
             yield self._held.take(order[step], draw)
 
     def _read(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
-        seed, size, rank = self.order.seed, self.order.batch_size, self.order.rank
-        ahead = -(-SHUFFLED // (size * self.order.ranks))
+        ahead = -(-SHUFFLED // (self.order.batch_size * self.order.ranks))
 
         def keys() -> Iterator[list[Key]]:
             for step in range(first, len(order)):
                 if isinstance(self.images, EncodedImages):
                     self.images.prefetch(order[min(step + ahead, len(order) - 1)])
-                yield [
-                    (index, seed_of(seed, "image", epoch, step * size + i, rank))
-                    for i, index in enumerate(order[step].tolist())
-                ]
+                yield self.order.keys(epoch, step, order[step])
 
         return self._reader.read(keys())
 

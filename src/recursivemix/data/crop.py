@@ -102,6 +102,13 @@ def evaluation_crop(
     return partial(center_crop, size, evaluation_resize(size) if resize is None else resize, interpolation)
 
 
+def evaluation_image(
+    image: Tensor, size: int, resize: int | None = None, interpolation: Interpolation = "bilinear"
+) -> Tensor:
+    """Return the `evaluation_crop` of a (3, H, W) uint8 image: (3, size, size)."""
+    return evaluation_crop(size, resize, interpolation)((image.shape[-2], image.shape[-1])).apply(image)
+
+
 @cache
 def _area_and_ratio(scale: tuple[float, float], ratio: tuple[float, float]) -> v2.RandomResizedCrop:
     return v2.RandomResizedCrop(1, scale, ratio)  # of any size: used for its draws

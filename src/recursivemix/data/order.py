@@ -114,6 +114,14 @@ class TrainingOrder:
         """Return the images of one step: (B,) int64."""
         return self.epoch(epoch)[step * self.batch_size :][: self.batch_size]
 
+    def keys(self, epoch: int, step: int, indices: Tensor) -> list[tuple[int, int]]:
+        """Return each of the (B,) images of a step with the seed of its augmentation."""
+        first = step * self.batch_size
+        return [
+            (index, seed_of(self.seed, "image", epoch, place, self.rank))
+            for place, index in enumerate(indices.tolist(), start=first)
+        ]
+
     def batch_length(self, step: int) -> int:
         """Return the number of images of a step, on each process."""
         return min(self.batch_size, self.images_a_rank - step * self.batch_size)

@@ -9,18 +9,19 @@ import contextlib
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
 
@@ -93,27 +94,47 @@ def write_pack(
         "std": data.std,
         "flip": data.flip,
     }
-    positions, checksums = [], []
+    labels = torch.cat([images.labels for images in parts.values()])
     names = [encodable(images.name(i)).encode() for images in parts.values() for i in range(len(images))]
     with sole_writer(out) as file:
-        file.write(bytes(HEADER))
-        for content in _encoded(encoder, list(parts.values()), workers, progress):
-            positions.append((file.tell(), len(content)))
-            checksums.append(zlib.crc32(content))
-            file.write(content)
-        labels = torch.cat([images.labels for images in parts.values()])
-        arrays = {
-            "positions": np.array(positions, np.int64),
-            "checksums": np.array(checksums, np.uint32),
-            "labels": labels.numpy(),
-            "names": np.array(names, "S"),
-        }
-        start, index = file.tell(), index_bytes(arrays, facts)
-        file.write(index)
-        length = file.tell()
-        file.seek(0)
-        file.write(header(length, start, index))
+        contents = _encoded(encoder, list(parts.values()), workers, progress)
+        length = write_contents(file, contents, labels, names, facts)
     return Packed(len(names), length, data.skipped)
+
+
+def write_contents(
+    file: IO[bytes], contents: Iterable[bytes], labels: Tensor, names: list[bytes], facts: dict[str, Any]
+) -> int:
+    """Write the encoded images and their index to an empty file, then the header that makes it complete.
+
+    Args:
+        file: to write, from its start.
+        contents: the encoded images.
+        labels: (N,) or (N, K) labels of all images.
+        names: of all images.
+        facts: of the data set, for the index.
+
+    Returns:
+        The bytes of the file.
+    """
+    positions, checksums = [], []
+    file.write(bytes(HEADER))
+    for content in contents:
+        positions.append((file.tell(), len(content)))
+        checksums.append(zlib.crc32(content))
+        file.write(content)
+    arrays = {
+        "positions": np.array(positions, np.int64),
+        "checksums": np.array(checksums, np.uint32),
+        "labels": labels.numpy(),
+        "names": np.array(names, "S"),
+    }
+    start, index = file.tell(), index_bytes(arrays, facts)
+    file.write(index)
+    length = file.tell()
+    file.seek(0)
+    file.write(header(length, start, index))
+    return length
 
 
 @contextlib.contextmanager

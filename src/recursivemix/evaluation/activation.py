@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from recursivemix.models.feature_map import (
     trace_backbone,
 )
 
-Method = Literal["cam", "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "eigencam", "scorecam"]
+from .names import Method
+
 GRAD_CAM_CLASSES = {
     "gradcam": "GradCAM",
     "gradcam++": "GradCAMPlusPlus",
@@ -28,7 +29,7 @@ GRAD_CAM_CLASSES = {
     "scorecam": "ScoreCAM",
 }
 """Classes of pytorch-grad-cam by method."""
-METHODS: tuple[str, ...] = ("cam", *GRAD_CAM_CLASSES)
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 def activation_maps(

@@ -69,15 +69,7 @@ def evaluate_checkpoint(
     begun = time.perf_counter()
     logits, labels = predictor.split_logits(opened, 0 if data is None else workers)
     subject = Subject(predictor, opened, logits, labels, min(images, len(opened.evaluation)), seed)
-    result: dict[str, Any] = {"kind": "evaluation", "checkpoint": str(checkpoint)}
-    result |= {
-        "classes": list(opened.classes),
-        "images": len(labels),
-        "subset": subject.subset_size,
-        "seed": seed,
-    }
-    if opened.multi_label:
-        selected = [probe for probe in selected if probe.several_labels]
+    result = {"kind": "evaluation", "checkpoint": str(checkpoint)} | subject.as_dict()
     result |= run_probes(selected, subject, begun) | {"seconds": round(time.perf_counter() - start, 2)}
     if out is not None:
         write_evaluation(out, result, device)
@@ -88,13 +80,15 @@ def run_probes(probes: Sequence[Probe], subject: Subject, begun: float) -> dict[
     """Return the names of probes, what they measured, and the seconds of each.
 
     Args:
-        probes: what to run, in order.
+        probes: what to run, in order; if images have several labels, only the probes for these run.
         subject: the network and its predictions.
         begun: when the predictions were begun; the seconds of the first probe include them.
     """
     measured: dict[str, Any] = {}
     seconds = {}
     for probe in probes:
+        if subject.data.multi_label and not probe.several_labels:
+            continue
         measured |= probe.run(subject)
         ended = time.perf_counter()
         seconds[probe.name] = round(ended - begun, 2)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch.nn.functional import interpolate
 from torchvision.ops import batched_nms
 
 from recursivemix.data.annotated_batches import resized
-from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
+from recursivemix.data.augment import colour_scale, normalise
+from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import UnreadableImageError, as_rgb, failure_reason, open_image_file
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
@@ -25,8 +26,8 @@ from recursivemix.models.preprocessing import Shape
 from recursivemix.models.trained import TrainedModel
 
 from .features import RecordedFeatures
+from .names import Tta
 
-Tta = Literal["flip"]
 MERGE_IOU = 0.6
 """IoU above which non-maximum suppression takes detections of several networks or views for one object."""
 MOST_DETECTIONS = 100
@@ -76,7 +77,7 @@ class Ensemble:
         if self.models[0].task != "classification":
             return image
         return {
-            shape: evaluation_transform(*shape)(image)
+            shape: evaluation_image(image, *shape)
             for shape in {model.preprocessing.shape for model in self.models}
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from recursivemix.data.cache import stack
 from recursivemix.data.images import ImageData, StackedImages
 from recursivemix.data.order import evaluation_batches
 from recursivemix.models.feature_map import as_logits
-from recursivemix.training.devices import LightningPrecision, lightning_precision
+from recursivemix.training.devices import LightningPrecision, device_type, lightning_precision
 from recursivemix.training.settings import Device, Precision
 
 AUTOCAST: dict[LightningPrecision, torch.dtype | None] = {
@@ -38,8 +39,7 @@ class Predictor:
     def __init__(
         self, network: nn.Module, data: ImageData, batch_size: int, device: Device, precision: Precision
     ) -> None:
-        on_gpu = device != "cpu" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.device = torch.device(device_type(device))
         self.network = network.float().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation_of(data)
         self.size = self.augmentation.size
@@ -99,6 +99,11 @@ class Subject:
     subset_size: int
     """Number of images that are corrupted, covered, shrunk or combined."""
     seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the classes, the number of images and how the subset is chosen, as a record holds them."""
+        facts = {"classes": list(self.data.classes), "images": len(self.labels)}
+        return facts | {"subset": self.subset_size, "seed": self.seed}
 
     @cached_property
     def subset(self) -> StackedImages:

@@ -10,20 +10,20 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.atomic_write import write_text
-from recursivemix.data.augment import evaluation_transform
+from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
-from recursivemix.evaluation.activation import METHODS, Method, activation_maps, deciding_map
+from recursivemix.evaluation.activation import activation_maps, deciding_map
+from recursivemix.evaluation.names import Method
 from recursivemix.evaluation.predict import network_inputs
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.trained import TrainedModel, load_task
-from recursivemix.report.cells import Cell, Cells, Theme, as_grid, check_out, enlarged, short, write_cells
+from recursivemix.report.cells import Cell, Cells, as_grid, enlarged, short, write_cells
+from recursivemix.report.names import Theme
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
-from recursivemix.training.devices import check_device
+from recursivemix.training.devices import check_device, device_type
 from recursivemix.training.settings import Device
-
-MOST_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class NamedModel:
 
     def inputs(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (N, 3, S, S) of (3, H, W) uint8 pictures: resized uint8, and normalized."""
-        transform = evaluation_transform(*self.trained.preprocessing.shape)
-        resized = torch.stack([transform(picture) for picture in pictures])
+        shape = self.trained.preprocessing.shape
+        resized = torch.stack([evaluation_image(picture, *shape) for picture in pictures])
         return resized, network_inputs(self.trained, resized)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
@@ -81,9 +81,8 @@ def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
     check_device(device)
     if not checkpoints:
         raise ValueError("--checkpoint must name at least one file")
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     models = [
-        NamedModel(name, load_task(path, "classification").to(place))
+        NamedModel(name, load_task(path, "classification").to(device_type(device)))
         for name, path in zip(distinct_names(checkpoints), checkpoints, strict=True)
     ]
     first = models[0]
@@ -94,64 +93,6 @@ def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
                 f"{len(first.trained.classes)}, {other.name} has {len(other.trained.classes)} or others"
             )
     return models
-
-
-def explain(
-    checkpoint: list[Path],
-    images: Path | None = None,
-    method: Method = "gradcam",
-    classes: list[str] | None = None,
-    top: int = 2,
-    count: int = 6,
-    layer: str | None = None,
-    theme: Theme = "light",
-    device: Device = "auto",
-    out: Path = Path("explained.png"),
-) -> tuple[Path, list[str]]:
-    """Draw where networks look: one row per image, one column per checkpoint and class.
-
-    Args:
-        checkpoint: File written by recursivemix fit; repeat the option to compare networks of the same
-            classes.
-        images: Folder of images, searched recursively; a folder named as a class labels its images
-            (default: held-out digits, for networks trained on the digits).
-        method: cam (Zhou et al., for networks that classify the mean of their last map), or a method of
-            pytorch-grad-cam: gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, scorecam.
-        classes: Name of a class to explain; repeat the option for more (default: the image's own class, if
-            it is known, then the most probable ones).
-        top: Number of such default classes.
-        count: Largest number of images, spread over the folder.
-        layer: Submodule that returns the feature map (default: found and printed).
-        theme: light or dark, for PNG; a page follows the reader's setting.
-        device: cpu, gpu, or auto.
-        out: File to write: .png or .html.
-
-    Returns:
-        The file, and one line per checkpoint that names its feature map.
-
-    Raises:
-        ValueError: checkpoints, images, classes or a file that cannot be used.
-    """
-    check_out(out, (".png", ".html"))
-    if method not in METHODS:
-        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {method}")
-    if not 1 <= count <= MOST_IMAGES:
-        raise ValueError(f"--count must be in 1..{MOST_IMAGES}, got {count}")
-    models = load_named(checkpoint, device)
-    known = models[0].trained.classes
-    if not 1 <= top <= len(known):
-        raise ValueError(f"--top must be in 1..{len(known)}, the number of classes, got {top}")
-    unknown = [name for name in classes or () if name not in known]
-    if unknown:
-        raise ValueError(f"--classes must be some of {', '.join(known)}, got {', '.join(unknown)}")
-    pictures, truths = pictures_of(images, models[0], count)
-    cells = explained_cells(models, pictures, truths, classes, top, method, layer)
-    lines = [describe_map(model, layer) for model in models]
-    if out.suffix.lower() == ".png":
-        write_cells(cells, out, theme)
-    else:
-        write_text(out, render(explained_page(cells, lines)))
-    return out, lines
 
 
 def describe_map(model: NamedModel, layer: str | None) -> str:
@@ -190,6 +131,14 @@ def explained_cells(
             heads.append(model.name if place == 0 else "")
     rows = tuple(zip(*columns, strict=True))
     return Cells(f"Evidence for a class, by {method}", tuple(heads), rows, ("",) * len(rows))
+
+
+def write_explained(cells: Cells, lines: list[str], theme: Theme, out: Path) -> None:
+    """Write a PNG or a page, by the suffix; the page has ``lines``, which name the feature maps."""
+    if out.suffix.lower() == ".png":
+        write_cells(cells, out, theme)
+    else:
+        write_text(out, render(explained_page(cells, lines)))
 
 
 def explained_page(cells: Cells, lines: list[str]) -> Page:

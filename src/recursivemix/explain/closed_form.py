@@ -7,9 +7,14 @@ ratio for both directions, a uniform center, clipped at the border.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from recursivemix.mixing import RecursiveMix
+
+from .process import AGES
 
 
 def half_side_probabilities(side: int, max_area: float) -> Tensor:
@@ -45,3 +50,17 @@ def mean_weight_by_age(age: int, side: int, max_area: float) -> float:
     """Return the mean label weight of the source of ``age`` steps ago; draws of steps are independent."""
     pasted = mean_pasted_share(side, max_area)
     return pasted**age * (1 - pasted)
+
+
+def closed_form(mixer: str, options: dict[str, Any], size: int) -> dict[str, Any] | None:
+    """Return the exact values for RecursiveMix with its history in every step; None for other methods."""
+    if mixer != "recursivemix":
+        return None
+    made = RecursiveMix(1, **options)
+    if made.partner != "history" or made.prob < 1:
+        return None
+    return {
+        "pasted_mean": mean_pasted_share(size, made.max_area),
+        "unmixed": empty_box_probability(size, made.max_area),
+        "label_by_age": [mean_weight_by_age(age, size, made.max_area) for age in range(AGES)],
+    }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from recursivemix.data.images import ImageData, denormalise
+from recursivemix.data.settings import AugmentationSettings
 from recursivemix.mixing import MixedBatch
-from recursivemix.report.cells import AGES, NOTHING, Cell, Cells, Part, enlarged, scaled, short
+from recursivemix.report.cells import AGES, NOTHING, Cell, Cells, Part, as_bytes, enlarged, scaled, short
 
-from .batches import Step
+from .batches import Step, first_batches, network_for
 from .captions import LEAST_SHARE, count_line, lam_line, percent, two_lines
 from .sources import Composition, SourceTracker
 
@@ -39,6 +42,33 @@ def mixed_steps(tracker: SourceTracker, steps: Iterable[Step]) -> Iterator[Mixed
         classes[first : first + len(step.labels)] = step.labels
         composition = tracker(step.images, step.indices)
         yield MixedStep(number, tracker.batch_size, composition, classes)
+
+
+def mixed_columns(
+    images: ImageData,
+    mixer: str,
+    options: dict[str, Any],
+    model: str,
+    steps: int,
+    samples: int,
+    batch_size: int,
+    seed: int,
+    augmentation: AugmentationSettings,
+) -> list[list[Cell]]:
+    """Return the cells of the first ``samples`` images of each of the first ``steps`` batches of a run.
+
+    Raises:
+        ValueError: a mixer or options that cannot be used.
+    """
+    network = network_for(mixer, model, batch_size * steps, images.image_size, seed)
+    tracker = SourceTracker(mixer, batch_size, steps, network, **options)
+    batches = itertools.islice(first_batches(images, batch_size, seed, augmentation), steps)
+    columns = []
+    for step in mixed_steps(tracker, batches):
+        mixed = step.composition.batch.images[:samples]
+        pictures = as_bytes(denormalise(mixed, images.mean, images.std))
+        columns.append([mixed_cell(step, i, p, images.classes) for i, p in enumerate(pictures)])
+    return columns
 
 
 def mixed_cell(step: MixedStep, index: int, picture: Tensor, names: tuple[str, ...]) -> Cell:

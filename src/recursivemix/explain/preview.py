@@ -1,36 +1,19 @@
 """Draw the first batches of a training run as the network receives them, and their sources.
 
-Each row is a sample, each column an iteration: pasted images shrink and fade.
+Each row is a sample, each column an iteration: pasted images shrink and fade. Torch is imported when the
+drawing starts.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from recursivemix.data.atomic_write import write_text
-from recursivemix.data.images import ImageData, denormalise
 from recursivemix.data.names import Source
 from recursivemix.data.settings import AugmentationSettings
-from recursivemix.report.cells import (
-    Cell,
-    Cells,
-    Theme,
-    as_bytes,
-    as_grid,
-    check_out,
-    write_cells,
-    write_frames,
-)
-from recursivemix.report.page import Page, Section, render
+from recursivemix.report.names import Theme
 
-from .batches import Step, first_batches, network_for, open_images
-from .captions import COUNTED, VISIBLE
-from .dense_cells import dense_columns
-from .mixed_cells import in_rows, mixed_cell, mixed_steps
-from .sources import SourceTracker
+from .out_file import check_out
 
 Task = Literal["classification", "detection", "instance", "segmentation"]
 DEFAULT_AUGMENTATION = AugmentationSettings()
@@ -81,24 +64,34 @@ def preview(
     Raises:
         ValueError: data, a mixer or a file that cannot be used.
     """
+    from .batches import open_images
+    from .dense_cells import dense_columns
+    from .mixed_cells import mixed_columns
+    from .preview_page import write_preview
+
     check_out(out)
     count = samples if batch_size is None else batch_size
+    check_options(task, dataset, val_split, augmentation)
     check_counts(steps, samples, count)
     options = {"seed": seed} | (mixer_options or {})
     if task == "classification":
         images = open_images(data, dataset, val_split, image_size, seed)
-        network = network_for(mixer, model, count * steps, images.image_size, seed)
-        tracker = SourceTracker(mixer, count, steps, network, **options)
-        batches = first_batches(images, count, seed, augmentation)
-        columns = mixed_columns(tracker, images, itertools.islice(batches, steps), samples)
-    elif augmentation != DEFAULT_AUGMENTATION:
-        raise ValueError(f"options of augmentation do not apply to --task {task}: leave them out")
-    elif dataset is None and val_split is None:
-        columns = dense_columns(data, task, mixer, options, steps, samples, count, image_size, seed)
+        columns = mixed_columns(images, mixer, options, model, steps, samples, count, seed, augmentation)
     else:
+        columns = dense_columns(data, task, mixer, options, steps, samples, count, image_size, seed)
+    return write_preview(columns, mixer, theme, out)
+
+
+def check_options(
+    task: Task, dataset: str | None, val_split: float | None, augmentation: AugmentationSettings
+) -> None:
+    """Raise ValueError for options that only classification has."""
+    if task == "classification":
+        return
+    if augmentation != DEFAULT_AUGMENTATION:
+        raise ValueError(f"options of augmentation do not apply to --task {task}: leave them out")
+    if dataset is not None or val_split is not None:
         raise ValueError(f"--dataset and --val-split do not apply to --task {task}: leave them out")
-    write_preview(in_rows(f"{mixer}, the first {len(columns)} iterations", columns), mixer, theme, out)
-    return out
 
 
 def check_counts(steps: int, samples: int, batch_size: int) -> None:
@@ -108,42 +101,3 @@ def check_counts(steps: int, samples: int, batch_size: int) -> None:
             raise ValueError(f"--{name} must be in 1..{most}, got {value}")
     if batch_size < samples:
         raise ValueError(f"--batch-size must be at least --samples, {samples}, got {batch_size}")
-
-
-def mixed_columns(
-    tracker: SourceTracker, images: ImageData, batches: Iterator[Step], samples: int
-) -> list[list[Cell]]:
-    """Return the cells of the first ``samples`` images of each mixed batch, one list per batch."""
-    columns = []
-    for step in mixed_steps(tracker, batches):
-        mixed = step.composition.batch.images[:samples]
-        pictures = as_bytes(denormalise(mixed, images.mean, images.std))
-        columns.append([mixed_cell(step, i, p, images.classes) for i, p in enumerate(pictures)])
-    return columns
-
-
-def write_preview(cells: Cells, mixer: str, theme: Theme, out: Path) -> None:
-    """Write a PNG, a GIF or a page, by the suffix."""
-    if out.suffix.lower() == ".gif":
-        write_frames(cells, out, theme)
-    elif out.suffix.lower() == ".png":
-        write_cells(cells, out, theme)
-    else:
-        write_text(out, render(preview_page(cells, mixer)))
-
-
-def preview_page(cells: Cells, mixer: str) -> Page:
-    """Return the page of a preview."""
-    text = [
-        "Under each picture: its label by source image, from its own to the oldest, and by class; lam, the "
-        "weight of its own image; and the pasted box, x1 y1 x2 y2 in pixels.",
-        f"A source is visible with at least {100 * VISIBLE:g} % of the pixels, and in the label with a "
-        f"weight of at least {100 * COUNTED:g} %.",
-    ]
-    return Page(
-        title="Mixed batches",
-        answer=cells.title,
-        facts="Each row is a sample, each column an iteration.",
-        labels=(),
-        sections=[Section(mixer, text, grids=[as_grid(cells)])],
-    )

@@ -62,6 +62,23 @@ class Statistics:
     coverage: Tensor
     """(H, W) float32: share of the images in which each pixel shows another image."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the measurements as plain values, as a record holds them."""
+        return {
+            "images": self.images,
+            "sources_above": {f"{threshold:g}": n for threshold, n in self.sources.items()},
+            "most_sources": self.most_sources,
+            "label_by_age": self.label_by_age,
+            "label_of_partners": self.label_of_partners,
+            "pixels_by_age": self.pixels_by_age,
+            "scale_by_age": self.scale_by_age,
+            "scale_of_partners": self.scale_of_partners,
+            "pasted_mean": 1 - self.lam_mean,
+            "pasted": self.lam_quantiles,
+            "unmixed": self.unmixed,
+            "lam_counts": self.lam_counts,
+        }
+
 
 def measure_process(
     mixer: str,
@@ -135,17 +152,17 @@ class Totals:
         pixels = composition.pixels.view(count, HISTORY, count)
         index = torch.arange(count)
         self.images += count
-        above = torch.stack([(composition.label > threshold).sum(1) for threshold in THRESHOLDS])
-        self.above += above.sum(1)
-        self.most = max(self.most, int(above[-1].max()))
+        above = (composition.label[:, :, None] > torch.tensor(THRESHOLDS)).sum(1)  # (B, thresholds)
+        self.above += above.sum(0)
+        self.most = max(self.most, int(above[:, -1].max()))
         self.lam.append(composition.batch.lam.double())
         own_label, own_pixels = label[index, step, index], pixels[index, step, index]
+        ages = (step - torch.arange(AGES)) % HISTORY
+        for totals, values, own in ((self.label, label, own_label), (self.pixels, pixels, own_pixels)):
+            by_age = values[:, ages].double().sum((0, 2))
+            by_age[0] = own.double().sum()  # without its partners
+            totals += by_age
         self.partners += float((label[:, step].sum(1) - own_label).double().sum())
-        self.label[0] += own_label.double().sum()
-        self.pixels[0] += own_pixels.double().sum()
-        for age in range(1, AGES):
-            self.label[age] += label[:, (step - age) % HISTORY].sum(1).double().sum()
-            self.pixels[age] += pixels[:, (step - age) % HISTORY].sum(1).double().sum()
         if composition.shown is None:
             self.coverage += (1 - own_pixels.double()).sum()
             return
@@ -180,10 +197,9 @@ class Totals:
         age = (step - pair // count) % HISTORY
         partner = (age == 0) & (pair % (HISTORY * count) != step * count + pair // (HISTORY * count))
         group = torch.where(partner, AGES, torch.where(age < AGES, age, AGES + 1))
-        for place in range(AGES + 1):
-            chosen = usable & (group == place)
-            self.scales[place] += scale[chosen].sum()
-            self.visible[place] += chosen.sum()
+        known = usable & (group <= AGES)
+        self.scales += torch.bincount(group[known], weights=scale[known], minlength=AGES + 1)
+        self.visible += torch.bincount(group[known], minlength=AGES + 1)
 
     def result(self, mixer: str, batches: int) -> Statistics:
         """Return the means."""

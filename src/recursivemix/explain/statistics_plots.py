@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Theme
-from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table
+from recursivemix.data.atomic_write import atomic_write, write_json, write_text
+from recursivemix.report.cells import AGE_COLOURS, GROUND, INK
+from recursivemix.report.names import Theme
+from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table, render
 from recursivemix.report.plots import Figure, Series, lines
 
 from .process import AGES, BINS, Statistics
@@ -204,3 +207,14 @@ def draw_ages(axis: Axes, measured: Statistics, record: dict[str, Any], theme: T
         axis.plot(range(AGES), exact, color=INK[theme], ls=":", label=EXACT)
     axis.set(yscale="log", xlabel="age of a source in steps", ylabel="mean", title="Sources by age")
     axis.legend(fontsize=8, frameon=False, labelcolor=INK[theme])
+
+
+def write_statistics(measured: Statistics, record: dict[str, Any], theme: Theme, out: Path) -> None:
+    """Write JSON, a PNG or a page, by the suffix."""
+    if out.suffix.lower() == ".json":
+        write_json(out, record)
+    elif out.suffix.lower() == ".png":
+        with atomic_write(out) as part:
+            part.write_bytes(draw_statistics(measured, record, theme))
+    else:
+        write_text(out, render(statistics_page(measured, record)))

@@ -22,7 +22,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from recursivemix.data.augment import colour_scale, evaluation_transform, normalise
+from recursivemix.data.augment import colour_scale, normalise
+from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import DECODING_ERRORS, as_rgb
 from recursivemix.data.images import ImageData, denormalise
 from recursivemix.mixing import MIXERS
@@ -144,7 +145,7 @@ class Studio:
             image = read_upload(content, self.data.image_size)
             release_memory()
             name = hashlib.sha256(content).hexdigest()[:16]
-            self.uploads[name] = evaluation_transform(self.data.image_size)(image)
+            self.uploads[name] = evaluation_image(image, self.data.image_size)
             while len(self.uploads) > KEPT:
                 self.uploads.popitem(last=False)
         return name

@@ -1,31 +1,29 @@
-"""Write the network of a checkpoint in the form that another library loads, and check it by loading it."""
+"""Write the network of a checkpoint in the form that another library loads, and check it by loading it.
+
+The libraries are imported when a target needs them.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .hf_folder import write_hf
-from .onnx_file import write_onnx
-from .reference import Reference, read_reference
-from .report import ExportReport
-from .timm_file import write_timm
-from .torchvision_file import write_torchvision
+if TYPE_CHECKING:
+    from .report import ExportReport
 
 Target = Literal["timm", "torchvision", "hf", "onnx"]
-Writer = Callable[[Reference, Path, Path, bool], ExportReport]
-
-TARGETS: dict[str, tuple[Writer, str]] = {
-    "timm": (write_timm, ".safetensors"),
-    "torchvision": (write_torchvision, ".safetensors"),
-    "hf": (write_hf, ""),
-    "onnx": (write_onnx, ".onnx"),
+TARGETS = {
+    "timm": ("timm_file:write_timm", ".safetensors"),
+    "torchvision": ("torchvision_file:write_torchvision", ".safetensors"),
+    "hf": ("hf_folder:write_hf", ""),
+    "onnx": ("onnx_file:write_onnx", ".onnx"),
 }
-"""The function that writes each target, and the ending of its file; hf writes a folder."""
+"""``MODULE:FUNCTION`` that writes each target, and the ending of its file; hf writes a folder."""
 
 
 def export_checkpoint(
@@ -47,14 +45,19 @@ def export_checkpoint(
     """
     if to not in TARGETS:
         raise ValueError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
-    write, suffix = TARGETS[to]
+    writer, suffix = TARGETS[to]
     if not out.name.endswith(suffix):
         out = out.with_name(out.name + suffix)
     if out.exists():
         raise ValueError(f"{out} already exists: name a new one with --out")
+    from .reference import read_reference
+
+    module, _, function = writer.partition(":")
+    write = getattr(import_module(f"{__package__}.{module}"), function)
     reference = read_reference(checkpoint)
     with staged(out) as path:
-        return write(reference, path, out, allow_mismatch)
+        report: ExportReport = write(reference, path, out, allow_mismatch)
+        return report
 
 
 @contextmanager

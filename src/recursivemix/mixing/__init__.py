@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from .alignmix import AlignMix
+from .alternate import Alternate
 from .batch import MixedBatch
 from .cutmix import CutMix
 from .cutout import Cutout
@@ -44,6 +45,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "alignmix": AlignMix,
     "transmix": TransMix,
     "recursivemix": RecursiveMix,
+    "alternate": Alternate,
     "temporal_ensembling": TemporalEnsembling,
     "mean_teacher": MeanTeacher,
     "dlb": DLB,
@@ -82,6 +84,7 @@ __all__ = [
     "DLB",
     "MIXERS",
     "AlignMix",
+    "Alternate",
     "CutMix",
     "Cutout",
     "DenseBatch",

@@ -156,11 +156,13 @@ def check_draw(
         "partners": torch.tensor(batch_size - 1),
         "layer": torch.tensor(torch.iinfo(torch.int64).max),
         "noise_seed": torch.tensor(torch.iinfo(torch.int64).max),
+        "member": torch.tensor(torch.iinfo(torch.int64).max),
     }
     for name in filled:
         value: Tensor = getattr(draw, name)
         check_dense(f"draw.{name}", value)
-        counts = {"partners": (batch_size,), "layer": (1,), "noise_seed": (1,)}.get(name, (1, batch_size))
+        counts = (1,) if name in ("layer", "noise_seed", "member") else (1, batch_size)
+        counts = (batch_size,) if name == "partners" else counts
         shapes = [(n, *row_shapes.get(name, ())) for n in counts]
         kind = torch.float32 if name in ("lam", "weights") else torch.int64
         if value.shape not in shapes or value.device.type != "cpu" or value.dtype != kind:

@@ -39,6 +39,8 @@ class Draw(NamedTuple):
     """(1,) int64: the layer of the network that is mixed, by methods that work inside it; 0: the input."""
     noise_seed: Tensor | None = None
     """(1,) int64: seed of the noise, for methods that add it to images."""
+    member: Tensor | None = None
+    """(1,) int64: the method that made the other fields, by its number; for a mixer made of mixers."""
 
 
 def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -110,6 +110,10 @@ class Mixer(ABC):
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         """Mix by a draw. Deterministic; writes into the inputs only with ``inplace``."""
 
+    def drawn_fields(self, draw: Draw) -> tuple[str, ...]:
+        """Return the fields that a draw to replay must have, if it has any."""
+        return self.draws
+
     def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
         """Record a finished step. A method without a history keeps nothing.
 
@@ -154,7 +158,8 @@ class Mixer(ABC):
         check_labels(targets, images.shape[0], self.num_classes)
         size = tuple(images.shape[d] for d in self.spatial_dims)
         if draw is not None:
-            check_draw(draw, type(self).__name__, self.draws, images.shape[0], size)
+            fields = self.drawn_fields(draw) if isinstance(draw, Draw) else ()
+            check_draw(draw, type(self).__name__, fields, images.shape[0], size)
         if not (self.enabled and self.training):
             draw = Draw()
         elif draw is None:

@@ -53,6 +53,8 @@ class StoredWeights:
     model: str | None = None
     """Name of the network."""
     preprocessing: Preprocessing | None = None
+    of_a_run: bool = False
+    """Whether the source is a checkpoint of a training run."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def read_weights(path: Path, model: str | None = None) -> StoredWeights:
     """
     if is_run_checkpoint(path):
         trained = load_task(path, "classification")
-        return StoredWeights(trained.network.state_dict(), str(path), trained.model, trained.preprocessing)
+        weights = trained.network.state_dict()
+        return StoredWeights(weights, str(path), trained.model, trained.preprocessing, of_a_run=True)
     tensors, about = read_tensors(path)
     named = about.get("architecture")
     return StoredWeights(tensors, str(path), named, _stated(about) or timm_preprocessing(named or model))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -17,14 +17,13 @@ from torch import Tensor
 from recursivemix.data.atomic_write import atomic_write
 from recursivemix.data.printable import printable
 
+from .names import Theme
 from .page import Grid, GridCell, Segment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Theme = Literal["light", "dark"]
-SUFFIXES = (".png", ".html", ".gif")
 GROUND = {"light": "#ffffff", "dark": "#14171c"}
 INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
 AGES = (
@@ -112,7 +111,6 @@ def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
 def draw_cells(cells: Cells, theme: Theme) -> Figure:
     """Draw a figure, laid out in inches so that no text overlaps or is cut off."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     ink = INK[theme]
     has_bars = any(cell.parts for row in cells.rows for cell in row)
@@ -131,24 +129,16 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
     bottom = (0.12 + 0.24 * -(-len(key) // per_line)) if key else 0.05
     total = top + row_height * len(cells.rows) + bottom
     figure = Figure(figsize=(width, total), facecolor=GROUND[theme])
-    figure.text(
-        left / width, 1 - 0.1 / total, printable(cells.title), fontsize=10, color=ink, va="top",
-        weight="bold", parse_math=False,
-    )  # fmt: skip
+    _write_text(
+        figure, left / width, 1 - 0.1 / total, cells.title, ink, fontsize=10, va="top", weight="bold"
+    )
     for column, head in enumerate(heads):
-        x = left + CELL * column + PICTURE / 2
-        figure.text(
-            x / width, 1 - (top - 0.06) / total, printable("\n".join(head)), fontsize=8.5, color=ink,
-            ha="center", va="bottom", parse_math=False,
-        )  # fmt: skip
+        x, y = (left + CELL * column + PICTURE / 2) / width, 1 - (top - 0.06) / total
+        _write_text(figure, x, y, "\n".join(head), ink, fontsize=8.5, ha="center", va="bottom")
     for r, (row, name) in enumerate(zip(cells.rows, cells.names, strict=True)):
         upper = top + row_height * r
-        if name:
-            y = 1 - (upper + height / 2) / total
-            figure.text(
-                0.1 / width, y, printable(name), fontsize=8.5, color=ink, rotation=90, va="center",
-                parse_math=False,
-            )  # fmt: skip
+        y = 1 - (upper + height / 2) / total
+        _write_text(figure, 0.1 / width, y, name, ink, fontsize=8.5, rotation=90, va="center")
         for column, cell in enumerate(row):
             if not cell.picture.numel():
                 continue
@@ -163,16 +153,29 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
             axis = figure.add_axes(place)
             _draw_cell(axis, cell, theme, extent, height, has_bars)
     if key:
-        legend = figure.legend(
-            [Patch(fc=colour, ec="#444444", lw=0.4) for _, colour in key],
-            [printable(short(name, 20)) for name, _ in key],
-            loc="lower left", bbox_to_anchor=(left / width, 0.04 / total), borderaxespad=0,
-            ncols=per_line, fontsize=8, frameon=False, labelcolor=ink, borderpad=0,
-            handlelength=1.2, columnspacing=1.4,
-        )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        _draw_key(figure, key, (left / width, 0.04 / total), per_line, ink)
     return figure
+
+
+def _write_text(figure: Figure, x: float, y: float, text: str, colour: str, **style: Any) -> None:
+    """Write a text as it is, at a place given as shares of the figure."""
+    figure.text(x, y, printable(text), color=colour, parse_math=False, **style)
+
+
+def _draw_key(
+    figure: Figure, key: Sequence[tuple[str, str]], corner: tuple[float, float], per_line: int, ink: str
+) -> None:
+    """Draw the legend: names and colours, with its lower left corner at a share of the figure."""
+    from matplotlib.patches import Patch
+
+    legend = figure.legend(
+        [Patch(fc=colour, ec="#444444", lw=0.4) for _, colour in key],
+        [printable(short(name, 20)) for name, _ in key],
+        loc="lower left", bbox_to_anchor=corner, borderaxespad=0, ncols=per_line, fontsize=8,
+        frameon=False, labelcolor=ink, borderpad=0, handlelength=1.2, columnspacing=1.4,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _ages(cells: Cells, theme: Theme) -> tuple[tuple[str, str], ...]:
@@ -243,14 +246,6 @@ def as_grid(cells: Cells) -> Grid:
 def short(name: str, length: int = 14) -> str:
     """Shorten a name so that it fits under a picture."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def check_out(path: Path, allowed: tuple[str, ...] = SUFFIXES) -> None:
-    """Raise ValueError unless ``path`` is a file with an allowed suffix."""
-    if path.suffix.lower() not in allowed:
-        raise ValueError(f"--out must end in {' or '.join(allowed)}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"--out: {path} is a folder")
 
 
 def _relative(cell: Cell) -> tuple[float, float, float, float] | None:

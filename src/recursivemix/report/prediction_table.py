@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol, get_args
 
 import torch
 
@@ -16,10 +16,10 @@ from recursivemix.models.prediction import BoxPrediction, ClassPrediction, Predi
 from recursivemix.models.trained import TrainedModel
 from recursivemix.tasks.detection.metrics import detections_as_results
 
+from .names import Format
 from .safe_cell import safe_cell
 
-Format = Literal["csv", "json", "parquet"]
-FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
+FORMATS: tuple[str, ...] = get_args(Format)
 ROWS = 1000
 """Rows of a Parquet file that are written together."""
 

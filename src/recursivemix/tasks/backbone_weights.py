@@ -67,9 +67,8 @@ def _load(stored: StoredWeights, model: str | None, path: Path | None) -> Loaded
         )
     if name not in MODELS and not timm.is_model(name):
         raise ValueError(f"--backbone {path} is of {name!r}, which timm does not have: give --model")
-    size = colors.size if colors is not None and colors.size <= SMALL_IMAGE else 224
-    if path is not None and is_run_checkpoint(path) and colors is not None:
-        size = colors.size
+    kept = colors is not None and (stored.of_a_run or colors.size <= SMALL_IMAGE)
+    size = colors.size if colors is not None and kept else 224
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if colors is None else (colors.mean, colors.std)
     loaded = new_backbone(backbone_settings(name, size, mean, std))
     result = load_weights(loaded.backbone.network, stored, "--backbone", classifier=False)

@@ -21,11 +21,16 @@ def check_device(device: Device) -> None:
         raise ValueError("--device gpu: torch sees no GPU on this machine; use --device cpu")
 
 
+def device_type(device: Device) -> Literal["cuda", "cpu"]:
+    """Return torch's name of the kind of device that is used."""
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def lightning_precision(precision: Precision, device: Device) -> LightningPrecision:
     """Return Lightning's name of a precision; "auto" is bfloat16 where the hardware multiplies in it."""
     if precision != "auto":
         return PRECISIONS[precision]
-    if device != "cpu" and torch.cuda.is_available():
+    if device_type(device) == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if fast else "32-true"

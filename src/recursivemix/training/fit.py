@@ -6,12 +6,12 @@ import os
 import shutil
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from recursivemix.data.atomic_write import write_json, write_text
 
+from .devices import device_type
 from .environment import environment
 from .folder_lock import locked_folder
 from .prepare import FOLDER_VARIABLE, PreparedRun, RunFolderError, is_abandoned
@@ -64,9 +64,8 @@ def _fit_locked(run: PreparedRun, started: dict[str, Any]) -> Result:
 
 def compile_network(network: nn.Module, device: Device) -> None:
     """Compile a network in place, which keeps the names of its parameters."""
-    on_gpu = device != "cpu" and torch.cuda.is_available()
     # One graph per batch size: CUDA graphs need fixed shapes.
-    network.compile(mode="reduce-overhead" if on_gpu else "default", dynamic=False)
+    network.compile(mode="reduce-overhead" if device_type(device) == "cuda" else "default", dynamic=False)
 
 
 def _take_over(run: PreparedRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,7 +13,6 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from recursivemix.compare.compare import compare, duration
 from recursivemix.compare.grid import check_grid
@@ -24,6 +24,7 @@ from recursivemix.report.tuning_page import build_tuning_page
 from recursivemix.report.words import counted, listed
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.environment import environment
+from recursivemix.training.folder_lock import locked_folder
 from recursivemix.training.plain_file import read_yaml
 
 from .confirmation import differences, methods_of, verdict
@@ -34,7 +35,7 @@ from .space import Range, default_params, method_of, space_of
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-SETTINGS, BEST, RECORD, PAGE, LOCK = "tune.yaml", "best.yaml", "record.json", "page.html", ".lock"
+SETTINGS, BEST, RECORD, PAGE = "tune.yaml", "best.yaml", "record.json", "page.html"
 BRACKETS = 3
 """Brackets that should fit into the budget if it chooses the epochs."""
 MAY_CHANGE = ("budget", "trials", "seeds", "executor", "jobs", "address", "out", "trust_config")
@@ -70,16 +71,13 @@ def tune(settings: TuneSettings, say: Callable[[str], None]) -> dict[str, Any]:
     say(plan_line(settings, rungs, pace))
     out, where = settings.out, environment(gpu=True)
     where["versions"]["optuna"] = version("optuna")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / SETTINGS, yaml.safe_dump(kept_settings(settings), sort_keys=False))
-    except OSError as error:
-        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
-    try:
-        with FileLock(out / LOCK, timeout=0):
-            return finish(settings, space, rungs, where, say)
-    except Timeout as error:
-        raise ValueError(f"another recursivemix tune is running in {out}: choose another --out") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(out))
+            write_text(out / SETTINGS, yaml.safe_dump(kept_settings(settings), sort_keys=False))
+        except OSError as error:
+            raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+        return finish(settings, space, rungs, where, say)
 
 
 def finish(

@@ -10,12 +10,11 @@ from PIL import Image
 from recursivemix.data.augment import (
     augmentation_of,
     colour_scale,
-    evaluation_transform,
     normalise,
     training_crop,
     training_transform,
 )
-from recursivemix.data.crop import evaluation_crop
+from recursivemix.data.crop import evaluation_crop, evaluation_image
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.formats.digits import digits
 from recursivemix.data.images import EncodedImages, ImageFiles, cropped, denormalise
@@ -76,7 +75,7 @@ def test_transforms_give_the_size_for_any_image(image_root, size):
         for image in (
             transform(cropped(data.train, index, training_crop(augmentation))),
             cropped(data.train, index, evaluation_crop(size)),
-            evaluation_transform(size)(data.train[index]),
+            evaluation_image(data.train[index], size),
         ):
             assert (image.shape, image.dtype) == ((3, size, size), torch.uint8)
 

@@ -6,6 +6,7 @@ digits of the training split of `recursivemix.data.formats.digits`, evaluation s
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -121,6 +122,7 @@ def scenes_with_maps() -> SegmentationData:
     )
 
 
+@cache
 def _both_splits() -> tuple[list[Scene], list[Scene], tuple[str, ...]]:
     data = digits()
     assert isinstance(data.train, StackedImages)
