@@ -26,9 +26,13 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests/mixing tests/models tests/data tests/report \
 		tests/test_package.py tests/test_docs.py
 
-# Random malformed input, many more tries than in make test; CAMPAIGN_SEED=N for others.
+# Kills, full disks and random malformed input, many more tries than in make test; CAMPAIGN_SEED=N for others.
+# Its record is written when all has held.
 campaign: $(STAMP)
-	CAMPAIGN_TRIES=$${CAMPAIGN_TRIES:-1000} $(BIN)/python -m pytest -n 2 tests/campaign
+	rm -rf build/campaign && mkdir -p build/campaign && touch build/campaign/started
+	CAMPAIGN_TRIES=$${CAMPAIGN_TRIES:-1000} CAMPAIGN_RECORD=$(CURDIR)/build/campaign \
+		$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 tests/campaign
+	$(BIN)/python tests/campaign/record.py build/campaign --out results/campaign.json
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -412,6 +412,25 @@ def coverage_table() -> str:
     return "\n".join([*lines, "", source(record, "results/coverage.json")])
 
 
+def campaign_table() -> str:
+    """Return how many attacks of each kind were tried and held."""
+    if not (RESULTS / "campaign.json").exists():
+        return "Not measured yet: make campaign."
+    record = read(RESULTS / "campaign.json")
+    lines = ["| | tried | held | |", "| --- " * 4 + "|"]
+    for row in record["rows"]:
+        note = ""
+        if "memory_mib" in row:
+            (first, last), (opened, kept) = row["memory_mib"], row["files"]
+            note = (
+                f"memory {first} MiB, at the end {last}; a line through it rises by {row['growth_mib']} MiB, "
+                f"standard deviation around it {row['deviation_mib']}; open files {opened}, at the end {kept}"
+            )
+        lines.append(f"| {row['kind']} | {row['tried']:,} | {row['held']:,} | {note} |")
+    took = f"{record['minutes']:.0f} minutes, seed {record['seed']}, {record['tries']:,} tries."
+    return "\n".join([*lines, "", took, "", source(record, "results/campaign.json")])
+
+
 COMPARISONS = {
     "equal": "equal settings: bfloat16, channels_last, images in memory",
     "defaults": "defaults of each",
@@ -507,6 +526,7 @@ TABLES = {
     "when": when_table,
     "finetune": finetune_table,
     "coverage": coverage_table,
+    "campaign": campaign_table,
 }
 
 

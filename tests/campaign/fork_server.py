@@ -2,7 +2,8 @@
 
 Reads one JSON object per line. ``{"words": [...], "log": PATH}`` starts a command and answers its process
 id, ``{"wait": PID}`` answers its exit code, negative for a signal. With ``"full_after": N`` the disk is
-full at the N-th write to a file, with ``"unprivileged": true`` root is refused what permissions refuse.
+full at the N-th write to a file, with ``"unprivileged": true`` root is refused what permissions refuse,
+``"environment": {...}`` sets variables, and ``"module": NAME`` calls the ``main`` of another module.
 """
 
 import builtins
@@ -74,7 +75,15 @@ def drop_privileges() -> None:
     assert libc.capset(header, sets) == 0
 
 
-def run(words: list[str], log: str, full_after: int | None = None, unprivileged: bool = False) -> int:
+def run(
+    words: list[str],
+    log: str,
+    module: str = "recursivemix.cli",
+    *,
+    full_after: int | None = None,
+    unprivileged: bool = False,
+    environment: dict[str, str] | None = None,
+) -> int:
     """Run a command in a session of its own; return the process id."""
     pid = os.fork()
     if pid:
@@ -85,8 +94,8 @@ def run(words: list[str], log: str, full_after: int | None = None, unprivileged:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
-        from recursivemix.cli import main
-
+        os.environ.update(environment or {})
+        main = importlib.import_module(module).main
         if full_after is not None:
             builtins.open = io.open = FullDisk(full_after)
         if unprivileged:

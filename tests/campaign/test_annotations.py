@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from campaign.decisions import Decisions
+from campaign.mutations import mutated_bytes
 from recursivemix.data.annotated import IGNORE
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.coco_masks import as_run_lengths
@@ -126,27 +127,6 @@ def write_ade20k(root):
 
 
 # -- attacks ---------------------------------------------------------------------------------------
-
-
-def mutated_bytes(content, draw):
-    """Flip, cut, insert, repeat."""
-    content = bytearray(content)
-    for _ in range(draw.of((1, 1, 1, 3, 20))):
-        place = draw.below(len(content) + 1)
-        action = draw.below(5)
-        if action == 0 and content:
-            content[min(place, len(content) - 1)] = draw.below(256)
-        elif action == 1:
-            del content[place : place + draw.of((1, 8, 10**6))]
-        elif action == 2:
-            content[place:place] = draw.bytes(draw.of((1, 7, 200)))
-        elif action == 3:
-            content[place:place] = draw.of(
-                (b"[" * 100_000, b"{" * 3000, b"<a>" * 30_000, b"\xff\xfe", b"\0")
-            )
-        else:
-            content[place:place] = content[draw.below(len(content) + 1) :][:50]
-    return bytes(content)
 
 
 def paths_of(value, path=()):
@@ -318,7 +298,7 @@ ATTACKED = {
 
 @pytest.mark.parametrize("layout", list(WRITERS))
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about odd files
-def test_broken_annotations(layout, tries, seed, tmp_path):
+def test_broken_annotations(layout, tries, seed, tmp_path, recorded):
     root = tmp_path / layout
     root.mkdir()
     WRITERS[layout](root)
@@ -344,3 +324,4 @@ def test_broken_annotations(layout, tries, seed, tmp_path):
         assert min(seen.values()) > 0, seen  # the attacks reach all three
     growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert growth < GROWTH, f"{growth / 2**20:.0f} MiB"
+    recorded(f"broken {layout} annotations", tries, tries)

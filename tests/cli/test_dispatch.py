@@ -11,6 +11,7 @@ import pytest
 from recursivemix import __version__
 from recursivemix.cli import main
 from recursivemix.cli.dispatch import COMMANDS, GROUPS, parse
+from recursivemix.cli.errors import LONGEST, one_line
 from recursivemix.tasks.settings import ClassificationSettings
 
 HEAVY = {
@@ -259,3 +260,11 @@ def test_a_foreign_class_among_the_settings_of_runs_is_refused(command, tmp_path
     assert "trainer.callbacks names 'os.system'" in message
     assert "--trust-config" in message
     assert not out.exists()
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end():
+    text = one_line(ValueError(f"table.csv, row 3: the label '{'x' * 10**5}' is in one split; fix the row"))
+    assert text.startswith("table.csv, row 3: the label 'xxx")
+    assert text.endswith("xxx' is in one split; fix the row")
+    assert " ... " in text
+    assert len(text) < LONGEST + 10

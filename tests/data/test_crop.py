@@ -185,6 +185,47 @@ def test_an_image_above_the_limit_is_refused_before_decoding(tmp_path):
         open_data(tmp_path / "data", max_pixels=0)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I", "I;16", "F"])
+def test_large_images_are_converted_in_bands(mode, monkeypatch):
+    """A conversion takes several copies of the pixels."""
+    image = photograph(50, 37).convert("I" if mode == "I;16" else mode).convert(mode)
+    whole = as_rgb(image)
+    monkeypatch.setattr(decode, "BAND", 400)
+    assert torch.equal(as_rgb(image), whole)
+    monkeypatch.setattr(decode, "BAND", 20)  # less than a row
+    assert torch.equal(as_rgb(image), whole)
+
+
+@pytest.mark.parametrize("image_size", [(1, 2**24), (2**24, 1), (3, 301), (500, 4)])
+def test_only_the_center_of_a_strip_is_resized(image_size):
+    """All of it would be enlarged to gigabytes."""
+    crop = evaluation_crop(16, 20)(image_size)
+    height, width = image_size
+    assert max(crop.resized) <= 100 * 20
+    assert crop.top + crop.height / 2 == pytest.approx(height / 2, abs=1)
+    assert crop.left + crop.width / 2 == pytest.approx(width / 2, abs=1)
+    image = torch.arange(256, dtype=torch.uint8).repeat(3, height, -(-width // 256))[..., :width]
+    assert crop.apply(image).shape == (3, 16, 16)
+    if min(image_size) > 1:  # the same pixels as of the whole
+        whole = Crop(
+            0, 0, height, width, (20 * height // min(image_size), 20 * width // min(image_size)), 16
+        )
+        assert (crop.apply(image).int() - whole.apply(image).int()).abs().float().mean() < 6
+
+
+def test_the_limit_of_webp_is_lower(tmp_path):
+    """Pillow takes more memory to decode it."""
+    for kind, limit in (("WEBP", 200), ("PNG", 100)):
+        content = encoded(Image.new("RGB", (10, 10)), kind)
+        with decode.open_image(content, "a", "fix", limit) as image:
+            assert as_rgb(image).shape == (3, 10, 10)
+        with (
+            pytest.raises(UnreadableImageError, match=r"above the limit of 99 pixels \(fit --max-pixels"),
+            decode.open_image(content, "a", "fix", limit - 1),
+        ):
+            pass
+
+
 def test_exact_decoding_is_a_setting_of_the_data(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

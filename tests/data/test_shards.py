@@ -17,7 +17,7 @@ from PIL import Image
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.decode import UnreadableImageError
-from recursivemix.data.formats.webdataset import TarShard, find_shards, split_of
+from recursivemix.data.formats.webdataset import LONGEST_LABEL, TarShard, find_shards, split_of
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.data.settings import AugmentationSettings
@@ -299,6 +299,14 @@ BAD = [
         "train-000.tar, 000000: the label '7' is in the train split",
     ),
     (lambda files: [files[0], ("000000.json", b"{")], "train-000.tar, 000000: its label cannot be read"),
+    (
+        lambda files: [files[0], ("000000.json", b"[" * 10**5)],
+        "train-000.tar, 000000: its label cannot be read",
+    ),
+    (
+        lambda files: [files[0], ("000000.cls", b"9" * (LONGEST_LABEL + 1))],
+        "train-000.tar, 000000: its label cannot be read: it has 1048577 bytes",
+    ),
 ]
 
 
@@ -335,6 +343,41 @@ def test_a_shard_that_is_cut_off_is_named_or_used_as_far_as_it_goes(folder, opti
         open_data(folder, **options)
     data = open_data(folder, skip_bad=True, **options)
     assert [number_of(data.train[i]) for i in range(len(data.train))] == [*range(15), *range(23, 30)]
+
+
+@pytest.mark.parametrize("name", ["000000.png", "000000.cls"])
+def test_a_member_that_claims_more_than_the_file_is_named(folder, options, name):
+    """Its bytes are not read: they would take the memory that the header asks for."""
+    path = write_tar(folder / "train-000.tar", list(samples(range(10))))
+    content = bytearray(path.read_bytes())
+    start = content.index(name.encode())
+    content[start + 124 : start + 136] = b"77777777777\0"  # 8 GiB
+    content[start + 148 : start + 156] = b" " * 8
+    content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-000\.tar, 000000: the tar file"):
+        open_data(folder, **options)
+
+
+def test_keys_need_not_be_ascii(tmp_path, options):
+    files = [(f"{'é' * 400}{name}", content) for name, content in samples(range(9))]
+    write_tar(tmp_path / "set" / "a.tar", files)
+    data = open_data(tmp_path / "set", val_split=0.4, **options)
+    assert "a.tar, éé" in data.train.name(0)
+    assert len(data.train.name(0)) < 400 + len(str(tmp_path))
+
+
+def test_numbers_of_many_digits_are_labels(tmp_path, options):
+    """Python refuses to convert them."""
+    labels = ["9" * 5000, "3"]
+    files = [(f"{i}.png", encoded(i)) for i in range(8)] + [
+        (f"{i}.cls", labels[i % 2].encode()) for i in range(8)
+    ]
+    write_tar(tmp_path / "set" / "a.tar", sorted(files))
+    assert open_data(tmp_path / "set", val_split=0.5, **options).classes == ("3", "9" * 5000)
+    (tmp_path / "set" / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match="labels must be numbers below"):
+        open_data(tmp_path / "set", val_split=0.5, **options)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 1200
+"""Characters of a message; what is in the middle of a longer one, such as a label, is left out."""
+
 
 class UsageError(ValueError):
     """A mistake that the user can fix: exit code 2. The message is one line."""
@@ -26,8 +29,9 @@ def one_line(error: BaseException) -> str:
     text = str(error).strip()
     if "Traceback (most recent call last)" in text:
         last = text.splitlines()[-1]
-        return last.partition(f"{type(error).__name__}: ")[2] or last
-    return " ".join(text.split())
+        text = last.partition(f"{type(error).__name__}: ")[2] or last
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from recursivemix.models.preprocessing import Interpolation, evaluation_resize
 
 SCALES = (8, 4, 2)
 """Factors by which a JPEG decoder can reduce an image at little cost."""
+LARGEST_RATIO = 100
+"""Ratio of the sides above which a center crop cuts off the ends of an image before it resizes it."""
 
 
 class Crop(NamedTuple):
@@ -79,10 +81,12 @@ ChooseCrop = Callable[[tuple[int, int]], Crop]
 
 def center_crop(size: int, resize: int, interpolation: Interpolation, image_size: tuple[int, int]) -> Crop:
     """Resize the shorter side to ``resize`` pixels and take the central ``size`` by ``size`` pixels."""
-    height, width = image_size
+    longest = LARGEST_RATIO * min(image_size)  # else resizing a strip of pixels takes gigabytes
+    height, width = (min(side, longest) for side in image_size)
+    top, left = (image_size[0] - height) // 2, (image_size[1] - width) // 2
     shorter = min(height, width)
     resized = (int(resize * height / shorter), int(resize * width / shorter))  # as torchvision rounds
-    return Crop(0, 0, height, width, resized, size, interpolation)
+    return Crop(top, left, height, width, resized, size, interpolation)
 
 
 def evaluation_crop(

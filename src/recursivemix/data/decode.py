@@ -46,6 +46,8 @@ DECODING_ERRORS = (
 )
 RAW = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 """Header of raw pixels as Pillow writes them (PPM): width and height."""
+BAND = 2**24
+"""Pixels of an image that are converted at a time: a conversion takes several copies of its pixels."""
 FIX_FILE = "fix or remove the file, or leave out all unreadable files with --skip-bad"
 
 
@@ -84,10 +86,12 @@ def open_image(
         if not size:
             raise ValueError("empty file")
         with Image.open(content if isinstance(content, Path) else BytesIO(content)) as image:
-            if image.width * image.height > max_pixels:
+            is_webp = image.format == "WEBP"  # Pillow holds four copies of it while it decodes it
+            limit = max_pixels // 2 if is_webp else max_pixels
+            if image.width * image.height > limit:
                 raise ValueError(
-                    f"{image.width}x{image.height} pixels are above the limit of {max_pixels} pixels (fit "
-                    f"--max-pixels)"
+                    f"{image.width}x{image.height} pixels are above the limit of {limit} pixels (fit "
+                    f"--max-pixels{', twice the limit of WebP' if is_webp else ''})"
                 )
             yield image
     except DECODING_ERRORS as error:
@@ -114,6 +118,18 @@ def failure_reason(error: Exception) -> str:
 
 def as_rgb(image: Image.Image) -> Tensor:
     """Decode an image of any mode to (3, H, W) uint8 RGB."""
+    width, height = image.size
+    if width * height <= BAND:
+        return _converted(image)
+    rows = max(1, BAND // width)
+    pixels = torch.empty(height, width, 3, dtype=torch.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _converted(image.crop((0, top, width, bottom))).permute(1, 2, 0)
+    return pixels.permute(2, 0, 1)
+
+
+def _converted(image: Image.Image) -> Tensor:
     if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it at 255
         grey: Tensor = (pil_to_tensor(image).int() & 0xFFFF) // 257
         return grey.byte().repeat(3, 1, 1)
@@ -155,12 +171,14 @@ def decode_crop(
 
 
 def _read(content: Path | bytes) -> bytes:
-    """Return encoded bytes; none if the file cannot be read, for which `open_image` has the words."""
+    """Return encoded bytes; none of an unreadable file, or one that `_plain_size` does not know."""
     if isinstance(content, bytes):
         return content
     try:
-        return content.read_bytes()
-    except OSError:
+        with content.open("rb") as file:
+            start = file.read(2)
+            return start + file.read() if start in (b"\xff\xd8", b"P6") else b""
+    except OSError:  # `open_image` has the words for it
         return b""
 
 

@@ -5,14 +5,16 @@ See `recursivemix.data.formats.pack` for the layout.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,11 +25,12 @@ from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
 
-from .atomic_write import atomic_write
+from .atomic_write import name_file
 from .decode import as_rgb
 from .formats.pack import HEADER, header, index_bytes
 from .images import EncodedImages, ImageData, LabelledImages
 from .open import open_images
+from .printable import encodable
 from .settings import ImageSettings
 from .splits import NoEvaluationSplitError
 
@@ -92,15 +95,15 @@ def write_pack(
         "flip": data.flip,
     }
     labels = torch.cat([images.labels for images in parts.values()])
-    names = [images.name(i).encode() for images in parts.values() for i in range(len(images))]
-    with atomic_write(out) as part, part.open("wb") as file:
+    names = [encodable(images.name(i)).encode() for images in parts.values() for i in range(len(images))]
+    with sole_writer(out) as file:
         contents = _encoded(encoder, list(parts.values()), workers, progress)
         length = write_contents(file, contents, labels, names, facts)
     return Packed(len(names), length, data.skipped)
 
 
 def write_contents(
-    file: BinaryIO, contents: Iterable[bytes], labels: Tensor, names: list[bytes], facts: dict[str, Any]
+    file: IO[bytes], contents: Iterable[bytes], labels: Tensor, names: list[bytes], facts: dict[str, Any]
 ) -> int:
     """Write the encoded images and their index to an empty file, then the header that makes it complete.
 
@@ -131,9 +134,56 @@ def write_contents(
     length = file.tell()
     file.seek(0)
     file.write(header(length, start, index))
-    file.flush()
-    os.fsync(file.fileno())
     return length
+
+
+@contextlib.contextmanager
+def sole_writer(out: Path) -> Iterator[IO[bytes]]:
+    """Yield a temporary file beside ``out`` that no other process writes; rename it to ``out`` on success.
+
+    It is removed on failure. Platforms and file systems without locks go without.
+
+    Raises:
+        ValueError: another process writes it.
+    """
+    part = out.with_name(f".{out.name}.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            if not _is_locked(file, part):
+                raise ValueError(
+                    f"--out {out} is being written by another process: wait for its end, or choose another "
+                    f"name"
+                )
+            try:
+                file.truncate()
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if sys.platform == "win32":  # where open files cannot be renamed
+                    file.close()
+                part.replace(out)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise
+    except OSError as error:  # closing the file can raise too
+        name_file(error, out)
+        raise
+
+
+def _is_locked(file: IO[bytes], path: Path) -> bool:
+    """Lock an open file; return False if another process holds the lock or has just renamed the file."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the file system has no locks
+    return path.is_file() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def open_whole(settings: ImageSettings) -> ImageData:

@@ -101,8 +101,13 @@ def rows_data(
 def sorted_labels(rows: Sequence[Row]) -> list[str]:
     """Return all labels, sorted; whole numbers by their value."""
     labels = {label for row in rows for label in row.labels}
-    numbers = all(label.isdecimal() for label in labels)
+    numbers = all(is_number(label) for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
+
+
+def is_number(label: str) -> bool:
+    """Tell whether a label is a whole number; Python refuses to convert thousands of digits."""
+    return label.isdecimal() and len(label) < 20
 
 
 def lone_labels(rows: Sequence[Row], multi_label: bool) -> dict[str, str]:

@@ -131,8 +131,8 @@ class ImageSettings(SourceSettings):
         train_images: Number of training images; a stratified random subset (default: all).
         exact_decoding: Decode every image at its full size; by default, one whose crop is larger than the
             network's input is decoded at 1/2, 1/4 or 1/8, which is faster and changes pixels slightly.
-        max_pixels: Largest number of pixels of an image; larger ones are refused before they are decoded,
-            or left out with --skip-bad.
+        max_pixels: Largest number of pixels of an image, half of it for WebP; larger ones are refused
+            before they are decoded, or left out with --skip-bad.
     """
 
     dataset: Source = "auto"

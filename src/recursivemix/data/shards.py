@@ -27,7 +27,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from .images import ImageData
-from .rows import Row, Words, rows_data
+from .printable import encodable
+from .rows import Row, Words, is_number, rows_data
 from .settings import ImageSettings
 
 T = TypeVar("T")
@@ -36,7 +37,9 @@ FETCHES = 4
 """Shards that a process indexes or fetches at the same time."""
 MOST_COPIES = 20
 """Copies of one shard that other processes may delete before it is read."""
-FORMAT = 1
+LONGEST_KEY = 500
+"""Bytes of a sample's key that are kept, for messages."""
+FORMAT = 2
 """Version of the index files."""
 SHARD_OPTIONS = frozenset(
     {"shard_cache", "shard_cache_gb", "multi_label", "val_split", "folds", "fold", "image_size", "skip_bad"}
@@ -209,7 +212,8 @@ class ShardRows:
         self.shard_of = blocks
         self.blocks = None if all(shard.path is not None for shard in shards) else blocks
         # Arrays, which loader workers share; a list of objects would be copied into each of them.
-        self.keys = np.array([member.key for member in members], dtype="S")
+        keys = [encodable(member.key).encode()[:LONGEST_KEY] for member in members]
+        self.keys = np.array(keys, dtype="S")
         self.positions = torch.tensor([(member.offset, member.size) for member in members]).view(-1, 2)
         self._descriptors: dict[int, int] = {}
         self._requested: set[int] = set()
@@ -228,7 +232,7 @@ class ShardRows:
 
     def name(self, row: int) -> str:
         """Return the shard and the key of an image."""
-        return f"{self.shards[int(self.shard_of[row])].name}, {self.keys[row].decode()}"
+        return f"{self.shards[int(self.shard_of[row])].name}, {self.keys[row].decode(errors='replace')}"
 
     def prefetch(self, rows: Tensor) -> None:
         """Start to copy the shards of these rows in the background."""
@@ -312,7 +316,7 @@ def sharded_images(
     data = rows_data(settings, seed, source, rows, bad, skipped=skipped)
     if not names:
         return data
-    if not all(label.isdecimal() and int(label) < len(names) for label in data.classes):
+    if not all(is_number(label) and int(label) < len(names) for label in data.classes):
         raise ValueError(
             f"{settings.data}: with the {len(names)} names in classes.txt, labels must be numbers below "
             f"that"

@@ -21,7 +21,7 @@ from recursivemix.data.formats.pack import FIELDS, HEADER, header, index_bytes, 
 from recursivemix.data.images import cropped
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
-from recursivemix.data.pack import write_pack
+from recursivemix.data.pack import sole_writer, write_pack
 from recursivemix.data.settings import AugmentationSettings, ImageSettings
 from recursivemix.data.splits import network_size
 from samples import FAST, write_images
@@ -169,6 +169,13 @@ def test_a_part_of_a_pack_is_refused_in_one_line(image_root, tmp_path, spoil, me
         ({"labels": np.array([0, 1, -1])}, "labels have no classes"),
         ({"labels": np.array([0, 1])}, "different lengths"),
         ({"names": np.array([{}, {}, {}], dtype=object)}, "not a whole pack"),
+        ({"positions": np.array([[2**62, 2**62]] * 3)}, "outside the file"),
+        ({"labels": np.array([0.0, 1.0, 1.0])}, "neither classes nor marks"),
+        ({"labels": np.full((3, 2), 3, np.uint8)}, "neither 0 nor 1"),
+        ({"splits": {"train": 4, "val": -1}}, "different lengths"),
+        ({"splits": {"train": 0, "val": 3}}, "different lengths"),
+        ({"mean": [float("nan")] * 3}, "three finite numbers"),
+        ({"std": [1, 1, 0]}, "std must be above 0"),
     ],
 )
 def test_an_index_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -180,7 +187,9 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path, change, message):
         "names": np.array([b"a", b"b", b"c"]),
     }
     facts = {"classes": ["x", "y"], "splits": {"train": 3}, "mean": [0.5] * 3, "std": [1] * 3, "flip": True}
-    index = index_bytes(arrays | change, facts)
+    index = index_bytes(
+        *({name: change.get(name, value) for name, value in part.items()} for part in (arrays, facts))
+    )
     file = tmp_path / "a.pack"
     start = HEADER + 5
     file.write_bytes(header(start + len(index), start, index) + b"12345" + index)
@@ -213,12 +222,32 @@ def test_a_broken_image_leaves_no_file(image_root, tmp_path):
     )
 
 
+def test_file_names_of_other_encodings_are_kept(image_root, tmp_path):
+    file = image_root / "train" / "red" / "0.png"
+    file.rename(os.fsdecode(os.fsencode(file.parent) + b"/\xe9.png"))
+    data = open_data(packed(image_root, tmp_path / "a.pack"))
+    assert any(data.train.name(i).endswith("\\udce9.png") for i in range(len(data.train)))
+
+
 def test_the_header_is_written_last(image_root, tmp_path, monkeypatch):
     """A writer that is killed leaves a file of zeros under another name."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         packed(image_root, tmp_path / "a.pack")
     assert not (tmp_path / "a.pack").exists()
+
+
+def test_a_pack_has_one_writer(image_root, tmp_path):
+    """Two that write into one temporary file would rename a mixture of both."""
+    out = tmp_path / "a.pack"
+    with sole_writer(out) as file:
+        with pytest.raises(ValueError, match=r"--out .*a\.pack is being written by another process"):
+            packed(image_root, out)
+        file.write(b"first")
+    assert out.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    (tmp_path / ".b.pack.part").write_bytes(bytes(10**6))  # of a writer that was killed
+    assert read_index(packed(image_root, tmp_path / "b.pack")).classes == ("blue", "green", "red")
 
 
 def test_the_header_has_its_layout():

@@ -198,6 +198,8 @@ def test_a_missing_library_is_named(folder, monkeypatch):
 BAD_CELLS = [
     ("image", 4, "images/none.png", r"row 5 \(.*none\.png\): the file does not exist"),
     ("image", 4, "", "row 5: it has no image"),
+    ("image", 4, "x" * 300, r"row 5 \(.*x\): the file does not exist"),
+    ("image", 4, "a\0b", r"row 5 \(.*\): the file does not exist"),
     ("label", 4, "", r"row 5 \(.*\): it has no label"),
     ("split", 4, "tests", r"row 5 \(.*\): the split must be train, .*; got 'tests'"),
     ("label", 8, "white", r"row 9 \(.*\): the label 'white' is in the val split only"),

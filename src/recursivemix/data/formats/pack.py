@@ -25,6 +25,7 @@ from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import image_data
+from recursivemix.models.preprocessing import three_numbers
 
 MAGIC = b"rmpack1\n"
 FIELDS = struct.Struct("<8sQQQI")
@@ -66,19 +67,26 @@ class Index:
         self.names = np.ascontiguousarray(arrays["names"]).astype("S")
         self.classes = tuple(str(name) for name in facts["classes"])
         self.splits = {str(name): int(count) for name, count in facts["splits"].items()}
-        self.mean, self.std = (tuple(float(v) for v in facts[name]) for name in ("mean", "std"))
+        self.mean, self.std = (three_numbers(facts[name], name) for name in ("mean", "std"))
         self.flip = bool(facts["flip"])
         count = len(self.positions)
         starts, lengths = self.positions.reshape(count, 2).T
-        several = self.labels.ndim == 2
-        alike = len(self.checksums) == len(self.labels) == len(self.names) == count
-        if not alike or sum(self.splits.values()) != count or next(iter(self.splits)) != "train":
+        counts = list(self.splits.values())
+        alike = self.checksums.shape == self.names.shape == (count,) == self.labels.shape[:1]
+        if not alike or sum(counts) != count or min(counts) < 1 or next(iter(self.splits)) != "train":
             raise ValueError("its parts have different lengths")
-        if (starts < HEADER).any() or (lengths < 0).any() or (starts + lengths > end).any():
+        if (starts < HEADER).any() or (lengths < 0).any() or (starts > end - lengths).any():
             raise ValueError("an image lies outside the file")
-        largest = self.labels.shape[1] - 1 if several else int(self.labels.max())
-        if largest >= len(self.classes) or int(self.labels.min()) < 0 or len(self.mean) != 3:
+        if (self.labels.dtype, self.labels.ndim) not in ((torch.long, 1), (torch.uint8, 2)):
+            raise ValueError("its labels are neither classes nor marks of classes")
+        several, largest = self.labels.ndim == 2, int(self.labels.max())
+        if several and largest > 1:
+            raise ValueError("its marks of classes are neither 0 nor 1")
+        last = self.labels.shape[1] - 1 if several else largest
+        if last >= len(self.classes) or int(self.labels.min()) < 0:
             raise ValueError("its labels have no classes")
+        if min(self.std) <= 0:
+            raise ValueError(f"its std must be above 0, got {self.std}")
 
 
 def read_index(path: Path) -> Index:
@@ -169,8 +177,7 @@ def open_pack(settings: ImageSettings, seed: int = 0) -> ImageData:
         images[split] = EncodedImages(source, index.labels[rows], rows)
         first += count
     data = image_data(settings, seed, index.classes, images)
-    (r, g, b), (sr, sg, sb) = index.mean, index.std
-    return replace(data, mean=(r, g, b), std=(sr, sg, sb), flip=index.flip)
+    return replace(data, mean=index.mean, std=index.std, flip=index.flip)
 
 
 def is_pack(path: Path | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def usable_rows(
             continue
         elif content is None:
             bad[number] = "it has no image"
-        elif isinstance(content, Path) and not content.is_file():
+        elif isinstance(content, Path) and not os.path.isfile(content):
             bad[number] = "the file does not exist"
         elif words is None:
             bad[number] = "the label columns must hold 0 or 1"

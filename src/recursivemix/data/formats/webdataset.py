@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import io
 import itertools
 import json
 import re
@@ -28,6 +29,8 @@ from recursivemix.data.shards import SHARD_OPTIONS, Member, Shard, sharded_image
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LABEL_KEYS = ("label", "labels", "class", "target")
 CLASS_NAMES = "classes.txt"
+LONGEST_LABEL = 2**20
+"""Largest number of bytes of a label file."""
 SCHEME = re.compile(r"\b([a-z][a-z0-9+.-]+):/+")
 
 
@@ -101,6 +104,10 @@ def _key(name: str) -> str:
 
 def _member(content: IO[bytes], key: str, sample: dict[str, tarfile.TarInfo]) -> Member:
     """Make the member of a sample from its files, by their suffixes."""
+    content.seek(0, io.SEEK_END)
+    length = content.tell()
+    if any(entry.offset_data + entry.size > length for entry in sample.values()):
+        return Member(key, 0, 0, (), "the tar file ends within the sample")
     image = next((entry for suffix, entry in sample.items() if f".{suffix}".endswith(IMG_EXTENSIONS)), None)
     if image is None:
         return Member(key, 0, 0, (), "the sample has no image")
@@ -112,7 +119,7 @@ def _member(content: IO[bytes], key: str, sample: dict[str, tarfile.TarInfo]) ->
         elif "json" in sample:
             fields = json.loads(_read(content, sample["json"]))
             labels = next((split_words(fields[name]) for name in LABEL_KEYS if name in fields), None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         return Member(key, offset, size, (), f"its label cannot be read: {error}")
     if labels is None:
         return Member(key, offset, size, (), f"the sample has no .cls, and no .json with {LABEL_KEYS[0]!r}")
@@ -120,6 +127,8 @@ def _member(content: IO[bytes], key: str, sample: dict[str, tarfile.TarInfo]) ->
 
 
 def _read(content: IO[bytes], entry: tarfile.TarInfo) -> bytes:
+    if entry.size > LONGEST_LABEL:
+        raise ValueError(f"it has {entry.size} bytes, more than {LONGEST_LABEL}")
     content.seek(entry.offset_data)
     return content.read(entry.size)
 
