@@ -130,7 +130,9 @@ def finetune_table() -> str:
             (method,) = (m for m in record["methods"] if m["label"] == label)
             values = [run["values"]["acc1_last"] for run in method["runs"]]
             mean = f"{sum(values) / len(values):.2f} %"
-            pair = next((p for p in record["pairs"] if (p["method"], p["metric"]) == (label, "acc1_last")), None)
+            pair = next(
+                (p for p in record["pairs"] if (p["method"], p["metric"]) == (label, "acc1_last")), None
+            )
             if pair is not None:
                 reach = "" if pair["low"] is None else f" ({pair['low']:+.2f} to {pair['high']:+.2f})"
                 p = "" if pair["p_corrected"] is None else f", p {pair['p_corrected']:.3f}"

@@ -15,7 +15,7 @@ from .draw import Draw, pasted_boxes, uniform_numbers
 from .eager import eager
 from .mixer import Mixer
 
-DEFAULT = {"recursivemix": {}, "cutmix": {}}
+DEFAULT: dict[str, dict[str, Any]] = {"recursivemix": {}, "cutmix": {}}
 
 
 class Alternate(Mixer):
