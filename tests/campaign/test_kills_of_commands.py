@@ -128,15 +128,18 @@ def test_killed_on_two_processes(server, data, tmp_path, tries, seed, recorded):
             os.kill(pids[rank], chosen)
         # A process that waits for one that was killed ends by itself, or is ended by its launcher.
         alive = [rank for rank in range(2) if rank not in struck]
-        if not until(lambda pids=pids: not any(map(is_running, pids)), 15.0):
-            assert chosen == signal.SIGKILL, f"kill {number}"
+        waiting = not until(lambda pids=pids: not any(map(is_running, pids)), 15.0)
+        if waiting:
+            # Before the first step a process cannot know that the one it waits for was stopped in order.
+            began = (out / "checkpoints" / "last.ckpt").is_file()
+            assert chosen == signal.SIGKILL or not began, f"kill {number}"
             for rank in alive:
                 os.kill(pids[rank], signal.SIGKILL)
         codes = [server.wait(pid) for pid in pids]
         killed += codes != [0, 0]
         ends = [log.read_text()[-1500:] for log in logs]
         note = f"kill {number}: {chosen.name} to {struck}: {codes}, {ends}"
-        if chosen != signal.SIGKILL:
+        if chosen != signal.SIGKILL and not waiting:
             assert all(code in (0, 130, -chosen) for code in codes), note
         for _ in range(2):
             if (out / "record.json").is_file():
