@@ -293,7 +293,7 @@ def mutated_pack(content, draw):
             facts[draw.of(list(facts))] = draw.of(odd)
             continue
         name = draw.of(list(arrays))
-        array = arrays[name]
+        array = np.atleast_1d(arrays[name])
         arrays[name] = draw.of(
             (array[:-1], array[:0], array[None, :], array[:1], array[::2],
              np.array(["\ud800"] * count), np.array(["a"] * count), np.array(3),

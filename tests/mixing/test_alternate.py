@@ -56,6 +56,17 @@ def test_the_region_head_has_a_gradient_in_every_step():
         mixer.loss(logits_of(0), batch)
 
 
+def test_logits_of_another_kind_are_refused_by_name():
+    """On a batch of either member."""
+    mixer = Alternate(K)
+    for t in range(12):
+        batch = mixer(*data(t))
+        with pytest.raises(ValueError, match="the loss"):
+            mixer.loss([[0.5] * K] * 6, batch, logits_of(t))
+        with pytest.raises(ValueError, match="the loss"):
+            mixer.loss(logits_of(t), batch, [[0.5] * K] * 6)
+
+
 @pytest.mark.parametrize(("weights", "share"), [(None, 0.5), ([1, 3], 0.25), ([5, 0], 1.0)])
 def test_members_are_drawn_by_weight(weights, share):
     mixer = Alternate(K, members={"mixup": {}, "cutmix": {}}, weights=weights)

@@ -99,10 +99,10 @@ class Alternate(Mixer):
         member = self.member_of(batch.draw)
         if member.trains_regions or not self.trains_regions:
             return member.losses(logits, batch, region_logits)
-        regions = self.member_of(Draw())
+        losses = member.losses(logits, batch)
         unmixed = replace(batch, lam=torch.ones_like(batch.lam))
-        idle = regions.losses(logits.detach(), unmixed, region_logits)
-        return member.losses(logits, batch) | {"consistency": idle["consistency"]}
+        idle = self.member_of(Draw()).losses(logits.detach(), unmixed, region_logits)
+        return losses | {"consistency": idle["consistency"]}
 
     def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
         for member in self.members:
