@@ -6,7 +6,9 @@ full at the N-th write to a file, with ``"unprivileged": true`` root is refused 
 ``"environment": {...}`` sets variables, and ``"module": NAME`` calls the ``main`` of another module.
 """
 
+import atexit
 import builtins
+import contextlib
 import ctypes
 import errno
 import importlib
@@ -109,6 +111,8 @@ def run(
         traceback.print_exc()
         code = 71
     finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()  # they end the processes that read images
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
