@@ -112,6 +112,7 @@ def run(
         code = 71
     finally:
         with contextlib.suppress(BaseException):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             atexit._run_exitfuncs()  # they end the processes that read images
         sys.stdout.flush()
         sys.stderr.flush()

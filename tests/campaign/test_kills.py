@@ -92,6 +92,10 @@ def test_killed_at_random_moments(server, data, undisturbed, tmp_path, tries, se
         except AssertionError as error:
             error.add_note(note)
             raise
+        # Processes that read images look every 5 s whether the run they work for was killed.
+        end = time.monotonic() + 15
+        while leftovers(folder, pids) and time.monotonic() < end:
+            time.sleep(0.05)
         assert not leftovers(folder, pids), note
         assert (folder / "run" / "record.json").is_file(), note
         shutil.rmtree(folder)
