@@ -18,6 +18,7 @@ from campaign.decisions import Decisions
 from campaign.grid_runs import GRIDS, processes_of, results_of, words_of_grid
 from campaign.short_runs import words_of
 from campaign.test_kills import SIGNALS, leftovers, signalled
+from recursivemix.data.pack import sole_writer
 from recursivemix.models.checkpoint_file import read_checkpoint
 from samples import write_images
 from training.test_resume import same
@@ -77,17 +78,16 @@ def test_killed_while_packing(server, photographs, tmp_path, tries, seed, record
 
 
 def test_two_pack_the_same_file(server, photographs, tmp_path):
-    out = tmp_path / "a.pack"
-    words = ["pack", "--data", photographs, "--out", out]
-    logs = [tmp_path / f"log{i}" for i in range(2)]
-    pids = [server.start(words, log) for log in logs]
-    codes = [server.wait(pid) for pid in pids]
-    assert sorted(codes) == [0, 2]
-    lost = logs[codes.index(2)].read_text()
-    assert "being written by another process" in lost or "exists" in lost
-    assert lost.count("\nrecursivemix pack: error: ") + lost.startswith("recursivemix pack: error: ") == 1
-    assert "Traceback" not in lost
-    assert not leftovers(tmp_path, set(pids))
+    out, log = tmp_path / "a.pack", tmp_path / "log"
+    with sole_writer(out) as file:
+        file.write(b"of the first")
+        assert server.run(["pack", "--data", photographs, "--out", out], log) == 2
+    lost = log.read_text()
+    assert lost.startswith("recursivemix pack: error: ")
+    assert "being written by another process" in lost
+    assert lost.count("\n") == 1
+    assert out.read_bytes() == b"of the first"
+    assert [path.name for path in tmp_path.iterdir() if path != log] == [out.name]
 
 
 # -- two processes of one run ------------------------------------------------------------------------
