@@ -97,6 +97,12 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: record["train_accuracy"])
 
 
+def difference(pair: dict[str, Any], digits: int) -> str:
+    """The mean difference of a pair of methods in points, with its interval if it has one."""
+    reach = "" if pair["low"] is None else f" ({pair['low']:+.{digits}f} to {pair['high']:+.{digits}f})"
+    return f"{pair['mean']:+.{digits}f}{reach}"
+
+
 def when_table() -> str:
     """Gains over ``none`` of every comparison, by how far ``none`` has fit its training images."""
     lines = [
@@ -104,10 +110,8 @@ def when_table() -> str:
         "| --- | --- | --- | --- |",
     ]
     for record in comparisons_by_fit():
-        data, gains = record["data"], []
-        for pair in record["gains"]:
-            reach = "" if pair["low"] is None else f" ({pair['low']:+.1f} to {pair['high']:+.1f})"
-            gains.append(f"{pair['method']} {pair['mean']:+.1f}{reach}")
+        data = record["data"]
+        gains = [f"{pair['method']} {difference(pair, 1)}" for pair in record["gains"]]
         seeds = record["finished"]
         lines.append(
             f"| {data['name']}, {data['train_images']:,} images, {record['model']}, {record['epochs']} epochs, "
@@ -128,16 +132,12 @@ def finetune_table() -> str:
         cells = []
         for record in records.values():
             (method,) = (m for m in record["methods"] if m["label"] == label)
-            values = [run["values"]["acc1_last"] for run in method["runs"]]
-            mean = f"{sum(values) / len(values):.2f} %"
-            pair = next(
-                (p for p in record["pairs"] if (p["method"], p["metric"]) == (label, "acc1_last")), None
-            )
-            if pair is not None:
-                reach = "" if pair["low"] is None else f" ({pair['low']:+.2f} to {pair['high']:+.2f})"
-                p = "" if pair["p_corrected"] is None else f", p {pair['p_corrected']:.3f}"
-                mean += f", {pair['mean']:+.2f}{reach}{p}"
-            cells.append(mean)
+            parts = [f"{method['estimates']['acc1_last']['mean']:.2f} %"]
+            for pair in record["pairs"]:
+                if (pair["method"], pair["metric"]) == (label, "acc1_last"):
+                    parts.append(difference(pair, 2))
+                    parts += [] if pair["p_corrected"] is None else [f"p {pair['p_corrected']:.3f}"]
+            cells.append(", ".join(parts))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     seeds = ", ".join(f"{len(record['seeds'])} at {n}" for n, record in records.items())
     one = next(iter(records.values()))
@@ -177,9 +177,9 @@ def compared_table(name: str) -> str:
         settings |= settings.pop("mixer_options", {})
         means = {metric: found["mean"] for metric, found in method["estimates"].items()}
         pair = pairs.get(method["label"])
-        difference = p = ""
+        gain = p = ""
         if pair is not None and pair["p"] is not None:
-            difference = f"{pair['mean']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
+            gain = difference(pair, 2)
             p = f"{pair['p_corrected']:.3f}"
         others = [
             f"{means[name]:.{1 if metric.unit else 3}f}" if name in means else ""
@@ -188,7 +188,7 @@ def compared_table(name: str) -> str:
         words = ", ".join(f"`{key}={value}`" for key, value in settings.items())
         lines.append(
             f"| {method['label']} | {words} | {means['acc1_last']:.2f} | {means['acc1_best']:.2f} | "
-            f"{difference} | {p} | {' | '.join(others)} |"
+            f"{gain} | {p} | {' | '.join(others)} |"
         )
     return "\n".join([*lines, "", f"{record['answer']}", "", source(record, f"results/compare/{name}/")])
 
@@ -219,14 +219,14 @@ def transfer_table(name: str) -> str:
         last = [run["score_last"] for run in runs]
         acc = method["estimates"]["pretrain_acc1"]["mean"]
         pair = pairs.get(method["label"])
-        difference = p = ""
+        gain = p = ""
         if pair is not None and pair["p"] is not None:
-            difference = f"{pair['mean']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
+            gain = difference(pair, 2)
             p = f"{pair['p_corrected']:.3f}"
         lines.append(
             f"| {method['label']} | {acc:.1f} | {mean(last):.2f} | "
             f"{' / '.join(f'{value:.2f}' for value in last)} | "
-            f"{mean(run['score_best'] for run in runs):.2f} | {difference} | {p} |"
+            f"{mean(run['score_best'] for run in runs):.2f} | {gain} | {p} |"
         )
     return "\n".join([*lines, "", record["answer"], "", source(record, f"results/transfer/{name}/")])
 

@@ -22,6 +22,18 @@ from training.test_resume import same
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ANSWERED = 3.0
 """Seconds within which Ctrl-C and SIGTERM end a run."""
+ENDED = 30.0
+"""Seconds within which processes without a parent, or without another of their run, must end."""
+
+
+def until(condition, seconds=ENDED):
+    """Wait for a condition; tell whether it came."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def signalled(server, pid, number, delay):
@@ -93,10 +105,7 @@ def test_killed_at_random_moments(server, data, undisturbed, tmp_path, tries, se
             error.add_note(note)
             raise
         # Processes that read images look every 5 s whether the run they work for was killed.
-        end = time.monotonic() + 15
-        while leftovers(folder, pids) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not leftovers(folder, pids), note
+        assert until(lambda folder=folder, pids=pids: not leftovers(folder, pids), 15), note
         assert (folder / "run" / "record.json").is_file(), note
         shutil.rmtree(folder)
     recorded("kills", count, count)

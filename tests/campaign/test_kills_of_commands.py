@@ -17,25 +17,11 @@ import pytest
 from campaign.decisions import Decisions
 from campaign.grid_runs import GRIDS, processes_of, results_of, words_of_grid
 from campaign.short_runs import words_of
-from campaign.test_kills import SIGNALS, leftovers, signalled
+from campaign.test_kills import ENDED, SIGNALS, leftovers, signalled, until
 from recursivemix.data.pack import sole_writer
 from recursivemix.models.checkpoint_file import read_checkpoint
 from samples import write_images
 from training.test_resume import same
-
-ENDED = 30.0
-"""Seconds within which processes without a parent, or without another of their run, must end."""
-
-
-def until(condition, seconds=ENDED):
-    """Wait for a condition; tell whether it came."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
 
 # -- packing ---------------------------------------------------------------------------------------
 

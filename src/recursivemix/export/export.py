@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
 
 Target = Literal["timm", "torchvision", "hf", "onnx"]
 TARGETS = {
-    "timm": ("timm_file:write_timm", ".safetensors"),
-    "torchvision": ("torchvision_file:write_torchvision", ".safetensors"),
-    "hf": ("hf_folder:write_hf", ""),
-    "onnx": ("onnx_file:write_onnx", ".onnx"),
+    "timm": ("recursivemix.export.timm_file:write_timm", ".safetensors"),
+    "torchvision": ("recursivemix.export.torchvision_file:write_torchvision", ".safetensors"),
+    "hf": ("recursivemix.export.hf_folder:write_hf", ""),
+    "onnx": ("recursivemix.export.onnx_file:write_onnx", ".onnx"),
 }
 """``MODULE:FUNCTION`` that writes each target, and the ending of its file; hf writes a folder."""
 
@@ -50,10 +49,11 @@ def export_checkpoint(
         out = out.with_name(out.name + suffix)
     if out.exists():
         raise ValueError(f"{out} already exists: name a new one with --out")
+    from recursivemix.models.trained import imported
+
     from .reference import read_reference
 
-    module, _, function = writer.partition(":")
-    write = getattr(import_module(f"{__package__}.{module}"), function)
+    write = imported(writer)
     reference = read_reference(checkpoint)
     with staged(out) as path:
         report: ExportReport = write(reference, path, out, allow_mismatch)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -55,8 +57,7 @@ class Alternate(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         (place,) = uniform_numbers(1, 1, generator)
-        below = [place >= sum(self.weights[: i + 1]) for i in range(len(self.weights) - 1)]
-        chosen = sum(map(bool, below))
+        chosen = bisect(list(accumulate(self.weights[:-1])), place)
         draw = self.members[chosen].make_draw(batch_size, size, generator)
         return draw._replace(member=torch.tensor([chosen]))
 
