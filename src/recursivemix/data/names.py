@@ -8,7 +8,7 @@ is ``MODULE:OBJECT``: the object describes the format (`ImageFormat`, `Detection
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
 IMAGE_FORMATS = {
@@ -54,5 +54,4 @@ def load_format(registry: Mapping[str, str], name: str) -> Any:
     """
     if name not in registry:
         raise ValueError(f"--dataset must be auto, {', '.join(registry)}; got {name!r}")
-    module, _, attribute = registry[name].partition(":")
-    return getattr(import_module(f"recursivemix.data.formats.{module}"), attribute)
+    return resolve_name(f"recursivemix.data.formats.{registry[name]}")

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -49,11 +50,10 @@ def export_checkpoint(
         out = out.with_name(out.name + suffix)
     if out.exists():
         raise ValueError(f"{out} already exists: name a new one with --out")
-    from recursivemix.models.trained import imported
 
     from .reference import read_reference
 
-    write = imported(writer)
+    write = resolve_name(writer)
     reference = read_reference(checkpoint)
     with staged(out) as path:
         report: ExportReport = write(reference, path, out, allow_mismatch)

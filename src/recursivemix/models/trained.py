@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
@@ -87,7 +87,7 @@ class TrainedModel:
         Raises:
             ValueError: a file that cannot be read, or an image of another form.
         """
-        predict: Callable[..., list[Prediction]] = imported(PREDICT)
+        predict: Callable[..., list[Prediction]] = resolve_name(PREDICT)
         return predict(
             [self],
             images,
@@ -123,7 +123,7 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
             network = create_model(model, len(classes), preprocessing.size)
             network.to(memory_format=torch.channels_last)
         else:
-            network = imported(DENSE[task])(settings)
+            network = resolve_name(DENSE[task])(settings)
         _load_weights(network, content["state_dict"])
     except Exception as error:  # settings of other types fail anywhere in a constructor
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -153,13 +153,6 @@ def task_of(settings: Mapping[str, Any]) -> Task:
     if "detector" in settings:
         return "instance" if settings["detector"] == "maskrcnn" else "detection"
     return "classification"
-
-
-def imported(name: str) -> Callable[..., Any]:
-    """Return the function ``module:function`` of one of the registries of this file."""
-    module, _, function = name.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), function)
-    return found
 
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

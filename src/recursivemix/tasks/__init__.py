@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,5 @@ METRIC_NAMES = {
 
 def settings_class(task: str) -> type[RunSettings]:
     """Return the settings class of a task."""
-    module, _, name = TASKS[task].partition(":")
-    kind: type[RunSettings] = getattr(import_module(module), name)
+    kind: type[RunSettings] = resolve_name(TASKS[task])
     return kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 import torch
@@ -103,6 +103,5 @@ class Task:
 
 def task_of(settings: RunSettings) -> Task:
     """Return the task that settings belong to."""
-    module, _, name = settings.task.partition(":")
-    task: Task = getattr(import_module(module), name)
+    task: Task = resolve_name(settings.task)
     return task

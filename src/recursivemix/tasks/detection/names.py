@@ -7,7 +7,7 @@ To add a detector, write its module in this folder and add one line here. The va
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
 BOX_DETECTORS = {
@@ -37,5 +37,4 @@ def load_detector(name: str) -> Any:
     """
     if name not in DETECTORS:
         raise ValueError(f"--detector must be one of {', '.join(DETECTORS)}; got {name!r}")
-    module, _, attribute = DETECTORS[name].partition(":")
-    return getattr(import_module(f"recursivemix.tasks.detection.{module}"), attribute)
+    return resolve_name(f"recursivemix.tasks.detection.{DETECTORS[name]}")

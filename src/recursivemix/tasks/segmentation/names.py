@@ -7,7 +7,7 @@ and returns a decoder with the call of segmentation_models.pytorch's.
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
 HEADS = {"upernet": "decoders:upernet", "pspnet": "decoders:pspnet"}
@@ -27,5 +27,4 @@ def load_head(name: str) -> Any:
     """
     if name not in HEADS:
         raise ValueError(f"--head must be one of {', '.join(HEADS)}; got {name!r}")
-    module, _, attribute = HEADS[name].partition(":")
-    return getattr(import_module(f"recursivemix.tasks.segmentation.{module}"), attribute)
+    return resolve_name(f"recursivemix.tasks.segmentation.{HEADS[name]}")
