@@ -20,11 +20,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from claims import RESULTS, ROOT, claims_table, fit_of_none
+
 from recursivemix.compare.records import read_comparison
 from recursivemix.evaluation.probes import compared_metrics
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -86,10 +85,8 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
             continue
         record = read_comparison(folder, "none")
         (plain,) = (method for method in record["methods"] if method["label"] == "none")
-        last = [run["epochs"][-1] for run in plain["runs"]]
-        record["train_accuracy"] = sum(epoch["acc_mixed"] for epoch in last) / len(last)
-        record["train_loss"] = sum(epoch["loss_label"] for epoch in last) / len(last)
-        record["finished"] = len(last)
+        record["train_accuracy"], record["train_loss"] = fit_of_none(record)
+        record["finished"] = len(plain["runs"])
         record["gains"] = [
             pair for pair in record["pairs"] if pair["metric"].endswith(("acc1_last", "score_last"))
         ]
@@ -529,6 +526,7 @@ TABLES = {
     "finetune": finetune_table,
     "coverage": coverage_table,
     "campaign": campaign_table,
+    "claims": claims_table,
 }
 
 
