@@ -1,5 +1,5 @@
-"""Write the tables of the README and of ``results/README.md`` from the records in ``results/``, and the lists of
-the documentation from the registries of the package.
+"""Write the tables of the README and of ``results/README.md`` from the records in ``results/``, the lists of the
+documentation from the registries of the package, and what the command line quotes from the records.
 
     python docs/make_tables.py           # rewrite
     python docs/make_tables.py --check   # fail if a table or list is out of date
@@ -20,11 +20,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from claims import DATA_NAMES, RESULTS, ROOT, claims_table, fit_of_none, is_fine_tuned, named
+
 from recursivemix.compare.records import read_comparison
 from recursivemix.evaluation.probes import compared_metrics
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -86,15 +85,52 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
             continue
         record = read_comparison(folder, "none")
         (plain,) = (method for method in record["methods"] if method["label"] == "none")
-        last = [run["epochs"][-1] for run in plain["runs"]]
-        record["train_accuracy"] = sum(epoch["acc_mixed"] for epoch in last) / len(last)
-        record["train_loss"] = sum(epoch["loss_label"] for epoch in last) / len(last)
-        record["finished"] = len(last)
+        record["train_accuracy"], record["train_loss"] = fit_of_none(record)
+        record["finished"] = len(plain["runs"])
         record["gains"] = [
             pair for pair in record["pairs"] if pair["metric"].endswith(("acc1_last", "score_last"))
         ]
         records.append(record)
     return sorted(records, key=lambda record: record["train_accuracy"])
+
+
+EVIDENCE = ROOT / "src" / "recursivemix" / "tasks" / "memorization.json"
+
+
+def evidence() -> str:
+    """Return the differences to ``none`` that the command line quotes, by data, network and fit of ``none``.
+
+    The accuracy on training images is that of `recursivemix fit`: on unmixed, unaugmented images, in the last epoch.
+    """
+    rows = []
+    for record in (*comparisons_by_fit(), *map(read_comparison, finetune_folders())):
+        (plain,) = (method for method in record["methods"] if method["label"] == "none")
+        pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+        data = record["data"]
+        rows.append(
+            {
+                "data": DATA_NAMES.get(data["name"], data["name"]),
+                "images": data["train_images"],
+                "images_per_class": data["train_images"] / len(data["classes"]),
+                "network": record["model"],
+                "epochs": record["epochs"],
+                "seeds": len(plain["runs"]),
+                "fine_tuned": is_fine_tuned(record),
+                "train_accuracy": round(mean(run["epochs"][-1]["acc_clean"] for run in plain["runs"]), 1),
+                "differences": [
+                    {
+                        "method": named(record, label).replace("`", ""),
+                        **{
+                            end: None if pairs[label][end] is None else round(pairs[label][end], 2)
+                            for end in ("mean", "low", "high")
+                        },
+                    }
+                    for label in ("cutmix", "recursivemix")
+                    if label in pairs
+                ],
+            }
+        )
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def difference(pair: dict[str, Any], digits: int) -> str:
@@ -121,10 +157,38 @@ def when_table() -> str:
     return "\n".join(lines)
 
 
+def when_trained_table() -> str:
+    """How many training images the networks of each method predict, beside what mixing changed."""
+    lines = [
+        "| data, network, epochs | method | training images predicted | by none | difference to none in points, 95 % interval |",
+        "| --- " * 5 + "|",
+    ]
+    for record in comparisons_by_fit():
+        clean = {
+            method["label"]: mean(run["epochs"][-1]["acc_clean"] for run in method["runs"])
+            for method in record["methods"]
+            if method["runs"]
+        }
+        for pair in record["gains"]:
+            if pair["method"] in ("cutmix", "recursivemix"):
+                lines.append(
+                    f"| {record['data']['name']}, {record['model']}, {record['epochs']} epochs | {pair['method']} | "
+                    f"{clean[pair['method']]:.1f} % | {clean['none']:.1f} % | {difference(pair, 1)} |"
+                )
+    return "\n".join(
+        [*lines, "", "*Unmixed training images without augmentation, last epoch, mean over seeds.*"]
+    )
+
+
+def finetune_folders() -> list[Path]:
+    """The comparisons of fine-tuning that are finished, the fewest images first."""
+    folders = [RESULTS / "finetune" / str(n) for n in (50, 100, 500)]
+    return [folder for folder in folders if (folder / "comparison.json").is_file()]
+
+
 def finetune_table() -> str:
     """Accuracy of fine-tuning by method and number of images per class, with the differences to ``none``."""
-    folders = {n: RESULTS / "finetune" / str(n) for n in (50, 100, 500)}
-    records = {n: read_comparison(f) for n, f in folders.items() if (f / "comparison.json").is_file()}
+    records = {int(folder.name): read_comparison(folder) for folder in finetune_folders()}
     counts = [f"{n} images per class" for n in records]
     lines = [f"| method | {' | '.join(counts)} |", "| --- " * (1 + len(counts)) + "|"]
     labels = [method["label"] for method in next(iter(records.values()))["methods"]]
@@ -526,9 +590,11 @@ TABLES = {
     "training": training_table,
     "gpu": gpu_table,
     "when": when_table,
+    "when_trained": when_trained_table,
     "finetune": finetune_table,
     "coverage": coverage_table,
     "campaign": campaign_table,
+    "claims": claims_table,
 }
 
 
@@ -624,14 +690,18 @@ def filled(page: Path) -> str:
 def main() -> int:
     """Rewrite the pages, or with --check say whether they are up to date."""
     stale = []
-    pages = [ROOT / "README.md", RESULTS / "README.md", ROOT / "mkdocs.yml"]
-    for page in [*pages, *sorted((ROOT / "docs").rglob("*.md"))]:
-        old = page.read_text()
-        new = filled(page)
-        if new != old:
-            stale.append(str(page.relative_to(ROOT)))
+    pages = [
+        ROOT / "README.md",
+        RESULTS / "README.md",
+        ROOT / "mkdocs.yml",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
+    texts = {EVIDENCE: evidence()} | {page: filled(page) for page in pages}
+    for file, new in texts.items():
+        if not file.exists() or new != file.read_text():
+            stale.append(str(file.relative_to(ROOT)))
         if "--check" not in sys.argv:
-            page.write_text(new)
+            file.write_text(new)
     if "--check" in sys.argv:
         print(f"{' and '.join(stale)} out of date: run docs/make_tables.py" if stale else "up to date")
         return int(bool(stale))

@@ -131,6 +131,7 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(image_root, tmp_pat
     assert lines[1].startswith("cutmix: 2 seeds x 3 epochs")
     assert lines[2].startswith("in total about")
     assert "memorize their training images" in lines[3]
+    assert lines[4].startswith("measured by this project, training from scratch with")
     assert not out.exists()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from recursivemix import load
 from recursivemix.cli import main
 from recursivemix.tasks.settings import ClassificationSettings
 from samples import FAST, write_image_root, write_images
@@ -57,7 +59,9 @@ def test_a_run_folder_holds_everything(run):
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
-    for column in ("acc_mixed", "acc_clean", "acc1", "val_loss", "loss_label", "loss_consistency", "lr"):
+    for column in (
+        "acc_mixed", "acc_clean", "loss_clean", "acc1", "val_loss", "loss_label", "loss_consistency", "lr",
+    ):  # fmt: skip
         assert torch.isfinite(torch.tensor(float(rows[-1][column])))
     assert float(rows[-1]["acc1"]) == record["score_last"]
 
@@ -69,6 +73,39 @@ def test_a_run_folder_holds_everything(run):
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert {"state_dict", "optimizer_states", "lr_schedulers", "ranks"} <= set(checkpoint)
     assert checkpoint["ranks"][0]["mixer"]["history"]["images"].shape[1:] == (3, 16, 16)
+
+
+def test_the_fit_of_the_training_images_is_that_of_the_trained_network(run):
+    """All 36 training images are in the probe; accuracy and loss from the checkpoint's own predictions."""
+    last = json.loads((run / "record.json").read_text())
+    files = sorted((run.parent / "data" / "train").glob("*/*"))
+    predictions = load(run / "checkpoints" / "last.ckpt").predict(files, top_k=3)
+    labels = [file.parent.name for file in files]
+    hits = [one.labels[0] == label for one, label in zip(predictions, labels, strict=True)]
+    losses = [
+        -math.log(one.probabilities[one.labels.index(label)])
+        for one, label in zip(predictions, labels, strict=True)
+    ]
+    assert last["metrics"]["acc_clean"] == pytest.approx(100 * sum(hits) / len(hits), abs=1e-3)
+    # The run evaluates in its own precision, which may be bfloat16.
+    assert last["metrics"]["loss_clean"] == pytest.approx(sum(losses) / len(losses), rel=5e-3)
+
+
+def test_the_end_of_a_run_says_what_was_measured_at_this_fit(image_root, tmp_path, capsys):
+    words = ["fit", "--data", str(image_root), "--out", str(tmp_path / "run"), "--mixer", "none", *FAST]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "of the training images are predicted without mixing" in printed
+    assert "this project" in printed
+    assert "docs/guides/when.md" in printed
+
+
+def test_doctor_says_what_mixing_changed_on_similar_data(image_root, capsys):
+    assert main(["doctor", str(image_root)]) == 0
+    printed = capsys.readouterr().out
+    assert "mixing: it helps networks that memorize their training images" in printed
+    for start in ("training from scratch", "fine-tuning"):
+        assert f"measured by this project, {start} with" in printed
 
 
 def test_test_gives_the_same_accuracy_again(run, image_root, capsys):

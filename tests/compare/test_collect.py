@@ -10,6 +10,7 @@ from made_up import WHERE, older, record, write_runs
 from recursivemix.compare.collect import collect
 from recursivemix.compare.compare import COMPARISON, SETTINGS, report
 from recursivemix.compare.grid import labelled_runs
+from recursivemix.compare.metrics import metrics_of
 from recursivemix.compare.records import read_comparison
 from recursivemix.compare.settings import CompareSettings
 from recursivemix.evaluation.probes import compared_metrics
@@ -246,3 +247,16 @@ def test_committed_comparisons_keep_their_numbers(folder):
                 assert again[name] == pytest.approx(pair[name]), name
         else:
             assert again["low"] is again["p"] is None
+
+
+def test_the_losses_of_several_labels_are_no_percentages():
+    multi_label = {
+        "score": "map",
+        "metrics": {"loss_clean": 0.2, "val_loss": 0.3, "map_clean": 90.0, "map": 80.0},
+    }
+    metrics = metrics_of(multi_label, False)
+    for name, about in metrics.items():
+        is_loss = name in ("loss_clean", "val_loss")
+        if name != "images_per_second":
+            assert (about["unit"], about["higher_is_better"]) == (("", False) if is_loss else ("%", True))
+    assert [name for name, about in metrics.items() if about["drawn"]] == ["map"]

@@ -58,6 +58,8 @@ def report_predicted(predicted: Predicted, out: Path | None) -> None:
 def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> None:
     """Check images for unreadable files, duplicates across splits, class counts, sizes and colour modes.
 
+    It also prints what mixing changed on data sets with about as many images per class.
+
     Args:
         folder: Folder of images: train/CLASS and val/CLASS, or CLASS.
         workers: Number of threads that read images.
@@ -66,10 +68,16 @@ def doctor(folder: Path, /, *, workers: int = 2, out: Path | None = None) -> Non
     from recursivemix.data.atomic_write import write_json
     from recursivemix.data.diagnosis import print_diagnosis
     from recursivemix.data.doctor import examine
+    from recursivemix.tasks.memorization import measured_near
 
     with usage_errors():
         diagnosis = examine(folder, workers=workers)
         print_diagnosis(diagnosis)
+        classes = diagnosis.counts.get("train") or diagnosis.counts.get("all", {})
+        counts = [count for count in classes.values() if count]
+        if counts:
+            print("mixing: it helps networks that memorize their training images; fit --mixer none tells")
+            print("\n".join(measured_near(sum(counts) / len(counts))))
         if out is not None:
             write_json(out, diagnosis.as_dict())
 

@@ -11,6 +11,8 @@ import yaml
 
 from recursivemix.data.atomic_write import write_json, write_text
 from recursivemix.report.comparison_page import build_page
+from recursivemix.tasks.memorization import measured_near
+from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.environment import environment
 from recursivemix.training.folder_lock import locked_folder
 from recursivemix.training.plain_file import named_errors, read_json, read_yaml
@@ -181,10 +183,13 @@ def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
     total = total_seconds(settings, paces, epochs)
     lines.append(f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}")
     if settings.task == "classification" and "none" in settings.labels:
+        run = settings.standalone_run("none", settings.first_seed)
+        assert isinstance(run, ClassificationSettings)
         lines.append(
             "mixing helps networks that memorize their training images: look at the training accuracy of "
-            "one run of none before you run all (docs/guides/when.md)"
+            "one run of none before you run all"
         )
+        lines += measured_near(paces[0].images_per_class, run.fine_tunes)
     return lines
 
 

@@ -29,7 +29,9 @@ def metrics_of(record: dict[str, Any], pretrained: bool) -> Metrics:
     else:
         for name in record["metrics"]:
             title = f"{heading(METRIC_NAMES[name])}, last epoch"
-            metrics[name] = _metric(title, drawn=name == record["score"])
+            is_loss = "loss" in name
+            drawn = name == record["score"]
+            metrics[name] = _metric(title, "" if is_loss else "%", not is_loss, drawn)
     if pretrained:
         metrics["pretrain_acc1"] = _metric("Accuracy of the backbone before", drawn=True)
     metrics["images_per_second"] = _metric("Training speed", "images/s")

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -74,6 +74,8 @@ class Pace:
     """One pass over the training images, with its evaluation."""
     once: float
     """Start, reading the data, evaluating the checkpoint, and training a backbone for it."""
+    images_per_class: float | None = field(default=None, kw_only=True)
+    """Mean number of training images of a class."""
 
     def run(self, epochs: int) -> float:
         """Return the time of a whole run."""
@@ -148,7 +150,7 @@ class Measured(Pace):
 
 def _with_probes(settings: CompareSettings, pace: Measured) -> Pace:
     images = PROBE_PASSES * min(settings.images, pace.images) + pace.images
-    return Pace(pace.label, pace.epoch, pace.once + images / pace.batch_size * pace.batch)
+    return replace(pace, once=pace.once + images / pace.batch_size * pace.batch)
 
 
 def measure_run(settings: RunSettings, label: str, trainer: dict[str, Any]) -> Measured:
@@ -174,6 +176,7 @@ def measure_run(settings: RunSettings, label: str, trainer: dict[str, Any]) -> M
         len(run.data.evaluation),
         batch,
         settings.batch_size,
+        images_per_class=len(run.data.train) / len(run.data.classes),
     )
 
 

@@ -17,6 +17,7 @@ TASKS = {
 """The settings of each task, as ``module:class``."""
 METRIC_NAMES = {
     "acc1": "accuracy", "acc_clean": "accuracy, unmixed training images", "val_loss": "loss",
+    "loss_clean": "loss, unmixed training images",
     "map": "mAP", "map_clean": "mAP, unmixed training images",
     "f1_micro": "F1, micro", "f1_macro": "F1, macro",
     "ap": "box AP", "ap50": "box AP50", "ap75": "box AP75", "aps": "box AP, small", "apm": "box AP, medium",
@@ -24,7 +25,7 @@ METRIC_NAMES = {
     "segm_aps": "mask AP, small", "segm_apm": "mask AP, medium", "segm_apl": "mask AP, large",
     "miou": "mIoU", "macc": "mAcc", "aacc": "aAcc",
 }  # fmt: skip
-"""Names of the metrics of all tasks; all are in percent, except the loss."""
+"""Names of the metrics of all tasks; all are in percent, except the losses."""
 
 
 def settings_class(task: str) -> type[RunSettings]:

@@ -105,7 +105,7 @@ class MixedClassifier(Learner):
         """Is called with every mixed batch, to draw it."""
         scores = MultiLabelScores if multi_label else SingleLabelScores
         self.scores, self.probe_scores = scores(len(classes)), scores(len(classes))
-        self.evaluated = (scores.probe_score, *scores.names)
+        self.evaluated = ("loss_clean", scores.probe_score, *scores.names)
         self.score = scores.score
 
     @property
@@ -146,8 +146,11 @@ class MixedClassifier(Learner):
         return rates
 
     def advice(self, metrics: dict[str, float]) -> str | None:
-        train_accuracy = metrics.get("acc_clean")
-        return None if train_accuracy is None else mixing_advice(train_accuracy, self.hparams["mixer"])
+        if "acc_clean" not in metrics:
+            return None
+        settings = self.settings
+        assert isinstance(settings, ClassificationSettings)
+        return "\n".join(mixing_advice(metrics["acc_clean"], settings.mixer, settings.fine_tunes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, K) logits of (B, 3, H, W) images."""
@@ -187,7 +190,9 @@ class MixedClassifier(Learner):
             per_class = self.scores.per_class.tolist()
             self.per_class = dict(zip(self.hparams["classes"], per_class, strict=True))
         if self.probe_scores.loss.update_called:
-            self.log(self.probe_scores.probe_score, self.probe_scores.compute()[self.score])
+            probed = self.probe_scores.compute()
+            self.log(self.probe_scores.probe_score, probed[self.score])
+            self.log("loss_clean", probed["val_loss"])
         self.scores.reset()
         self.probe_scores.reset()
 

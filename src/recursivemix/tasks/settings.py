@@ -60,6 +60,11 @@ class FinetuneSettings(Checked):
     drop_path: float | None = None
     drop: float | None = None
 
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether training starts from trained weights."""
+        return self.weights is not None or self.pretrained
+
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         if self.weights is not None and self.pretrained:

@@ -102,7 +102,7 @@ class Learner(LightningModule):
         return {}
 
     def advice(self, metrics: dict[str, float]) -> str | None:
-        """Return what the metrics of the last epoch suggest about the settings, in one line."""
+        """Return what the metrics of the last epoch suggest about the settings, in a few lines."""
         return None
 
     # -- training -------------------------------------------------------------------------------
