@@ -10,6 +10,7 @@ import os
 import runpy
 import subprocess
 import sys
+from math import log
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,6 +130,51 @@ def test_step(tmp_path: Path) -> None:
     assert all(goal["reached"] == (goal["value"] <= goal["at_most"]) for goal in by_name.values())
     # Of mixing it sees at least the history that is alive during the step.
     assert rows["recursivemix"]["extra_peak_bytes"] >= memory["history_images"]
+
+
+def test_scaling(tmp_path: Path) -> None:
+    record, text = run("scaling.py", tmp_path)
+    check_origin(record, "scaling.py")
+    axes = record["settings"]["axes"]
+    assert list(axes) == ["classes", "batch", "size", "ranks"]
+    rows = {(row["axis"], row["value"], row["name"]): row for row in record["rows"]}
+    curves = ("plain", "recursivemix", "call", "region head")
+    expected = {(axis, value, name) for axis, values in axes.items() for value in values for name in curves}
+    assert set(rows) == {row for row in expected if row[0] != "ranks" or row[2] != "region head"}
+    for (axis, value, name), row in rows.items():
+        plain = rows[axis, value, "plain"]["samples_ms"]
+        assert len(row["samples_ms"]) == record["n"] == 2
+        assert min(row["samples_ms"]) > 0
+        assert row["median_ms"] == pytest.approx(median(row["samples_ms"]))
+        paired = [a / b for a, b in zip(row["samples_ms"], plain, strict=True)]
+        assert row["ratio_to_plain"] == pytest.approx(median(paired))
+        assert name in text
+    for line in record["slopes"]:
+        # With two values a line's slope is that of the segment between them.
+        own, plain = (
+            [log(later / first) for first, later in zip(*samples, strict=True)]
+            for samples in (
+                [rows[line["axis"], value, name]["samples_ms"] for value in axes[line["axis"]]]
+                for name in (line["name"], "plain")
+            )
+        )
+        assert line["slope"] == pytest.approx(median(own) / log(2))  # the second value is twice the first
+        first, last = (
+            rows[line["axis"], value, line["name"]]["samples_ms"] for value in axes[line["axis"]]
+        )
+        assert line["growth_ms"] == pytest.approx(median(b - a for a, b in zip(first, last, strict=True)))
+        differences = [(a - b) / log(2) for a, b in zip(own, plain, strict=True)]
+        assert line["minus_plain"] == pytest.approx(median(differences))
+        assert line["steeper_than_plain"] == (line["quartiles_of_minus_plain"][0] > 0)
+    steeper = [f"{row['name']} over {row['axis']}" for row in record["slopes"] if row["steeper_than_plain"]]
+    assert record["goal"] == {"steeper_than_plain": steeper, "reached": not steeper}
+
+    tables = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
+    tables["scaling_table"].__globals__["RESULTS"] = tmp_path / "new"
+    (tmp_path / "new" / "record.json").rename(tmp_path / "new" / "scaling.json")
+    table = tables["scaling_table"]()
+    assert "| number of classes | " in table
+    assert f"Steeper than the plain step: {', '.join(steeper) or 'none'}." in table
 
 
 def test_startup(tmp_path: Path) -> None:
