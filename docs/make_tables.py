@@ -487,14 +487,16 @@ COMPARISONS = {
 }
 
 
-def training_table() -> str:
-    """Images per second of training, ours beside other loops."""
-    if not (RESULTS / "training.json").exists():
+def training_table(name: str) -> str:
+    """Images per second of training, ours beside other loops, from results/NAME.json."""
+    if not (RESULTS / f"{name}.json").exists():
         return "Not measured yet: make bench."
-    record = read(RESULTS / "training.json")
+    record = read(RESULTS / f"{name}.json")
     settings = record["settings"]
+    model = settings["model"].removeprefix("timm ").split(",")[0]
+    names = {"resnet18": "ResNet-18", "mobilenetv3_small_050": "MobileNetV3 small, width 0.5"}
     lines = [
-        f"**Training**, ResNet-18, batches of {settings['batch_size']} images of {settings['image_size']}x"
+        f"**Training**, {names.get(model, model)}, batches of {settings['batch_size']} images of {settings['image_size']}x"
         f"{settings['image_size']}: images per second, and how many times as fast the first row of its "
         f"comparison is, as the median over {record['n']} paired rounds.",
         "",
@@ -510,7 +512,7 @@ def training_table() -> str:
             f"| {COMPARISONS[row['comparison']]} | {row['name']} | {setting} | "
             f"{row['images_per_second']:,.0f} | {row['ours_to_this']:.2f} x | {aim} |"
         )
-    return "\n".join([*lines, "", source(record, "results/training.json")])
+    return "\n".join([*lines, "", source(record, f"results/{name}.json")])
 
 
 def gpu_table() -> str:
@@ -571,7 +573,8 @@ TABLES = {
     "step": step_table,
     "scaling": scaling_table,
     "images": images_table,
-    "training": training_table,
+    "training": partial(training_table, "training"),
+    "training_224": partial(training_table, "training-224"),
     "gpu": gpu_table,
     "when": when_table,
     "finetune": finetune_table,

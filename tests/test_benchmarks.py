@@ -261,6 +261,18 @@ def test_training_makes_its_own_images(tmp_path: Path) -> None:
     assert "bare loop" not in text
 
 
+def test_training_of_large_images(tmp_path: Path) -> None:
+    record, text = run("training.py", tmp_path, "--large")
+    check_origin(record, "training.py")
+    assert record["settings"]["image_size"] == 224
+    assert [row["name"] for row in record["rows"]] == TRAINING_ROWS["defaults"]
+    assert all(row["comparison"] == "defaults" for row in record["rows"])
+    (goal,) = record["goals"]
+    assert (goal["against"], goal["at_least"]) == ("timm", 1.5)
+    assert goal["ratio"] == record["rows"][1]["ours_to_this"]
+    assert "mobilenetv3_small_050" in text
+
+
 def gpu_sh(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """benchmarks/gpu.sh with results and run in a folder."""
     own = {"RESULTS": str(folder / "results"), "RUN": str(folder / "run"), "PYTHON": sys.executable}
