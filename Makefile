@@ -59,7 +59,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mixing.py --out results/mixing.json
 	$(BIN)/python benchmarks/step.py --out results/step.json
+	$(BIN)/python benchmarks/scaling.py --out results/scaling.json
+	$(BIN)/python docs/make_pictures.py scaling
 	$(BIN)/python benchmarks/training.py --out results/training.json
+	$(BIN)/python benchmarks/training.py --large --out results/training-224.json
 	$(BIN)/python benchmarks/images.py --out results/images.json
 	$(BIN)/python benchmarks/detection.py --out results/detection.json
 	$(BIN)/python benchmarks/startup.py --out results/startup.json

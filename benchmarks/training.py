@@ -1,6 +1,7 @@
-"""Images per second of training, ours beside a bare loop, timm and torchvision: ResNet-18, small images.
+"""Images per second of training, ours beside a bare loop, timm and torchvision.
 
     python benchmarks/training.py --out results/training.json
+    python benchmarks/training.py --large --out results/training-224.json
 
 Three comparisons, each with its rows in turn within a round; a ratio is the median over rounds of our
 speed against another row's of the same round.
@@ -14,6 +15,9 @@ data      No network: our batches from memory against a two-worker PIL loader of
 
 Ours is timed between steps inside the first epoch, so evaluation is left out, and so are the checkpoints
 by the clock (at most 2 % of a run's time). Without --data it makes a folder of small JPEG files.
+
+With --large the images are JPEG files of 500x375 pixels, read by two workers in every row, and go to a
+smaller network with 224 pixels a side; the only comparison is that of defaults.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from images import photograph
 from recursivemix.data.atomic_write import write_json
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import TrainingBatches
@@ -52,7 +57,7 @@ from recursivemix.training.environment import environment
 from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
 from trainer_speed import trainer_speed
 
-MODEL = "resnet18"
+MODEL, LARGE_MODEL = "resnet18", "mobilenetv3_small_050"
 WORKERS = 2
 CLASSES = 10
 """Of the folder that is made where none is given."""
@@ -64,6 +69,8 @@ GOALS = (
     ("defaults", "recursivemix", "torchvision", 2.5),
     ("data", "recursivemix", "PIL loader", 15.0),
 )
+
+LARGE_GOALS = (("defaults", "recursivemix", "timm", 1.5),)
 
 Batch = tuple[Tensor, Tensor]
 Sample = Callable[[], float]
@@ -97,31 +104,34 @@ class Folder(NamedTuple):
 # -- the images -------------------------------------------------------------------------------------
 
 
-def write_folder(root: Path, count: int, seed: int) -> None:
-    """JPEG files of 32x32 smooth random images, as large as CIFAR's; one of each class to evaluate."""
+def write_folder(root: Path, count: int, seed: int, large: bool) -> None:
+    """JPEG files of 32x32 smooth random images, or of 500x375; one of each class to evaluate."""
     generator = torch.Generator().manual_seed(seed)
     for i in range(count + CLASSES):
         split = "train" if i < count else "val"
         folder = root / split / f"class{i % CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
+        if large:
+            photograph(seed * (count + CLASSES) + i).save(folder / f"{i:06}.jpg", quality=90)
+            continue
         coarse = torch.rand(1, 3, 6, 6, generator=generator)
         smooth = F.interpolate(coarse, (32, 32), mode="bicubic", antialias=True)[0].clamp(0, 1)
         pixels = (255 * smooth).byte().permute(1, 2, 0).contiguous()
         Image.fromarray(pixels.numpy()).save(folder / f"{i:06}.jpg", quality=90)
 
 
-def open_folder(root: Path) -> Folder:
-    """A folder of small images, with a share held out where it has nothing to evaluate."""
+def open_folder(root: Path, large: bool) -> Folder:
+    """A folder of images, with a share held out where it has nothing to evaluate."""
     held_out = not any((root / name).is_dir() for name in ("val", "test"))
     options = {"data": root, "val_split": 0.1 if held_out else None}
     try:
         images = open_data(**options)
     except ValueError as error:
         raise SystemExit(f"--data: {error}") from error
-    if images.image_size > SMALL_IMAGE:
+    if (images.image_size > SMALL_IMAGE) != large:
         raise SystemExit(
-            f"--data {root}: its images go to the network with {images.image_size} pixels a side; this "
-            f"benchmark is of small ones, up to {SMALL_IMAGE}"
+            f"--data {root}: its images go to the network with {images.image_size} pixels a side; "
+            f"sizes above {SMALL_IMAGE} need --large, others must be given without it"
         )
     return Folder(root, images, options)
 
@@ -149,9 +159,9 @@ def bare_batches(
             yield ((windows - mean) / std).permute(0, 3, 1, 2), labels[chosen]
 
 
-def bare_step(classes: int, size: int, device: torch.device) -> Callable[[Batch], None]:
+def bare_step(model_name: str, classes: int, size: int, device: torch.device) -> Callable[[Batch], None]:
     """Cross-entropy and SGD under autocast, and nothing else."""
-    model = create_model(MODEL, classes, size).to(device, memory_format=torch.channels_last)
+    model = create_model(model_name, classes, size).to(device, memory_format=torch.channels_last)
     # The rate changes no time; a small one keeps labels that mean nothing from blowing up.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
@@ -167,21 +177,21 @@ def bare_step(classes: int, size: int, device: torch.device) -> Callable[[Batch]
 
 
 def timm_loop(
-    folder: Folder, batch_size: int, device: torch.device
+    folder: Folder, options: argparse.Namespace, device: torch.device
 ) -> tuple[Iterable[Batch], Callable[[Batch], None]]:
     """The loop of timm's train.py with --no-prefetcher: its loader and transforms, Mixup on the batch."""
     size, classes = folder.images.image_size, len(folder.images.classes)
     loader = create_loader(
         create_dataset("", root=str(folder.train), is_training=True),
         input_size=(3, size, size),
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         is_training=True,
         num_workers=WORKERS,
         use_prefetcher=False,
         pin_memory=device.type == "cuda",
     )
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)
-    model = create_model(MODEL, classes, size).to(device).train()
+    model = create_model(options.model, classes, size).to(device).train()
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9)
     criterion = SoftTargetCrossEntropy()
 
@@ -206,7 +216,7 @@ class CutMixCollate:
 
 
 def torchvision_loop(
-    folder: Folder, batch_size: int, device: torch.device
+    folder: Folder, options: argparse.Namespace, device: torch.device
 ) -> tuple[Iterable[Batch], Callable[[Batch], None]]:
     """The loop of references/classification with --use-v2: its transforms (PIL), CutMix, its optimizer."""
     size, classes = folder.images.image_size, len(folder.images.classes)
@@ -223,13 +233,13 @@ def torchvision_loop(
     data = ImageFolder(str(folder.train), transform)
     loader = DataLoader(
         data,
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         sampler=RandomSampler(data),
         num_workers=WORKERS,
         pin_memory=device.type == "cuda",
         collate_fn=CutMixCollate(classes),
     )
-    model = create_model(MODEL, classes, size).to(device).train()
+    model = create_model(options.model, classes, size).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
 
@@ -282,7 +292,7 @@ class OurTrainer:
         device = "gpu" if options.device == "cuda" else "cpu"
         self.config = {
             **folder.options,
-            "model": MODEL,
+            "model": options.model,
             "batch_size": options.batch_size,
             "device": device,
             "seed": options.seed,
@@ -308,7 +318,7 @@ def equal_rows(folder: Folder, options: argparse.Namespace, device: torch.device
     size, classes = folder.images.image_size, len(folder.images.classes)
     held = stack(folder.images.train, size, WORKERS, False, "training images")
     batches = bare_batches(held, options.batch_size, options.seed, device)
-    bare = loop_sample(batches, bare_step(classes, size, device), options, device)
+    bare = loop_sample(batches, bare_step(options.model, classes, size, device), options, device)
     return [
         Row("trainer, no mixing", setting, ours[0]),
         Row("trainer, RecursiveMix", setting, ours[1]),
@@ -320,9 +330,10 @@ def default_rows(folder: Folder, options: argparse.Namespace, device: torch.devi
     """What each gives whose user sets nothing."""
     peers = {"timm": timm_loop, "torchvision": torchvision_loop}
     setting = f"contiguous, {WORKERS} workers"
-    rows = [Row("recursivemix", "channels_last, images in memory", OurTrainer(folder, options))]
+    held = f"{WORKERS} workers" if options.large else "images in memory"
+    rows = [Row("recursivemix", f"channels_last, {held}", OurTrainer(folder, options))]
     for name, make in peers.items():
-        batches, step = make(folder, options.batch_size, device)
+        batches, step = make(folder, options, device)
         rows.append(Row(name, setting, loop_sample(batches, step, options, device), "32-true"))
     return rows
 
@@ -407,7 +418,7 @@ def measure(
     return done
 
 
-def reached(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def reached(rows: Sequence[dict[str, Any]], large: bool) -> list[dict[str, Any]]:
     """The goals of the comparisons that ran, and what became of them."""
     ratios = {(row["comparison"], row["name"]): row["ours_to_this"] for row in rows}
     return [
@@ -419,7 +430,7 @@ def reached(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "ratio": ratios[comparison, other],
             "reached": ratios[comparison, other] >= least,
         }
-        for comparison, row, other, least in GOALS
+        for comparison, row, other, least in (LARGE_GOALS if large else GOALS)
         if (comparison, other) in ratios
     ]
 
@@ -430,30 +441,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_options(parser, rounds=7)
     parser.add_argument("--data", type=Path, help="folder of small images: DIR/train/CLASS/*.jpg")
-    parser.add_argument("--images", type=int, help="files of the folder that is made instead (2,560)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, help="timed steps a sample (4 on the CPU, 50 on CUDA)")
-    parser.add_argument("--warm-up", type=int, default=2, help="untimed steps before every sample (2)")
+    parser.add_argument("--large", action="store_true", help="images of 500x375 pixels, a smaller network")
+    images_help = "files of the folder that is made instead (2,560; as many as are needed with --large)"
+    parser.add_argument("--images", type=int, help=images_help)
+    parser.add_argument("--batch-size", type=int, help="(128; 32 with --large)")
+    steps_help = "timed steps a sample (4 on the CPU, 50 on CUDA; 12 with --large)"
+    parser.add_argument("--steps", type=int, help=steps_help)
+    # At least as many as workers read ahead while others are measured.
+    parser.add_argument("--warm-up", type=int, help="untimed steps before every sample (2; 5 with --large)")
     parser.add_argument("--only", default=",".join(COMPARISONS), help="comparisons, such as equal,data")
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
     if not set(chosen) <= set(COMPARISONS):
         parser.error(f"--only takes {', '.join(COMPARISONS)}, with commas between; got {options.only}")
-    if options.steps is None:
-        options.steps = 50 if options.device == "cuda" else 4
+    if options.large and options.only != parser.get_default("only"):
+        parser.error("--large has one comparison, defaults: leave out --only")
+    chosen = ["defaults"] if options.large else chosen
+    options.model = LARGE_MODEL if options.large else MODEL
+    steps = 12 if options.large else 50 if options.device == "cuda" else 4
+    usual = {"batch_size": 32, "warm_up": 5} if options.large else {"batch_size": 128, "warm_up": 2}
+    for name, value in {**usual, "steps": steps}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if options.quick:
         options.rounds, options.steps, options.warm_up, options.batch_size = 2, 1, 1, 4
     if options.steps < 1 or options.warm_up < 1:
         parser.error("--steps and --warm-up must be at least 1")
     needed = (options.steps + options.warm_up) * options.batch_size
     if options.images is None:
-        options.images = max(8 * CLASSES if options.quick else 2560, needed)
+        options.images = max(8 * CLASSES if options.quick or options.large else 2560, needed)
     device = prepare(options)
 
     with TemporaryDirectory() as made:
         if options.data is None:
-            write_folder(Path(made), options.images, options.seed)
-        folder = open_folder(Path(made) if options.data is None else options.data)
+            write_folder(Path(made), options.images, options.seed, options.large)
+        folder = open_folder(Path(made) if options.data is None else options.data, options.large)
         count = len(folder.images.train)
         if math.ceil(count / options.batch_size) < options.steps + options.warm_up:
             raise SystemExit(
@@ -463,11 +485,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = []
         for comparison in (name for name in COMPARISONS if name in chosen):
             rows += measure(comparison, folder, options, device)
-            print(f"{comparison}: {MODEL}, batches of {options.batch_size}, {device}")
+            print(f"{comparison}: {options.model}, batches of {options.batch_size}, {device}")
             own = [row for row in rows if row["comparison"] == comparison]
             print_table(own, ["name", "images_per_second", "iqr", "ours_to_this", "precision", "setting"])
         classes, size = len(folder.images.classes), folder.images.image_size
-    goals = reached(rows)
+    goals = reached(rows, options.large)
     for goal in goals:
         verdict = "reached" if goal["reached"] else "not reached"
         print(
@@ -478,8 +500,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "benchmark": "training",
             **environment(gpu=options.device == "cuda"),
             "settings": {
-                "model": f"timm {MODEL}, 3x3 stem, no max pooling",
-                "data": "made: smooth random JPEG files" if options.data is None else str(options.data),
+                "model": f"timm {options.model}{'' if options.large else ', 3x3 stem, no max pooling'}",
+                "data": f"made: {'500x375' if options.large else 'smooth'} random JPEG files"
+                if options.data is None
+                else str(options.data),
                 "images": count,
                 "image_size": size,
                 "num_classes": classes,

@@ -9,6 +9,7 @@ installed.
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from playwright.sync_api import sync_playwright
@@ -47,6 +49,7 @@ def main() -> None:
         "masks": masks,
         "statistics": statistics,
         "when": when,
+        "scaling": scaling,
         "explain": explain,
         "studio": studio,
         "compare": partial(
@@ -108,7 +111,6 @@ def when() -> None:
     for theme in THEMES:
         figure = Figure(figsize=(7.2, 3.6), facecolor=GROUND[theme], layout="constrained")
         axis = figure.subplots()
-        axis.set_facecolor(GROUND[theme])
         axis.axhline(0, color=INK[theme], linewidth=0.8)
         for place, (name, marker, colour) in enumerate(zip(shown, "osD^v", COLOURS, strict=False)):
             for record in comparisons:
@@ -125,10 +127,41 @@ def when() -> None:
             "training loss of none in its last epoch: memorized to the right", fontsize=9, color=INK[theme]
         )
         axis.set_ylabel("accuracy over none, points", fontsize=9, color=INK[theme])
-        axis.tick_params(colors=INK[theme], labelsize=8)
-        for side in axis.spines.values():
-            side.set_color(INK[theme])
+        dress(axis, theme)
         figure.savefig(IMAGES / f"when-{theme}.png", dpi=140)
+
+
+def scaling() -> None:
+    """Milliseconds over classes, batch, size and ranks, from results/scaling.json."""
+    record = json.loads((ROOT / "results" / "scaling.json").read_text())
+    axes = record["settings"]["axes"]
+    titles = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))["AXIS_NAMES"]
+    names = list(dict.fromkeys(row["name"] for row in record["rows"]))
+    for theme in THEMES:
+        figure = Figure(figsize=(9.6, 3.4), facecolor=GROUND[theme], layout="constrained")
+        plots = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+        for (axis, values), plot in zip(axes.items(), plots, strict=True):
+            for name, marker, colour in zip(names, "osD^", COLOURS, strict=False):
+                rows = [row for row in record["rows"] if (row["axis"], row["name"]) == (axis, name)]
+                at, times = [row["value"] for row in rows], [row["median_ms"] for row in rows]
+                plot.plot(at, times, marker, linestyle="-", color=colour, label=name, markersize=4)
+            plot.set_xscale("log")
+            plot.set_yscale("log")
+            plot.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
+            plot.minorticks_off()
+            plot.set_xlabel(titles[axis], fontsize=9, color=INK[theme])
+            dress(plot, theme)
+        plots[0].set_ylabel("milliseconds", fontsize=9, color=INK[theme])
+        plots[0].legend(fontsize=8, labelcolor=INK[theme], frameon=False)
+        figure.savefig(IMAGES / f"scaling-{theme}.png", dpi=140)
+
+
+def dress(axis: Axes, theme: Theme) -> None:
+    """Give the plot the colours of the theme."""
+    axis.set_facecolor(GROUND[theme])
+    axis.tick_params(colors=INK[theme], labelsize=8)
+    for side in axis.spines.values():
+        side.set_color(INK[theme])
 
 
 def explain() -> None:

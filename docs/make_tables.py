@@ -435,6 +435,53 @@ def step_table() -> str:
     return "\n".join([*lines, "", source(record, "results/step.json")])
 
 
+AXIS_NAMES = {
+    "classes": "number of classes",
+    "batch": "images per batch",
+    "size": "pixels per side",
+    "ranks": "ranks (processes)",
+}
+
+
+def scaling_table() -> str:
+    """Return how the cost of mixing grows: the picture and the slopes of its curves."""
+    if not (RESULTS / "scaling.json").exists():
+        return "Not measured yet: make bench."
+    record = read(RESULTS / "scaling.json")
+    base = record["settings"]["base"]
+    slopes = {(line["axis"], line["name"]): line for line in record["slopes"]}
+    axes = list(dict.fromkeys(axis for axis, _ in slopes))
+    names = list(dict.fromkeys(name for _, name in slopes))
+    lines = [
+        f"**How cost grows**: a small network on {base['batch']} images of {base['size']}x{base['size']} with "
+        f"{base['classes']} classes on one process, one of the four changed at a time. The slope is the exponent of "
+        f"the growth (1: doubles with the value), median over {record['n']} rounds; in brackets the quartiles of "
+        f"its difference to the plain step's; then the growth from the first value to the last.",
+        "",
+        "<picture>",
+        '<source media="(prefers-color-scheme: dark)" srcset="docs/images/scaling-dark.png">',
+        '<img alt="Milliseconds of the plain step, the step with RecursiveMix, the mixing call and the region '
+        'head, over classes, batch size, image size and ranks" src="docs/images/scaling-light.png">',
+        "</picture>",
+        "",
+        f"| slope over | {' | '.join(names)} |",
+        "| --- " * (1 + len(names)) + "|",
+    ]
+    for axis in axes:
+        cells = []
+        for name in names:
+            line = slopes.get((axis, name))
+            if line is None or name == "plain":
+                cells.append("" if line is None else f"{line['slope']:.2f}, {line['growth_ms']:+.1f} ms")
+                continue
+            low, high = line["quartiles_of_minus_plain"]
+            cells.append(f"{line['slope']:.2f} ({low:+.2f} to {high:+.2f}), {line['growth_ms']:+.1f} ms")
+        lines.append(f"| {AXIS_NAMES[axis]} | {' | '.join(cells)} |")
+    steeper = record["goal"]["steeper_than_plain"]
+    said = f"Steeper than the plain step: {', '.join(steeper) or 'none'}."
+    return "\n".join([*lines, "", said, "", source(record, "results/scaling.json")])
+
+
 def coverage_table() -> str:
     """Return how often intervals hold the truth in simulated comparisons."""
     if not (RESULTS / "coverage.json").exists():
@@ -504,14 +551,16 @@ COMPARISONS = {
 }
 
 
-def training_table() -> str:
-    """Images per second of training, ours beside other loops."""
-    if not (RESULTS / "training.json").exists():
+def training_table(name: str) -> str:
+    """Images per second of training, ours beside other loops, from results/NAME.json."""
+    if not (RESULTS / f"{name}.json").exists():
         return "Not measured yet: make bench."
-    record = read(RESULTS / "training.json")
+    record = read(RESULTS / f"{name}.json")
     settings = record["settings"]
+    model = settings["model"].removeprefix("timm ").split(",")[0]
+    names = {"resnet18": "ResNet-18", "mobilenetv3_small_050": "MobileNetV3 small, width 0.5"}
     lines = [
-        f"**Training**, ResNet-18, batches of {settings['batch_size']} images of {settings['image_size']}x"
+        f"**Training**, {names.get(model, model)}, batches of {settings['batch_size']} images of {settings['image_size']}x"
         f"{settings['image_size']}: images per second, and how many times as fast the first row of its "
         f"comparison is, as the median over {record['n']} paired rounds.",
         "",
@@ -527,7 +576,7 @@ def training_table() -> str:
             f"| {COMPARISONS[row['comparison']]} | {row['name']} | {setting} | "
             f"{row['images_per_second']:,.0f} | {row['ours_to_this']:.2f} x | {aim} |"
         )
-    return "\n".join([*lines, "", source(record, "results/training.json")])
+    return "\n".join([*lines, "", source(record, f"results/{name}.json")])
 
 
 def gpu_table() -> str:
@@ -586,8 +635,10 @@ TABLES = {
     "cifar10": cifar10_table,
     "mixing": mixing_table,
     "step": step_table,
+    "scaling": scaling_table,
     "images": images_table,
-    "training": training_table,
+    "training": partial(training_table, "training"),
+    "training_224": partial(training_table, "training-224"),
     "gpu": gpu_table,
     "when": when_table,
     "when_trained": when_trained_table,

@@ -207,6 +207,34 @@ def test_mixing_starts_and_stops(image_root, tmp_path):
     assert [any(sees.mixed[epoch]) for epoch in range(4)] == [False, True, True, False]
 
 
+def test_mixing_in_place(image_root, tmp_path):
+    """By default mixing writes into the images of the loader; the result is the same as with a copy."""
+    from lightning import Callback
+
+    class Sees(Callback):
+        def __init__(self):
+            self.inplace = []
+
+        def on_train_epoch_start(self, trainer, module):
+            module.watch = lambda batch: setattr(self, "mixed", batch)
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, step):
+            if (self.mixed.lam < 1).all():
+                self.inplace.append(self.mixed.images is batch.images)
+
+    results = []
+    for options in ({}, {"inplace": False}):
+        sees = Sees()
+        settings = config(image_root, tmp_path / f"run{len(results)}", epochs=2, mixer_options=options)
+        run = prepare(settings, [sees], {})
+        fit(run)
+        assert len(sees.inplace) > 1
+        assert set(sees.inplace) == {options == {}}
+        results.append(run.learner.state_dict())
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -68,7 +68,8 @@ class MixedClassifier(Learner):
     ) -> None:
         facts = {"classes": list(classes), "image_size": image_size, "data": data}
         super().__init__(settings, facts | {"multi_label": multi_label, "loss_weights": loss_weights})
-        options = {"seed": settings.seed} | settings.mixer_options
+        # In place: the loader makes new images in every step, and nothing else reads them.
+        options = {"seed": settings.seed, "inplace": True} | settings.mixer_options
         if multi_label or settings.bce:
             options["loss"] = "bce"
         if settings.label_smoothing:
