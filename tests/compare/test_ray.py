@@ -23,10 +23,19 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster of two cores on this machine."""
+def cluster(python):
+    """A cluster of two cores on this machine, whose workers start runs in milliseconds."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+    def use_forks():
+        from recursivemix.compare import execute
+
+        execute.CLI = (python, *execute.CLI[1:])
+
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
+        runtime_env={"worker_process_setup_hook": use_forks},
+    )  # fmt: skip
     yield
     ray.shutdown()
 
