@@ -300,9 +300,9 @@ def test_an_unreadable_image_in_a_test_is_one_line(run, image_root, capsys):
         assert "Traceback" not in "".join(errors)
 
 
-def start(*arguments):
+def start(python, *arguments):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "recursivemix.cli", "fit", *arguments]
+    command = [python, "-m", "recursivemix.cli", "fit", *arguments]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
@@ -312,7 +312,9 @@ def start(*arguments):
 
 def test_two_processes_share_one_run(image_root, tmp_path):
     out = tmp_path / "run"
-    process = start("--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2")
+    process = start(
+        sys.executable, "--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2"
+    )
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     record = json.loads((out / "record.json").read_text())
@@ -320,9 +322,9 @@ def test_two_processes_share_one_run(image_root, tmp_path):
     assert (out / "mixed_batches.png").exists()
 
 
-def test_ctrl_c_is_one_line(image_root, tmp_path):
+def test_ctrl_c_is_one_line(python, image_root, tmp_path):
     out = tmp_path / "run"
-    process = start("--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5000")
+    process = start(python, "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5000")
     waited = time.monotonic() + 120
     while not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < waited:
         time.sleep(0.1)
