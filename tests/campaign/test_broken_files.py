@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from campaign.broken_files import KINDS
+from campaign.mutated_files import KINDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 

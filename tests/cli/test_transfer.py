@@ -128,6 +128,25 @@ def stop_after(steps, task, out, *arguments, epochs):
         return run(task, out, *arguments, epochs=epochs)
 
 
+def test_a_run_killed_before_its_picture_goes_on(tmp_path, capsys):
+    """The record is written last: no folder that has one lacks the picture."""
+    from recursivemix.cli import running
+
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "write_predictions", interrupt)
+        assert run("segmentation", out) == 130
+    assert f"resume with: recursivemix transfer segmentation --resume {out}" in capsys.readouterr().err
+    assert not (out / "record.json").exists()
+    assert main(["transfer", "segmentation", "--resume", str(out)]) == 0
+    assert (out / "record.json").is_file()
+    assert (out / "predictions.png").is_file()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_backbone_of_our_own(checkpoint, tmp_path, capsys):
     assert run("detection", tmp_path / "run", "--backbone", str(checkpoint)) == 0
     assert "keys match" in capsys.readouterr().out

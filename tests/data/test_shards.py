@@ -21,7 +21,7 @@ from recursivemix.data.formats.webdataset import LONGEST_LABEL, TarShard, find_s
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.data.settings import AugmentationSettings
-from recursivemix.data.shards import ShardCache
+from recursivemix.data.shards import LimitedFile, ShardCache
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
@@ -220,7 +220,7 @@ def test_shards_are_fetched_once_and_their_index_is_kept(options, served):
 
 def test_the_cache_keeps_its_limit(options, served):
     """With room for one of three copies, every image still comes once."""
-    size = 10 * 2 * 1024 / 2**30
+    size = 40_000 / 2**30  # the copies have 20 to 30 kB
     data = open_data(
         Path_of(served[0] + "/train-{000..002}.tar"), val_split=0.1, shard_cache_gb=size, **options
     )
@@ -238,6 +238,30 @@ def test_gzipped_shards_are_unpacked(folder, options):
     assert data.train.blocks is not None
     for i in range(30):
         assert torch.equal(data.train[i], plain.train[i])
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_shard_larger_than_the_cache_is_refused(tmp_path, options, monkeypatch, suffix):
+    """A small file can unzip to one that fills the disk: no more than the limit is written."""
+    path = write_tar(tmp_path / "shards" / "train-0.tar", [*samples(range(4)), ("x.bin", bytes(2**24))])
+    if suffix == ".tar.gz":
+        small = gzip.compress(path.read_bytes())
+        path.unlink()
+        path = path.with_name("train-0.tar.gz")
+        path.write_bytes(small)
+        assert len(small) < 30_000
+    else:
+        monkeypatch.setattr(TarShard, "path", None)  # as of a URL
+    written = []
+    monkeypatch.setattr(
+        LimitedFile, "write", lambda self, c, write=LimitedFile.write: written.append(write(self, c))
+    )
+    with pytest.raises(
+        ValueError, match=r"train-0\.tar.*more than 2,097,152 bytes: raise --shard-cache-gb"
+    ):
+        open_data(path.parent, val_split=0.5, shard_cache_gb=2 / 1024, **options)
+    assert sum(written) <= 2**21
+    assert [path.suffix for path in options["shard_cache"].iterdir() if path.suffix != ".lock"] == []
 
 
 def test_readers_share_one_fetch(options, served):

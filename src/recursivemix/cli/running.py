@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,12 @@ def transfer(
     settings: RunSettings, trainer_options: dict[str, Any], resume: Path | None, changed: bool
 ) -> None:
     """Train a detector or segmenter as `train` does, and draw predictions into the run folder."""
-    run: Any = train(settings, trainer_options, resume, changed)
-    if run is not None:
-        write_predictions(run.learner, run.data, run.folder / "predictions.png")
+    train(settings, trainer_options, resume, changed, draw=draw_predictions)
+
+
+def draw_predictions(run: Any) -> None:
+    """Draw predictions of a detector or segmenter into its run folder."""
+    write_predictions(run.learner, run.data, run.folder / "predictions.png")
 
 
 def train(
@@ -54,6 +58,7 @@ def train(
     resume: Path | None,
     changed: bool,
     *callbacks: Callback,
+    draw: Callable[[PreparedRun], None] | None = None,
 ) -> PreparedRun | None:
     """Train and print the result; return the run, or None on processes other than the first.
 
@@ -63,6 +68,7 @@ def train(
         resume: checkpoint to resume from.
         changed: resume although data or the number of processes differ.
         callbacks: additional callbacks.
+        draw: writes pictures into the run folder.
 
     Raises:
         UsageError, Failed, Interrupted: in one line.
@@ -77,7 +83,7 @@ def train(
         if skipped:
             print(f"left out {len(skipped)} unreadable files, see {run.folder / 'skipped.txt'}")
     try:
-        result = fit(run)
+        result = fit(run, draw)
     except (StoppedError, NonFiniteLossError, CheckpointError) as error:
         if not first:
             return None  # all processes stop; the exit code of the first one counts

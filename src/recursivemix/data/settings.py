@@ -118,7 +118,7 @@ class ImageSettings(SourceSettings):
         multi_label: Any number of labels per image, also if no label of a table or of shards contains ";".
         shard_cache: Folder for copies of shards that are not local tar files, and for the indexes of all
             shards (default: ~/.cache/recursivemix/shards).
-        shard_cache_gb: Largest total size of these copies in GiB.
+        shard_cache_gb: Largest total size of these copies in GiB, and of one shard unzipped.
         val_split: Share of each class to hold out, if there is no val or test split.
         holdout: Share of each class of the training images to evaluate on instead of a val or test split,
             which is not used.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -66,6 +66,29 @@ class Member(NamedTuple):
     """Why the sample cannot be used; None if it can."""
 
 
+class LimitedFile:
+    """A file that does not grow above a limit: a small gzipped shard can hold more than a disk.
+
+    Args:
+        file: opened for writing.
+        limit: its largest number of bytes.
+    """
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self.file = file
+        self.limit = limit
+
+    def write(self, content: bytes) -> int:
+        """Append bytes.
+
+        Raises:
+            ValueError: the file would grow above the limit.
+        """
+        if self.file.tell() + len(content) > self.limit:
+            raise ValueError(f"it has more than {self.limit:,} bytes: raise --shard-cache-gb")
+        return self.file.write(content)
+
+
 class Shard(Protocol):
     """A file of encoded images; picklable, for loader workers."""
 
@@ -84,8 +107,8 @@ class Shard(Protocol):
         """The shard itself if it can be read at any position; None if it has to be copied first."""
         ...
 
-    def copy(self, target: Path) -> None:
-        """Write a file that can be read at any position."""
+    def copy(self, target: LimitedFile) -> None:
+        """Write the content of a file that can be read at any position."""
         ...
 
     def members(self, file: Path) -> list[Member]:
@@ -98,7 +121,7 @@ class ShardCache:
 
     Args:
         folder: made if it does not exist.
-        limit: bytes of all copies; the oldest are deleted above it.
+        limit: bytes of all copies; the oldest are deleted above it. A larger shard is refused.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -139,15 +162,23 @@ class ShardCache:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(copy.with_suffix(".lock")):
                     if not copy.is_file():
-                        partial = copy.with_suffix(".partial")
-                        shard.copy(partial)
-                        partial.replace(copy)
+                        self._copy(shard, copy)
                         self._delete_oldest(copy)
             except Exception as error:  # a library for each kind of address, with errors of its own
                 raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
         with contextlib.suppress(FileNotFoundError):  # another process needed the room: see `use`
             os.utime(copy)
         return copy
+
+    def _copy(self, shard: Shard, target: Path) -> None:
+        partial = target.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                shard.copy(LimitedFile(file, self.limit))
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def use(self, shard: Shard, read: Callable[[Path], T]) -> T:
         """Call a function with the file of a shard; copy it again if another process deletes it before.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,10 +26,15 @@ WRITTEN = ("config.yaml", "metrics.csv", RECORD)
 """Files of every run folder."""
 
 
-def fit(run: PreparedRun) -> Result:
+def fit(run: PreparedRun, draw: Callable[[PreparedRun], None] | None = None) -> Result:
     """Train, and write settings, metrics, checkpoints, a TensorBoard log and ``record.json``.
 
-    A run that fails before its first checkpoint leaves no folder behind.
+    A run that fails before its first checkpoint leaves no folder behind. The record is written last: a
+    folder that has one has all its files.
+
+    Args:
+        run: of `prepare`.
+        draw: writes pictures of the trained network into the folder, on the first process.
 
     Raises:
         RunFolderError, FolderInUseError: the run folder cannot be written, or another process writes it.
@@ -41,14 +47,16 @@ def fit(run: PreparedRun) -> Result:
         return _train(run)
     try:
         with locked_folder(run.folder):
-            return _fit_locked(run, started)
+            return _fit_locked(run, started, draw)
     except OSError as error:
         if run.folder.is_dir():
             raise
         raise RunFolderError(f"cannot write the run folder {run.folder} (--out): {error}") from error
 
 
-def _fit_locked(run: PreparedRun, started: dict[str, Any]) -> Result:
+def _fit_locked(
+    run: PreparedRun, started: dict[str, Any], draw: Callable[[PreparedRun], None] | None
+) -> Result:
     """Train as the process that writes the folder."""
     _take_over(run)
     try:
@@ -58,6 +66,8 @@ def _fit_locked(run: PreparedRun, started: dict[str, Any]) -> Result:
         if run.resume is None and not any((run.folder / "checkpoints").glob("*.ckpt")):
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
+    if draw is not None:
+        draw(run)
     write_json(run.folder / RECORD, run_record(run, result, started))
     return result
 

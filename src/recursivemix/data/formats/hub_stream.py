@@ -15,7 +15,7 @@ from typing import Any
 
 from recursivemix.data.images import ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.shards import SHARD_OPTIONS, Member, Shard, sharded_images
+from recursivemix.data.shards import SHARD_OPTIONS, LimitedFile, Member, Shard, sharded_images
 
 from .hub import EVALUATION, find_columns, library, load_splits
 from .webdataset import tar_members
@@ -47,10 +47,10 @@ class StreamShard:
         """None: a stream has to be copied."""
         return None
 
-    def copy(self, target: Path) -> None:
+    def copy(self, target: LimitedFile) -> None:
         """Read the shard and write its rows as a tar file."""
         part = self.stream.shard(self.stream.num_shards, self.number)
-        with tarfile.open(target, "w") as archive:
+        with tarfile.open(fileobj=target, mode="w|") as archive:
             for row, sample in enumerate(part):
                 stored, label = sample[self.image], sample[self.label]
                 content = None if stored is None else stored["bytes"]

@@ -24,7 +24,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from recursivemix.data.images import ImageData, ImageFormat
 from recursivemix.data.rows import SPLITS, Words, split_words
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.shards import SHARD_OPTIONS, Member, Shard, sharded_images
+from recursivemix.data.shards import SHARD_OPTIONS, LimitedFile, Member, Shard, sharded_images
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LABEL_KEYS = ("label", "labels", "class", "target")
@@ -58,16 +58,16 @@ class TarShard:
         """The file; None for a URL or a gzipped file."""
         return None if self.is_url or not self.name.endswith(".tar") else Path(self.name)
 
-    def copy(self, target: Path) -> None:
+    def copy(self, target: LimitedFile) -> None:
         """Fetch and unzip the file."""
         import fsspec
 
-        with fsspec.open(self.name, "rb") as remote, target.open("wb") as local:
+        with fsspec.open(self.name, "rb") as remote:
             if self.name.endswith(".tar"):
-                shutil.copyfileobj(remote, local, 2**20)
+                shutil.copyfileobj(remote, target, 2**20)
             else:
                 with gzip.open(remote) as unzipped:
-                    shutil.copyfileobj(unzipped, local, 2**20)
+                    shutil.copyfileobj(unzipped, target, 2**20)
 
     def members(self, file: Path) -> list[Member]:
         """Return the samples; see `tar_members`."""
