@@ -52,6 +52,14 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def without_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture of mixed batches, which takes nearly half of the time of a short run."""
+    from recursivemix.explain import gallery
+
+    monkeypatch.setattr(gallery, "write_cells", lambda *arguments: None)
+
+
+@pytest.fixture
 def image_root(tmp_path: Path) -> Path:
     """A folder of small images, see `write_image_root`."""
     return write_image_root(tmp_path / "data")

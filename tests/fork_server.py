@@ -108,7 +108,7 @@ def run(words: list[str]) -> None:
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.path.insert(0, str(Path(kind).resolve().parent))
-        runpy.run_path(kind, run_name="__main__")
+        runpy.run_path(str(Path(kind).absolute()), run_name="__main__")
 
 
 def become(request: dict, files: list[int], libraries: list[str]) -> None:

@@ -81,6 +81,7 @@ def test_test_gives_the_same_accuracy_again(run, image_root, capsys):
     assert f"{record['epochs'][-1]['val_loss']:.4f}" in printed
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_the_same_seed_gives_the_same_run(run, image_root, tmp_path):
     words = ["fit", "--data", str(image_root), *FAST]
     for name, seed in (("again", "3"), ("other", "6")):
@@ -93,6 +94,7 @@ def test_the_same_seed_gives_the_same_run(run, image_root, tmp_path):
     assert records[0] != records[2]
 
 
+@pytest.mark.usefixtures("without_picture")
 @pytest.mark.parametrize("mixer", ["none", "mixup", "cutmix", "resizemix"])
 def test_every_mixer_trains(mixer, image_root, tmp_path):
     out = tmp_path / "run"
@@ -105,6 +107,7 @@ def test_every_mixer_trains(mixer, image_root, tmp_path):
         assert record["score_last"] == 100  # the colour tells the class
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_options_of_mixer_model_and_trainer(image_root, tmp_path):
     arguments = [
         "--model", "vit_tiny_patch16_224", "--region-head", "shared",
@@ -117,6 +120,7 @@ def test_options_of_mixer_model_and_trainer(image_root, tmp_path):
     assert len(record["epochs"]) == 1
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--epochs", "7", "--print-config"])
@@ -130,6 +134,7 @@ def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
     assert (record["config"]["mixer"], record["config"]["epochs"]) == ("cutmix", 1)
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_one_folder_with_val_split(image_root, tmp_path, capsys):
     flat = str(image_root / "train")
     assert main(["fit", "--data", flat, "--val-split", "0.25", "--out", str(tmp_path / "run"), *FAST]) == 0
@@ -266,6 +271,7 @@ def test_every_setting_stands_in_the_full_help_once(capsys):
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_path):
     out = tmp_path / "run"
     command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5"]
@@ -275,6 +281,7 @@ def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_p
     assert record["score_last"] == record["epochs"][-1]["acc1"]
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_a_callback_of_ones_own(image_root, tmp_path):
     out = tmp_path / "run"
     command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "1"]
