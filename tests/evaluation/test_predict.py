@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import recursivemix
+from recursivemix.data.decode import MOST_ELONGATED, UnreadableImageError, whole_image
 from recursivemix.evaluation import predict as module
 from recursivemix.evaluation.predict import UnreadableImage, merge, mirror, predict, predictions
 from recursivemix.models.checkpoint_file import write_checkpoint
@@ -135,6 +136,23 @@ def test_unreadable_files(save_trained, files, tmp_path):
         assert "No such file" in results[3].reason
     with pytest.raises(ValueError, match=r"cannot read the image .*noise.jpg: "):
         trained.predict(sources)
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("across", [False, True])
+def test_the_most_elongated_images(save_trained, tmp_path, task, across):
+    """They are predicted; a narrower one is named, since it cannot be resized."""
+    trained = load(save_trained(task=task))
+    for name, length in (("allowed.png", 2 * MOST_ELONGATED), ("narrower.png", 2 * MOST_ELONGATED + 1)):
+        Image.new("RGB", (length, 2) if across else (2, length), "red").save(tmp_path / name)
+    first, second = predictions([trained], [tmp_path / "allowed.png", tmp_path / "narrower.png"])
+    assert not isinstance(first, UnreadableImage)
+    assert isinstance(second, UnreadableImage)
+    assert f"one side is more than {MOST_ELONGATED} times the other" in second.reason
+    with pytest.raises(ValueError, match="one side is more than"):
+        trained.predict([Image.new("RGB", (2, 2 * MOST_ELONGATED + 1))])
+    with pytest.raises(UnreadableImageError, match=r"cannot read the image .*narrower.png: .* one side"):
+        whole_image(tmp_path / "narrower.png")
 
 
 def test_threads_end_when_the_reader_stops(save_trained, files):

@@ -48,6 +48,8 @@ RAW = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 """Header of raw pixels as Pillow writes them (PPM): width and height."""
 BAND = 2**24
 """Pixels of an image that are converted at a time: a conversion takes several copies of its pixels."""
+MOST_ELONGATED = 50
+"""A narrower image fills the memory when its shorter side gets a usable size, and else becomes empty."""
 FIX_FILE = "fix or remove the file, or leave out all unreadable files with --skip-bad"
 
 
@@ -103,6 +105,29 @@ def open_image(
 def open_image_file(path: Path) -> AbstractContextManager[ImageFile.ImageFile]:
     """Open an image file; see `open_image`."""
     return open_image(path, str(path), FIX_FILE)
+
+
+def whole_image(path: Path) -> Tensor:
+    """Decode an image of detection or segmentation, which are not cropped to a square: (3, H, W) uint8.
+
+    Raises:
+        UnreadableImageError: the image cannot be decoded, or one side is `MOST_ELONGATED` times the other.
+    """
+    with open_image_file(path) as image:
+        check_sides(image.width, image.height)
+        return as_rgb(image)
+
+
+def check_sides(width: int, height: int) -> None:
+    """Check the sides of an image of detection or segmentation.
+
+    Raises:
+        UnreadableImageError: one side is more than `MOST_ELONGATED` times the other.
+    """
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise UnreadableImageError(
+            f"{width}x{height} pixels, one side is more than {MOST_ELONGATED} times the other"
+        )
 
 
 def failure_reason(error: Exception) -> str:

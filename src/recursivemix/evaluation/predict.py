@@ -19,7 +19,13 @@ from torchvision.ops import batched_nms
 from recursivemix.data.annotated_batches import resized
 from recursivemix.data.augment import colour_scale, normalise
 from recursivemix.data.crop import evaluation_image
-from recursivemix.data.decode import UnreadableImageError, as_rgb, failure_reason, open_image_file
+from recursivemix.data.decode import (
+    UnreadableImageError,
+    as_rgb,
+    check_sides,
+    failure_reason,
+    open_image_file,
+)
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.preprocessing import Shape
@@ -73,8 +79,13 @@ class Ensemble:
         return (False,) if self.tta is None else (False, True)
 
     def prepare(self, image: Tensor) -> Any:
-        """A (3, H, W) uint8 image as `predict` takes it: for classifiers, resized and cropped."""
+        """A (3, H, W) uint8 image as `predict` takes it: for classifiers, resized and cropped.
+
+        Raises:
+            UnreadableImageError: a detector or segmenter cannot resize it: its sides differ too much.
+        """
         if self.models[0].task != "classification":
+            check_sides(image.shape[2], image.shape[1])
             return image
         return {
             shape: evaluation_image(image, *shape)
@@ -287,12 +298,12 @@ def read(source: Any, index: int, prepare: Callable[[Tensor], Any]) -> tuple[str
     try:
         with open_image_file(Path(source)) as image:
             pixels = as_rgb(image)
+        return str(source), prepare(pixels)
     except UnreadableImageError as error:
         cause = error.__cause__
         return UnreadableImage(
             str(source), failure_reason(cause) if isinstance(cause, Exception) else str(error)
         )
-    return str(source), prepare(pixels)
 
 
 def as_pixels(image: Any) -> Tensor:

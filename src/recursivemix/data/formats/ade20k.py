@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from recursivemix.data.annotated import IGNORE, AnnotationError, SegmentationData, SegmentationFormat
-from recursivemix.data.decode import UnreadableImageError, as_rgb, open_image_file
+from recursivemix.data.decode import UnreadableImageError, open_image_file, whole_image
 
 MOST_CLASSES = 254
 """Class numbers that fit into a byte beside `IGNORE` and 0."""
@@ -36,8 +36,7 @@ class MapImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         path, map_path = self.files[index]
-        with open_image_file(path) as source:
-            image = as_rgb(source)
+        image = whole_image(path)
         numbers = self.numbers(index)
         if numbers.shape != image.shape[-2:]:
             raise AnnotationError(

@@ -23,7 +23,7 @@ from recursivemix.data.annotated import (
     passing,
     shortened,
 )
-from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.data.decode import open_image_file, whole_image
 
 from .coco_masks import as_run_lengths, check_segmentation, decode_mask, require_masks
 
@@ -92,8 +92,7 @@ class CocoImages:
         return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
-        with open_image_file(Path(self.name(index))) as source:
-            image = as_rgb(source)
+        image = whole_image(Path(self.name(index)))
         self._check_size(index, (image.shape[-1], image.shape[-2]))
         return image, self._objects(index)
 

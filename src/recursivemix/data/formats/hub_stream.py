@@ -11,7 +11,7 @@ import itertools
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from recursivemix.data.images import ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
@@ -50,7 +50,7 @@ class StreamShard:
     def copy(self, target: LimitedFile) -> None:
         """Read the shard and write its rows as a tar file."""
         part = self.stream.shard(self.stream.num_shards, self.number)
-        with tarfile.open(fileobj=target, mode="w|") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], target), mode="w|") as archive:
             for row, sample in enumerate(part):
                 stored, label = sample[self.image], sample[self.label]
                 content = None if stored is None else stored["bytes"]

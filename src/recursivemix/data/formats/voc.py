@@ -22,7 +22,7 @@ from recursivemix.data.annotated import (
     passing,
     shortened,
 )
-from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.data.decode import whole_image
 
 from .ade20k import MapImages, check_class_count, lines_of
 
@@ -59,8 +59,7 @@ class VocImages:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
         path, (height, width), objects = self.images[index]
-        with open_image_file(path) as source:
-            image = as_rgb(source)
+        image = whole_image(path)
         if image.shape[-2:] != (height, width):
             raise AnnotationError(
                 f"{path} is {image.shape[-1]}x{image.shape[-2]}, its annotation says {width}x{height}"
