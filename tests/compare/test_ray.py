@@ -23,19 +23,10 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(scope="module")
-def cluster(python):
-    """A cluster of two cores on this machine, whose workers start runs in milliseconds."""
+def cluster():
+    """A cluster of two cores on this machine."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-
-    def use_forks():
-        from recursivemix.compare import execute
-
-        execute.CLI = (python, *execute.CLI[1:])
-
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
-        runtime_env={"worker_process_setup_hook": use_forks},
-    )  # fmt: skip
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
 
