@@ -18,12 +18,13 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/recursivemix fit
 
+# Each of the two processes takes one half in order; the one that is done first takes tests from the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The library, data and reports. Left out: whatever trains a run, starts a process or opens a browser.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow" tests/mixing tests/models tests/data tests/report \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests/mixing tests/models tests/data tests/report \
 		tests/test_package.py tests/test_docs.py
 
 # Kills, full disks and random malformed input, many more tries than in make test; CAMPAIGN_SEED=N for others.

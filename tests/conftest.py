@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,38 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A ``python`` that starts in milliseconds, see `fork_server.py`; a true one where that needs Linux."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    folder = tmp_path_factory.mktemp("python")
+    here, path, words = Path(__file__).parent, folder / "python", [sys.executable, "-P"]
+    client = f"{sys.executable} -I -S {here / 'fork_client.py'} {path} {folder / 'socket'}"
+    path.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
+    path.chmod(0o755)
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*words, str(here / "fork_server.py"), str(folder / "socket")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )  # fmt: skip
+    with server:
+        assert server.stdout.readline() == b"ready\n", (folder / "log").read_text()
+        yield str(path)
+        server.stdin.close()
+        assert server.wait(30) == 0, (folder / "log").read_text()
+
+
+@pytest.fixture
+def without_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture of mixed batches, which takes nearly half of the time of a short run."""
+    from recursivemix.explain import gallery
+
+    monkeypatch.setattr(gallery, "write_cells", lambda *arguments: None)
 
 
 @pytest.fixture

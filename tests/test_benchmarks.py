@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("timm")
 
 
-def run(script: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+def run(python: str, script: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     """The record and the printed text of a quick run."""
     out = folder / "new" / "record.json"
     command = [
-        sys.executable,
+        python,
         str(ROOT / "benchmarks" / script),
         "--quick",
         "--threads",
@@ -54,8 +54,8 @@ def check_origin(record: dict[str, Any], script: str) -> None:
     assert record["seed"] == 0
 
 
-def test_memory(tmp_path: Path) -> None:
-    record, text = run("memory.py", tmp_path)
+def test_memory(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "memory.py", tmp_path)
     check_origin(record, "memory.py")
     (row,) = record["rows"]
     assert row["name"] in text
@@ -64,8 +64,8 @@ def test_memory(tmp_path: Path) -> None:
     assert row["standard_error"] >= 0
 
 
-def test_mixing(tmp_path: Path) -> None:
-    record, text = run("mixing.py", tmp_path)
+def test_mixing(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "mixing.py", tmp_path)
     check_origin(record, "mixing.py")
     assert record["n"] == 2
     names = [row["name"] for row in record["rows"]]
@@ -84,8 +84,8 @@ def test_mixing(tmp_path: Path) -> None:
     assert all(names.count(name) == len(settings) for name in expected)
 
 
-def test_images(tmp_path: Path) -> None:
-    record, text = run("images.py", tmp_path)
+def test_images(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "images.py", tmp_path)
     check_origin(record, "images.py")
     cases = {(row["mode"], row["size"], row["workers"]) for row in record["rows"]}
     assert cases == {("training", 32, 1), ("evaluation", 32, 1)}
@@ -102,8 +102,8 @@ def test_images(tmp_path: Path) -> None:
     assert record["settings"]["mean_kib"] > 50
 
 
-def test_step(tmp_path: Path) -> None:
-    record, text = run("step.py", tmp_path)
+def test_step(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "step.py", tmp_path)
     check_origin(record, "step.py")
     assert record["n"] == 1
     rows = {row["name"]: row for row in record["rows"]}
@@ -139,8 +139,8 @@ def test_step(tmp_path: Path) -> None:
     assert rows["recursivemix"]["extra_peak_bytes"] - inplace >= memory["history_images"]
 
 
-def test_scaling(tmp_path: Path) -> None:
-    record, text = run("scaling.py", tmp_path)
+def test_scaling(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "scaling.py", tmp_path)
     check_origin(record, "scaling.py")
     axes = record["settings"]["axes"]
     assert list(axes) == ["classes", "batch", "size", "ranks"]
@@ -185,7 +185,7 @@ def test_scaling(tmp_path: Path) -> None:
 
 
 def test_startup(tmp_path: Path) -> None:
-    record, text = run("startup.py", tmp_path)
+    record, text = run(sys.executable, "startup.py", tmp_path)
     check_origin(record, "startup.py")
     rows = {row["name"]: row for row in record["rows"]}
     assert {"recursivemix --help", "recursivemix fit --help", "import torch", "import its names"} <= set(
@@ -209,8 +209,8 @@ TRAINING_ROWS = {
 }
 
 
-def test_average_precision(tmp_path: Path) -> None:
-    record, text = run("average_precision.py", tmp_path)
+def test_average_precision(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "average_precision.py", tmp_path)
     check_origin(record, "average_precision.py")
     assert record["data"] == {"images": 10, "classes": 3}
     ours, theirs = (median(record["seconds"][name]) for name in ("ours", "torchmetrics"))
@@ -219,8 +219,8 @@ def test_average_precision(tmp_path: Path) -> None:
     assert "times as long" in text
 
 
-def test_training(tmp_path: Path, image_root: Path) -> None:
-    record, text = run("training.py", tmp_path, "--data", str(image_root))
+def test_training(python: str, tmp_path: Path, image_root: Path) -> None:
+    record, text = run(python, "training.py", tmp_path, "--data", str(image_root))
     check_origin(record, "training.py")
     assert record["n"] == 2
     assert record["settings"]["images"] == 36
@@ -252,8 +252,8 @@ def test_training(tmp_path: Path, image_root: Path) -> None:
         assert goal["reached"] == (goal["ratio"] >= goal["at_least"])
 
 
-def test_training_makes_its_own_images(tmp_path: Path) -> None:
-    record, text = run("training.py", tmp_path, "--only", "data")
+def test_training_makes_its_own_images(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "training.py", tmp_path, "--only", "data")
     assert record["settings"]["images"] == 80
     assert record["settings"]["image_size"] == 32
     assert [row["name"] for row in record["rows"]] == TRAINING_ROWS["data"]
@@ -261,8 +261,8 @@ def test_training_makes_its_own_images(tmp_path: Path) -> None:
     assert "bare loop" not in text
 
 
-def test_training_of_large_images(tmp_path: Path) -> None:
-    record, text = run("training.py", tmp_path, "--large")
+def test_training_of_large_images(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "training.py", tmp_path, "--large")
     check_origin(record, "training.py")
     assert record["settings"]["image_size"] == 224
     assert [row["name"] for row in record["rows"]] == TRAINING_ROWS["defaults"]
@@ -273,9 +273,10 @@ def test_training_of_large_images(tmp_path: Path) -> None:
     assert "mobilenetv3_small_050" in text
 
 
-def gpu_sh(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def gpu_sh(python: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """benchmarks/gpu.sh with results and run in a folder."""
-    own = {"RESULTS": str(folder / "results"), "RUN": str(folder / "run"), "PYTHON": sys.executable}
+    own = {"RESULTS": str(folder / "results"), "RUN": str(folder / "run"), "PYTHON": python}
+    own["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the fork has imported one of them
     known = {name: value for name, value in os.environ.items() if not name.startswith("CIFAR100")}
     return subprocess.run(
         [str(ROOT / "benchmarks" / "gpu.sh")],
@@ -288,11 +289,11 @@ def gpu_sh(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_gpu_sh_in_rehearsal(tmp_path: Path, image_root: Path) -> None:
+def test_gpu_sh_in_rehearsal(python: str, tmp_path: Path, image_root: Path) -> None:
     images = image_root.rename(tmp_path / "cifar100")
     (images / "val").rename(images / "test")
     rehearsal = {"GPU_SH_DEVICE": "cpu", "QUICK": "1", "CIFAR100": str(images), "COMMIT": "a copy's"}
-    done = gpu_sh(tmp_path, **rehearsal)
+    done = gpu_sh(python, tmp_path, **rehearsal)
     assert done.returncode == 0, done.stdout + done.stderr
     records = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "results" / "gpu").iterdir()}
     assert sorted(records) == ["cifar100-resnet18", "detection", "step", "throughput"]
@@ -313,7 +314,7 @@ def test_gpu_sh_in_rehearsal(tmp_path: Path, image_root: Path) -> None:
     assert recipe["config"]["model"] == "resnet18"
     assert recipe["score_last"] == recipe["epochs"][-1]["acc1"]
 
-    again = gpu_sh(tmp_path, PARTS="recipe", **rehearsal)
+    again = gpu_sh(python, tmp_path, PARTS="recipe", **rehearsal)
     assert again.returncode == 0, again.stderr
     assert "is finished already" in again.stdout
 
@@ -323,24 +324,24 @@ def test_gpu_sh_in_rehearsal(tmp_path: Path, image_root: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_sh_says_at_once_that_there_is_no_gpu(tmp_path: Path) -> None:
-    done = gpu_sh(tmp_path, CIFAR100=str(tmp_path))
+def test_gpu_sh_says_at_once_that_there_is_no_gpu(python: str, tmp_path: Path) -> None:
+    done = gpu_sh(python, tmp_path, CIFAR100=str(tmp_path))
     assert done.returncode == 2
     assert "sees no GPU" in done.stderr
     assert not (tmp_path / "results").exists()
 
 
-def test_gpu_sh_says_that_there_are_no_images(tmp_path: Path) -> None:
-    done = gpu_sh(tmp_path, GPU_SH_DEVICE="cpu", QUICK="1")
+def test_gpu_sh_says_that_there_are_no_images(python: str, tmp_path: Path) -> None:
+    done = gpu_sh(python, tmp_path, GPU_SH_DEVICE="cpu", QUICK="1")
     assert done.returncode == 2
     assert "CIFAR100_ZIPS" in done.stderr
-    missing = gpu_sh(tmp_path, GPU_SH_DEVICE="cpu", QUICK="1", CIFAR100_ZIPS=str(tmp_path))
+    missing = gpu_sh(python, tmp_path, GPU_SH_DEVICE="cpu", QUICK="1", CIFAR100_ZIPS=str(tmp_path))
     assert missing.returncode == 2
     assert "cifar100-part1.zip" in missing.stderr
 
 
-def test_coverage(tmp_path: Path) -> None:
-    record, text = run("coverage.py", tmp_path)
+def test_coverage(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "coverage.py", tmp_path)
     check_origin(record, "coverage.py")
     assert record["n"] == 20
     kinds = {"reported", "t over seeds", "t, Satterthwaite", "hierarchical bootstrap"}

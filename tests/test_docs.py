@@ -6,7 +6,6 @@ import runpy
 import shlex
 import socket
 import subprocess
-import sys
 import textwrap
 from contextlib import redirect_stdout
 from itertools import dropwhile, groupby
@@ -61,8 +60,8 @@ def test_every_mixer_has_a_card():
     assert {card.stem for card in CARDS} == set(MIXERS)
 
 
-def test_tables_are_what_the_records_say():
-    command = [sys.executable, str(ROOT / "docs" / "make_tables.py"), "--check"]
+def test_tables_are_what_the_records_say(python):
+    command = [python, str(ROOT / "docs" / "make_tables.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

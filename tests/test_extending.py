@@ -8,7 +8,6 @@ import filecmp
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -89,10 +88,10 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def use(copy: Path, code: str) -> str:
+def use(python: str, copy: Path, code: str) -> str:
     """What a program prints that imports the copy."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
+        [python, "-W", "ignore", "-c", code],
         env=os.environ | {"PYTHONPATH": str(copy.parent)},
         capture_output=True,
         text=True,
@@ -102,7 +101,7 @@ def use(copy: Path, code: str) -> str:
     return done.stdout
 
 
-def test_a_mixing_method_costs_two_files(copy):
+def test_a_mixing_method_costs_two_files(python, copy):
     (copy / "mixing" / "mirror.py").write_text(METHOD)
     registry = copy / "mixing" / "__init__.py"
     replace(
@@ -111,6 +110,7 @@ def test_a_mixing_method_costs_two_files(copy):
     replace(registry, '    "mixup": MixUp,\n', '    "mixup": MixUp,\n    "mirror": Mirror,\n')
     assert changed_files(copy) == ["mixing/__init__.py", "mixing/mirror.py"]
     shown = use(
+        python,
         copy,
         "import torch; from recursivemix import create_mixer\n"
         "batch = create_mixer('mirror', 3)(torch.rand(2, 3, 4, 4), torch.arange(2))\n"
@@ -119,13 +119,14 @@ def test_a_mixing_method_costs_two_files(copy):
     assert shown.strip() == "True"
 
 
-def test_a_data_format_costs_two_files(copy):
+def test_a_data_format_costs_two_files(python, copy):
     (copy / "data" / "formats" / "flat.py").write_text(FORMAT)
     replace(
         copy / "data" / "names.py", "IMAGE_FORMATS = {\n", 'IMAGE_FORMATS = {\n    "flat": "flat:FLAT",\n'
     )
     assert changed_files(copy) == ["data/formats/flat.py", "data/names.py"]
     shown = use(
+        python,
         copy,
         "from recursivemix.cli.dispatch import parse\nfrom recursivemix.data.open import open_images\n"
         "settings = parse(['fit', '--dataset', 'flat']).arguments['settings']\n"
@@ -134,7 +135,7 @@ def test_a_data_format_costs_two_files(copy):
     assert shown.strip() == "('dark', 'bright')"
 
 
-def test_a_detector_costs_two_files(copy):
+def test_a_detector_costs_two_files(python, copy):
     (copy / "tasks" / "detection" / "twin.py").write_text(DETECTOR)
     replace(
         copy / "tasks" / "detection" / "names.py", '    "gfl": "gfl:GFL",\n',
@@ -142,6 +143,7 @@ def test_a_detector_costs_two_files(copy):
     )  # fmt: skip
     assert changed_files(copy) == ["tasks/detection/names.py", "tasks/detection/twin.py"]
     shown = use(
+        python,
         copy,
         "from recursivemix.cli.dispatch import parse\n"
         "from recursivemix.tasks.detection.names import load_detector\n"
@@ -151,7 +153,7 @@ def test_a_detector_costs_two_files(copy):
     assert shown.strip() == "Twin"
 
 
-def test_an_optimizer_setting_costs_one_file(copy):
+def test_an_optimizer_setting_costs_one_file(python, copy):
     file = copy / "training" / "optimizer.py"
     replace(
         file,
@@ -163,6 +165,7 @@ def test_an_optimizer_setting_costs_one_file(copy):
     replace(file, line, f"{line}            maximize=settings.look > 0,\n")
     assert changed_files(copy) == ["training/optimizer.py"]
     shown = use(
+        python,
         copy,
         "import torch; from recursivemix.cli.dispatch import parse\n"
         "from recursivemix.training.optimizer import create_optimizer\n"

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from campaign.record import campaign_record
@@ -10,7 +9,7 @@ from campaign.record import campaign_record
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_figures_become_a_record_and_a_table(tmp_path, monkeypatch, recorded):
+def test_figures_become_a_record_and_a_table(python, tmp_path, monkeypatch, recorded):
     folder = tmp_path / "figures"
     monkeypatch.setenv("CAMPAIGN_RECORD", str(folder))
     monkeypatch.setenv("CAMPAIGN_SEED", "7")
@@ -28,9 +27,7 @@ def test_figures_become_a_record_and_a_table(tmp_path, monkeypatch, recorded):
         f"import sys; sys.path.insert(0, {str(ROOT / 'docs')!r}); import make_tables, pathlib; "
         f"make_tables.RESULTS = pathlib.Path({str(tmp_path)!r}); print(make_tables.campaign_table())"
     )
-    table = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout
+    table = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "| kills of pack | 60 | 60 |  |" in table
     assert "| images through predict | 1,500 | 1,500 | memory 583 MiB, at the end 584; " in table
     assert "0 minutes, seed 7, 1,000 tries." in table

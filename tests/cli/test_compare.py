@@ -5,13 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 from PIL import Image
 
 from recursivemix.cli import main
+from recursivemix.compare import execute
 from recursivemix.compare.execute import EVALUATION, LAST, RECORD
 from samples import write_images
 
@@ -27,8 +27,16 @@ def arguments(root, out, *others: str) -> list[str]:
     return ["compare", "--data", str(root), "--mixers", "none,cutmix", "--out", str(out), *SMALL, *others]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forks(python):
+    """Runs start in milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "CLI", (python, *execute.CLI[1:]))
+        yield
+
+
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, request):
+def compared(forks, tmp_path_factory):
     """Images and the folder of a comparison of two methods with one seed."""
     root = tmp_path_factory.mktemp("compare")
     for hue, name in enumerate(("blue", "green", "red")):
@@ -135,14 +143,14 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(image_root, tmp_pat
     assert not out.exists()
 
 
-def test_a_stopped_comparison_goes_on_and_methods_are_added(image_root, tmp_path):
+def test_a_stopped_comparison_goes_on_and_methods_are_added(python, image_root, tmp_path):
     """Stopped in the midst of a run: that run is taken up, not begun again."""
     out = tmp_path / "out"
     words = arguments(image_root, out, "--seeds", "1", "--epochs", "15", "--settings.checkpoint_every", "2")
     words += ["--probes", "accuracy"]
     place = words.index("none,cutmix")
     words[place] = "none"
-    command = [sys.executable, "-m", "recursivemix.cli", *words]
+    command = [python, "-m", "recursivemix.cli", *words]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -163,7 +171,7 @@ def test_a_stopped_comparison_goes_on_and_methods_are_added(image_root, tmp_path
     assert "the same command resumes the comparison" in errors
     assert not (out / "comparison.json").exists()
     words[place] = "none,cutmix"
-    command = [sys.executable, "-m", "recursivemix.cli", *words]
+    command = [python, "-m", "recursivemix.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert len(records(out)) == 4

@@ -118,6 +118,7 @@ def test_test_gives_the_same_accuracy_again(run, image_root, capsys):
     assert f"{record['epochs'][-1]['val_loss']:.4f}" in printed
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_the_same_seed_gives_the_same_run(run, image_root, tmp_path):
     words = ["fit", "--data", str(image_root), *FAST]
     for name, seed in (("again", "3"), ("other", "6")):
@@ -130,6 +131,7 @@ def test_the_same_seed_gives_the_same_run(run, image_root, tmp_path):
     assert records[0] != records[2]
 
 
+@pytest.mark.usefixtures("without_picture")
 @pytest.mark.parametrize("mixer", ["none", "mixup", "cutmix", "resizemix"])
 def test_every_mixer_trains(mixer, image_root, tmp_path):
     out = tmp_path / "run"
@@ -142,6 +144,7 @@ def test_every_mixer_trains(mixer, image_root, tmp_path):
         assert record["score_last"] == 100  # the colour tells the class
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_options_of_mixer_model_and_trainer(image_root, tmp_path):
     arguments = [
         "--model", "vit_tiny_patch16_224", "--region-head", "shared",
@@ -154,6 +157,7 @@ def test_options_of_mixer_model_and_trainer(image_root, tmp_path):
     assert len(record["epochs"]) == 1
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--epochs", "7", "--print-config"])
@@ -167,6 +171,7 @@ def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
     assert (record["config"]["mixer"], record["config"]["epochs"]) == ("cutmix", 1)
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_one_folder_with_val_split(image_root, tmp_path, capsys):
     flat = str(image_root / "train")
     assert main(["fit", "--data", flat, "--val-split", "0.25", "--out", str(tmp_path / "run"), *FAST]) == 0
@@ -303,6 +308,7 @@ def test_every_setting_stands_in_the_full_help_once(capsys):
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_path):
     out = tmp_path / "run"
     command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5"]
@@ -312,6 +318,7 @@ def test_evaluating_now_and_then_still_measures_the_last_epoch(image_root, tmp_p
     assert record["score_last"] == record["epochs"][-1]["acc1"]
 
 
+@pytest.mark.usefixtures("without_picture")
 def test_a_callback_of_ones_own(image_root, tmp_path):
     out = tmp_path / "run"
     command = ["fit", "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "1"]
@@ -337,9 +344,9 @@ def test_an_unreadable_image_in_a_test_is_one_line(run, image_root, capsys):
         assert "Traceback" not in "".join(errors)
 
 
-def start(*arguments):
+def start(python, *arguments):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "recursivemix.cli", "fit", *arguments]
+    command = [python, "-m", "recursivemix.cli", "fit", *arguments]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
@@ -349,7 +356,9 @@ def start(*arguments):
 
 def test_two_processes_share_one_run(image_root, tmp_path):
     out = tmp_path / "run"
-    process = start("--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2")
+    process = start(
+        sys.executable, "--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2"
+    )
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     record = json.loads((out / "record.json").read_text())
@@ -357,9 +366,9 @@ def test_two_processes_share_one_run(image_root, tmp_path):
     assert (out / "mixed_batches.png").exists()
 
 
-def test_ctrl_c_is_one_line(image_root, tmp_path):
+def test_ctrl_c_is_one_line(python, image_root, tmp_path):
     out = tmp_path / "run"
-    process = start("--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5000")
+    process = start(python, "--data", str(image_root), "--out", str(out), *FAST, "--epochs", "5000")
     waited = time.monotonic() + 120
     while not (out / "checkpoints" / "last.ckpt").exists() and time.monotonic() < waited:
         time.sleep(0.1)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import recursivemix
@@ -70,7 +69,7 @@ def changed_files(before: Path, after: Path) -> list[str]:
     return sorted(str(file) for file, equal in zip(files, same, strict=True) if not equal)
 
 
-def test_a_new_probe_costs_two_files(save_trained, tmp_path):
+def test_a_new_probe_costs_two_files(python, save_trained, tmp_path):
     copy = tmp_path / "recursivemix"
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "evaluation" / "mirror.py").write_text(PROBE)
@@ -84,7 +83,7 @@ def test_a_new_probe_costs_two_files(save_trained, tmp_path):
     data = {"dataset": "digits", "val_split": None, "seed": 0, "mean": [0.5] * 3, "std": [0.25] * 3}
     checkpoint = save_trained(classes=[str(k) for k in range(10)], image_size=32, data=data)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", USE, str(checkpoint)],
+        [python, "-W", "ignore", "-c", USE, str(checkpoint)],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

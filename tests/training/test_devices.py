@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def launch(arguments: list[str], processes: int, port: str) -> list[subprocess.Popen]:
+def launch(python: str, arguments: list[str], processes: int, port: str) -> list[subprocess.Popen]:
     """As torchrun starts them: one process a rank, told by the environment."""
     started = []
     for rank in range(processes):
@@ -35,7 +34,7 @@ def launch(arguments: list[str], processes: int, port: str) -> list[subprocess.P
         }  # fmt: skip
         started.append(
             subprocess.Popen(
-                [sys.executable, *arguments],
+                [python, *arguments],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -62,7 +61,7 @@ def data(tmp_path):
     return root
 
 
-def test_an_odd_test_set_counts_every_image_once(data, tmp_path):
+def test_an_odd_test_set_counts_every_image_once(python, data, tmp_path):
     """One process against two, on the same weights: the same accuracy to the last digit."""
     code = f"""
 import sys, json; sys.path[:0] = {PATHS!r}
@@ -83,7 +82,9 @@ if run.trainer.is_global_zero:
     results = []
     for devices in (1, 2):
         out = str(tmp_path / f"by-{devices}")
-        assert finish(launch(["-c", code, str(devices), out], devices, free_port())) == [0] * devices
+        assert (
+            finish(launch(python, ["-c", code, str(devices), out], devices, free_port())) == [0] * devices
+        )
         results.append(json.loads(Path(f"{out}.json").read_text()))
     images = len(list((data / "val").rglob("*.png")))
     assert images % 2 == 1
@@ -153,12 +154,12 @@ except StoppedError:
     [{"ema_decay": 0.9}, {"average_last": 2, "freeze": "backbone", "unfreeze_epoch": 1}],
     ids=["ema", "frozen"],
 )
-def test_two_processes_stop_together_and_go_on(data, tmp_path, settings):
+def test_two_processes_stop_together_and_go_on(python, data, tmp_path, settings):
     """The signal reaches one process; both stop at the same step, and the resumed run ends the same."""
 
     def train(out, stop=0, resume="no"):
         arguments = ["-c", TRAIN, str(data), str(tmp_path / out), str(stop), resume, json.dumps(settings)]
-        return finish(launch(arguments, 2, free_port()))
+        return finish(launch(python, arguments, 2, free_port()))
 
     assert train("whole") == [0, 0]
     assert train("parts", stop=9) == [130, 130]
@@ -195,8 +196,8 @@ except CheckpointError as error:
 """
 
 
-def test_a_full_disk_of_one_process_ends_both(data, tmp_path):
-    launched = launch(["-c", FULL_DISK, str(data), str(tmp_path / "run")], 2, free_port())
+def test_a_full_disk_of_one_process_ends_both(python, data, tmp_path):
+    launched = launch(python, ["-c", FULL_DISK, str(data), str(tmp_path / "run")], 2, free_port())
     assert finish(launched) == [9, 9]
 
 
@@ -225,15 +226,15 @@ except NonFiniteLossError as error:
 """
 
 
-def test_the_images_of_the_process_whose_loss_is_bad_are_named(data, tmp_path):
-    launched = launch(["-c", BAD, str(data), str(tmp_path / "run")], 2, free_port())
+def test_the_images_of_the_process_whose_loss_is_bad_are_named(python, data, tmp_path):
+    launched = launch(python, ["-c", BAD, str(data), str(tmp_path / "run")], 2, free_port())
     assert finish(launched) == [8, 8]
 
 
-def test_the_command_line_with_two_devices(data, tmp_path):
+def test_the_command_line_with_two_devices(python, data, tmp_path):
     """``--devices 2`` starts its own second process."""
     command = [
-        sys.executable, "-m", "recursivemix.cli", "fit", "--data", str(data),
+        python, "-m", "recursivemix.cli", "fit", "--data", str(data),
         "--out", str(tmp_path / "run"), "--devices", "2", "--device", "cpu",
         "--epochs", "1", "--batch-size", "4", "--workers", "0",
     ]  # fmt: skip
@@ -244,10 +245,9 @@ def test_the_command_line_with_two_devices(data, tmp_path):
     assert done.stdout.count("accuracy, last epoch") == 1
 
 
-def sharded(rank: int, port: str, folder: str) -> None:
+def sharded(file: str) -> None:
     """One process of `test_fully_sharded_regions_train_as_whole_ones`."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -258,8 +258,8 @@ def sharded(rank: int, port: str, folder: str) -> None:
     losses = train_parts(model, mixer, batches)
     parts = model.state_dict().items()  # buffers are not sharded
     state = {name: value.full_tensor() for name, value in parts if hasattr(value, "full_tensor")}
-    if rank == 0:
-        torch.save({"losses": losses, "state": state}, folder)
+    if torch.distributed.get_rank() == 0:
+        torch.save({"losses": losses, "state": state}, file)
     torch.distributed.destroy_process_group()
 
 
@@ -293,11 +293,12 @@ def train_parts(model, mixer, batches):
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-def test_fully_sharded_regions_train_as_whole_ones(tmp_path):
+def test_fully_sharded_regions_train_as_whole_ones(python, tmp_path):
     """FSDP over two processes that get the same batches: losses and weights of one unsharded process."""
-    folder = str(tmp_path / "sharded.pt")
-    torch.multiprocessing.spawn(sharded, args=(free_port(), folder), nprocs=2)
-    found = torch.load(folder, weights_only=True)
+    file = str(tmp_path / "sharded.pt")
+    code = f"import sys; sys.path[:0] = {PATHS!r}; from test_devices import sharded; sharded({file!r})"
+    assert finish(launch(python, ["-c", code], 2, free_port())) == [0, 0]
+    found = torch.load(file, weights_only=True)
     model, mixer, batches = training_parts()
     losses = train_parts(model, mixer, batches)
     assert found["losses"] == pytest.approx(losses, rel=1e-4)

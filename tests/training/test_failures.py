@@ -32,7 +32,7 @@ def run(image_root, tmp_path):
 
 
 @pytest.fixture
-def stopped(image_root, tmp_path):
+def stopped(python, image_root, tmp_path):
     """The folder of a run that was stopped in its first epoch, by the command line."""
     folder = tmp_path / "run"
     command = ["fit", "--data", str(image_root), "--out", str(folder), *FAST]
@@ -41,7 +41,7 @@ def stopped(image_root, tmp_path):
         f"import sys\nsys.path[:0] = {sys.path!r}\n"
         f"from recursivemix.cli import main\nsys.exit(main({[*command, callback]!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stdout + done.stderr
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     settings["trainer"]["callbacks"] = None
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
-def test_a_full_disk_in_a_run_is_one_line(image_root, tmp_path):
+def test_a_full_disk_in_a_run_is_one_line(python, image_root, tmp_path):
     code = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -145,7 +145,7 @@ def test_a_full_disk_in_a_run_is_one_line(image_root, tmp_path):
         "from recursivemix.cli import main\n"
         f"sys.exit(main({['fit', '--data', str(image_root), '--out', str(tmp_path / 'run'), *FAST]!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("recursivemix fit: failed: cannot write the checkpoint")

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -147,7 +146,7 @@ def test_stopped_again_and_again(images, uninterrupted, tmp_path):
     assert result["callbacks"]["EpochLog"]["resumed_at"] == [2, 3, 8, 11]
 
 
-def test_killed(image_root, tmp_path):
+def test_killed(python, image_root, tmp_path):
     """kill -9: the last periodic checkpoint is what there is, and the run ends the same from there."""
     settings = {"checkpoint_every": 3, "ema_decay": 0.9}
     whole = trained(config(image_root, tmp_path / "whole", **settings))
@@ -160,7 +159,7 @@ from recursivemix.training.prepare import prepare
 parts = config(Path({str(image_root)!r}), Path({str(tmp_path / "parts")!r}), **{settings!r})
 fit(prepare(parts, [Signalled(13, 9)], {{}}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     parts = config(image_root, tmp_path / "parts", **settings)
     left = torch.load(parts.out / "checkpoints" / "last.ckpt", weights_only=True)
