@@ -47,8 +47,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with server:
         assert server.stdout.readline() == b"ready\n", (folder / "log").read_text()
         yield str(path)
-        server.stdin.close()
-        assert server.wait(30) == 0, (folder / "log").read_text()
+        assert server.poll() is None, (folder / "log").read_text()
+        # Its standard input may stay open in loader workers that this process has forked since.
+        server.kill()
 
 
 @pytest.fixture

@@ -22,6 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("timm")
 
 
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What docs/make_tables.py defines."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
+
+
 def run(python: str, script: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     """The record and the printed text of a quick run."""
     out = folder / "new" / "record.json"
@@ -139,7 +146,7 @@ def test_step(python: str, tmp_path: Path) -> None:
     assert rows["recursivemix"]["extra_peak_bytes"] - inplace >= memory["history_images"]
 
 
-def test_scaling(python: str, tmp_path: Path) -> None:
+def test_scaling(python: str, tmp_path: Path, tables: dict[str, Any]) -> None:
     record, text = run(python, "scaling.py", tmp_path)
     check_origin(record, "scaling.py")
     axes = record["settings"]["axes"]
@@ -176,7 +183,6 @@ def test_scaling(python: str, tmp_path: Path) -> None:
     steeper = [f"{row['name']} over {row['axis']}" for row in record["slopes"] if row["steeper_than_plain"]]
     assert record["goal"] == {"steeper_than_plain": steeper, "reached": not steeper}
 
-    tables = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
     tables["scaling_table"].__globals__["RESULTS"] = tmp_path / "new"
     (tmp_path / "new" / "record.json").rename(tmp_path / "new" / "scaling.json")
     table = tables["scaling_table"]()
@@ -289,7 +295,7 @@ def gpu_sh(python: str, folder: Path, **variables: str) -> subprocess.CompletedP
     )
 
 
-def test_gpu_sh_in_rehearsal(python: str, tmp_path: Path, image_root: Path) -> None:
+def test_gpu_sh_in_rehearsal(python: str, tmp_path: Path, image_root: Path, tables: dict[str, Any]) -> None:
     images = image_root.rename(tmp_path / "cifar100")
     (images / "val").rename(images / "test")
     rehearsal = {"GPU_SH_DEVICE": "cpu", "QUICK": "1", "CIFAR100": str(images), "COMMIT": "a copy's"}
@@ -318,7 +324,6 @@ def test_gpu_sh_in_rehearsal(python: str, tmp_path: Path, image_root: Path) -> N
     assert again.returncode == 0, again.stderr
     assert "is finished already" in again.stdout
 
-    tables = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
     tables["gpu_table"].__globals__["RESULTS"] = tmp_path / "results"
     assert "recipe cifar100-resnet18, test accuracy after 1 epochs | " in tables["gpu_table"]()
 
