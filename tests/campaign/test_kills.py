@@ -93,6 +93,9 @@ def test_killed_at_random_moments(server, data, undisturbed, tmp_path, tries, se
             assert "Traceback" not in log.read_text(), note
             if chosen != signal.SIGKILL:
                 slow += [(number, answered)] * (answered > ANSWERED)
+            if (folder / "run" / "record.json").is_file():  # killed when all was written
+                code = 0
+                break
             pid = go_on(server, kind, data, folder, log)
             pids.add(pid)
         if code != 0:
@@ -107,6 +110,7 @@ def test_killed_at_random_moments(server, data, undisturbed, tmp_path, tries, se
         # Processes that read images look every 5 s whether the run they work for was killed.
         assert until(lambda folder=folder, pids=pids: not leftovers(folder, pids), 15), note
         assert (folder / "run" / "record.json").is_file(), note
+        assert (folder / "run" / "predictions.png").is_file() == (KINDS[kind][0] == "transfer"), note
         shutil.rmtree(folder)
     recorded("kills", count, count)
     assert not slow, slow
