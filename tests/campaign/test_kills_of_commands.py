@@ -126,7 +126,10 @@ def test_killed_on_two_processes(server, data, tmp_path, tries, seed, recorded):
         ends = [log.read_text()[-1500:] for log in logs]
         note = f"kill {number}: {chosen.name} to {struck}: {codes}, {ends}"
         if chosen != signal.SIGKILL and not waiting:
-            assert all(code in (0, 130, -chosen) for code in codes), note
+            assert all(codes[rank] in (0, 130, -chosen) for rank in struck), note
+            # One that ended before Python had its handlers breaks the connection, as SIGKILL does.
+            broken = any(codes[rank] == -chosen for rank in struck)
+            assert broken or all(code in (0, 130) for code in codes), note
         for _ in range(2):
             if (out / "record.json").is_file():
                 break

@@ -61,7 +61,8 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
         The content of ``comparison.json``, and the error message of every failed job by its name.
 
     Raises:
-        ValueError: settings that cannot be used, or that differ from those of the folder's runs.
+        ValueError: settings that cannot be used, or that differ from those of the folder's runs; or all runs
+            failed.
         GridStoppedError: Ctrl-C or SIGTERM; the same command resumes.
     """
     for package in ("jinja2", "plotly", *(() if settings.is_dense else ("pytorch_grad_cam",))):
@@ -102,6 +103,8 @@ def _compare_locked(
             say(f"{ended} of {len(open_jobs)}: {line}")
 
     problems = run_jobs(open_jobs, out, settings.executor, settings.address, settings.jobs, done)
+    if 0 < len(problems) == len(jobs):
+        raise ValueError(f"all runs failed: {next(iter(problems.values()))}")
     comparison = collect(settings, out, where)
     write_json(out / COMPARISON, comparison)
     make_pictures(settings, out)

@@ -6,7 +6,9 @@ Every run is a process of its own: it inherits nothing from the run before, and 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +54,9 @@ def check_code(code: int, name: str, log: Path) -> None:
     if code == 0:
         return
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    raise RunError(f"{name} ended with exit code {code}: {lines[-1] if lines else 'no output'} (see {log})")
+    if not lines:  # a full disk takes no log either
+        lines = ["no output" if shutil.disk_usage(log.parent).free else os.strerror(errno.ENOSPC)]
+    raise RunError(f"{name} ended with exit code {code}: {lines[-1]} (see {log})")
 
 
 def environment_with(threads: int | None) -> dict[str, str]:
