@@ -61,8 +61,8 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
         The content of ``comparison.json``, and the error message of every failed job by its name.
 
     Raises:
-        ValueError: settings that cannot be used, or that differ from those of the folder's runs; or all runs
-            failed.
+        ValueError: settings that cannot be used, or that differ from those of the folder's runs; or no run
+            was finished.
         GridStoppedError: Ctrl-C or SIGTERM; the same command resumes.
     """
     for package in ("jinja2", "plotly", *(() if settings.is_dense else ("pytorch_grad_cam",))):
