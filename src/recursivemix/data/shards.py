@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from .atomic_write import atomic_write
 from .images import ImageData
 from .printable import encodable
 from .rows import Row, Words, is_number, rows_data
@@ -162,23 +163,14 @@ class ShardCache:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(copy.with_suffix(".lock")):
                     if not copy.is_file():
-                        self._copy(shard, copy)
+                        with atomic_write(copy) as part, part.open("wb") as file:
+                            shard.copy(LimitedFile(file, self.limit))
                         self._delete_oldest(copy)
             except Exception as error:  # a library for each kind of address, with errors of its own
                 raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
         with contextlib.suppress(FileNotFoundError):  # another process needed the room: see `use`
             os.utime(copy)
         return copy
-
-    def _copy(self, shard: Shard, target: Path) -> None:
-        partial = target.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                shard.copy(LimitedFile(file, self.limit))
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
 
     def use(self, shard: Shard, read: Callable[[Path], T]) -> T:
         """Call a function with the file of a shard; copy it again if another process deletes it before.
