@@ -59,8 +59,8 @@ def train(
     changed: bool,
     *callbacks: Callback,
     draw: Callable[[PreparedRun], None] | None = None,
-) -> PreparedRun | None:
-    """Train and print the result; return the run, or None on processes other than the first.
+) -> None:
+    """Train and print the result; only the first process prints.
 
     Args:
         settings: of the task.
@@ -86,7 +86,7 @@ def train(
         result = fit(run, draw)
     except (StoppedError, NonFiniteLossError, CheckpointError) as error:
         if not first:
-            return None  # all processes stop; the exit code of the first one counts
+            return  # all processes stop; the exit code of the first one counts
         if isinstance(error, StoppedError):
             raise Interrupted(f"{error}; {resume_hint(run)}") from error
         raise Failed(one_line(error)) from error
@@ -96,10 +96,8 @@ def train(
         raise UsageError(one_line(error)) from error
     except OSError as error:
         raise Failed(one_line(error)) from error
-    if not first:
-        return None
-    print_result(run, result)
-    return run
+    if first:
+        print_result(run, result)
 
 
 def resume_hint(run: PreparedRun) -> str:
