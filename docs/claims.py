@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import comb
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple, Protocol
 
 from recursivemix.compare.records import read_comparison
@@ -43,12 +43,12 @@ class Row(NamedTuple):
 
     verdict: str
     """One of the four, and after a colon the reason."""
-    compared: str
-    measured: str
-    p: str
-    n: str
-    regime: str
     record: str
+    compared: str = ""
+    measured: str = ""
+    p: str = ""
+    n: str = ""
+    regime: str = ""
 
     @property
     def kind(self) -> str:
@@ -83,22 +83,22 @@ class Better:
         record = compared(self.folder, self.baseline)
         where = f"results/{self.folder}"
         if isinstance(record, str):
-            return [Row(f"{NOT_RECORDED}: {record}", "", "", "", "", "", where)]
+            return [Row(f"{NOT_RECORDED}: {record}", where)]
         key = (self.method, self.metric)
         pair = next((pair for pair in record["pairs"] if (pair["method"], pair["metric"]) == key), None)
         if pair is None:
-            return [Row(f"{NOT_RECORDED}: the comparison did not measure it", "", "", "", "", "", where)]
+            return [Row(f"{NOT_RECORDED}: the comparison did not measure it", where)]
         about = record["metrics"][self.metric]
         unit = {"%": " points"}.get(about["unit"], "")
         return [
             Row(
                 verdict(pair, about["higher_is_better"], self.published),
+                where,
                 f"{named(record, self.method)} - {named(record, self.baseline)}",
                 with_interval(pair, decimals(about), "+") + unit,
                 p_words(pair["p_corrected"]),
                 f"{counted(pair['n'], 'seed')}, {sample(record, self.metric)}",
                 regime(record),
-                where,
             )
         ]
 
@@ -113,22 +113,18 @@ class SameNetwork:
         record = compared(self.folder, "none")
         assert not isinstance(record, str)
         costs = [
-            [run["cost"] for run in method["runs"]]
-            for label in ("recursivemix", "none")
-            for method in record["methods"]
-            if method["label"] == label
+            [run["cost"] for run in method_of(record, label)["runs"]] for label in ("recursivemix", "none")
         ]
-        ours, plain = (mean_of([cost["parameters_inference"] for cost in side]) for side in costs)
-        extra = mean_of([cost["parameters_training"] for cost in costs[0]]) - ours
+        ours, plain = (mean(cost["parameters_inference"] for cost in side) for side in costs)
+        extra = mean(cost["parameters_training"] for cost in costs[0]) - ours
         return [
             Row(
                 HELD if ours == plain else NOT_HELD,
+                f"results/{self.folder}",
                 "recursivemix - none, parameters at inference",
                 f"{ours - plain:+,.0f}; {extra:,.0f} more in training",
-                "",
-                counted(len(costs[0]), "run"),
-                regime(record),
-                f"results/{self.folder}",
+                n=counted(len(costs[0]), "run"),
+                regime=regime(record),
             )
         ]
 
@@ -140,18 +136,9 @@ class SameCost:
     file: str
 
     def rows(self) -> list[Row]:
+        file = f"results/{self.file}"
         if not (RESULTS / self.file).is_file():
-            return [
-                Row(
-                    f"{NOT_RECORDED}: there is no record of a GPU",
-                    "",
-                    "",
-                    "",
-                    "",
-                    "",
-                    f"results/{self.file}",
-                )
-            ]
+            return [Row(f"{NOT_RECORDED}: there is no record of a GPU", file)]
         record = json.loads((RESULTS / self.file).read_text())
         plain, ours = (next(r for r in record["rows"] if r["name"] == n) for n in ("plain", "recursivemix"))
         ratios = [a / b for a, b in zip(ours["samples_s"], plain["samples_s"], strict=True)]
@@ -163,15 +150,14 @@ class SameCost:
             f"{settings['model']}, batch {settings['batch_size']}, {settings['image_size']} pixels, "
             f"{record['hardware'].get('gpu') or record['hardware']['processor']}"
         )
-        rounds, file = counted(record["n"], "round"), f"results/{self.file}"
         return [
             Row(
-                time, "recursivemix / none, time of a step",
-                f"{median(ratios):.3f} ({low:.3f} to {high:.3f})", "", rounds, where, file,
+                time, file, "recursivemix / none, time of a step",
+                f"{median(ratios):.3f} ({low:.3f} to {high:.3f})", n=counted(record["n"], "round"), regime=where,
             ),
             Row(
-                HELD if memory <= SAME_COST else NOT_HELD, "recursivemix / none, peak memory of a step",
-                f"{memory:.3f}", "", "1 reading", where, file,
+                HELD if memory <= SAME_COST else NOT_HELD, file, "recursivemix / none, peak memory of a step",
+                f"{memory:.3f}", n="1 reading", regime=where,
             ),
         ]  # fmt: skip
 
@@ -186,11 +172,11 @@ class MoreObjects:
         record = json.loads((RESULTS / self.file).read_text())
         return [
             Row(
-                HELD if mean > OBJECTS else NOT_HELD, f"images with a label weight above {weight}",
-                f"{mean:.2f} on average", "", f"{record['batches']:,} draws",
-                f"{record['size']} pixels, no training", f"results/{self.file}",
+                HELD if average > OBJECTS else NOT_HELD, f"results/{self.file}",
+                f"images with a label weight above {weight}", f"{average:.2f} on average",
+                n=f"{record['batches']:,} draws", regime=f"{record['size']} pixels, no training",
             )
-            for weight, mean in record["sources_above"].items()
+            for weight, average in record["sources_above"].items()
             if float(weight) >= 0.01
         ]  # fmt: skip
 
@@ -411,10 +397,15 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return values[k], values[n - 1 - k]
 
 
+def method_of(record: dict[str, Any], label: str) -> dict[str, Any]:
+    """Return a method of a comparison, with its runs."""
+    (method,) = (method for method in record["methods"] if method["label"] == label)
+    return dict(method)
+
+
 def named(record: dict[str, Any], label: str) -> str:
     """Return the label of a method with its settings."""
-    (method,) = (method for method in record["methods"] if method["label"] == label)
-    options = dict(method["options"])
+    options = dict(method_of(record, label)["options"])
     options |= options.pop("mixer_options", {})
     options.pop("mixer", None)
     words = ", ".join(f"`{key}={value}`" for key, value in options.items())
@@ -466,14 +457,8 @@ def fit_of_none(record: dict[str, Any]) -> tuple[float, float]:
 
     Means over the seeds. The loss is that of training, with label smoothing if the run has it.
     """
-    (plain,) = (method for method in record["methods"] if method["label"] == "none")
-    last = [run["epochs"][-1] for run in plain["runs"]]
-    return mean_of([one["acc_mixed"] for one in last]), mean_of([one["loss_label"] for one in last])
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean."""
-    return sum(values) / len(values)
+    last = [run["epochs"][-1] for run in method_of(record, "none")["runs"]]
+    return mean(one["acc_mixed"] for one in last), mean(one["loss_label"] for one in last)
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from claims import DATA_NAMES, RESULTS, ROOT, claims_table, fit_of_none, is_fine_tuned, named
+from claims import DATA_NAMES, RESULTS, ROOT, claims_table, fit_of_none, is_fine_tuned, method_of, named
 
 from recursivemix.compare.records import read_comparison
 from recursivemix.evaluation.probes import compared_metrics
@@ -84,9 +84,8 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
         if not (folder / "comparison.json").is_file():
             continue
         record = read_comparison(folder, "none")
-        (plain,) = (method for method in record["methods"] if method["label"] == "none")
         record["train_accuracy"], record["train_loss"] = fit_of_none(record)
-        record["finished"] = len(plain["runs"])
+        record["finished"] = len(method_of(record, "none")["runs"])
         record["gains"] = [
             pair for pair in record["pairs"] if pair["metric"].endswith(("acc1_last", "score_last"))
         ]
@@ -104,7 +103,7 @@ def evidence() -> str:
     """
     rows = []
     for record in (*comparisons_by_fit(), *map(read_comparison, finetune_folders())):
-        (plain,) = (method for method in record["methods"] if method["label"] == "none")
+        runs = method_of(record, "none")["runs"]
         pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
         data = record["data"]
         rows.append(
@@ -114,9 +113,9 @@ def evidence() -> str:
                 "images_per_class": data["train_images"] / len(data["classes"]),
                 "network": record["model"],
                 "epochs": record["epochs"],
-                "seeds": len(plain["runs"]),
+                "seeds": len(runs),
                 "fine_tuned": is_fine_tuned(record),
-                "train_accuracy": round(mean(run["epochs"][-1]["acc_clean"] for run in plain["runs"]), 1),
+                "train_accuracy": round(mean(run["epochs"][-1]["acc_clean"] for run in runs), 1),
                 "differences": [
                     {
                         "method": named(record, label).replace("`", ""),
@@ -195,8 +194,7 @@ def finetune_table() -> str:
     for label in labels:
         cells = []
         for record in records.values():
-            (method,) = (m for m in record["methods"] if m["label"] == label)
-            parts = [f"{method['estimates']['acc1_last']['mean']:.2f} %"]
+            parts = [f"{method_of(record, label)['estimates']['acc1_last']['mean']:.2f} %"]
             for pair in record["pairs"]:
                 if (pair["method"], pair["metric"]) == (label, "acc1_last"):
                     parts.append(difference(pair, 2))
