@@ -16,6 +16,10 @@ MEMORIZED = 99.0
 UNDERFIT = 95.0
 """Below this the network has not fit its training images."""
 GUIDE = "docs/guides/when.md"
+CAUTION = (
+    f"  (accuracy minus that without mixing, in points, with its 95 % interval from three seeds on; it may "
+    f"differ for your data and network: {GUIDE})"
+)
 
 
 def fit_level(train_accuracy: float) -> str:
@@ -78,7 +82,7 @@ def measured_at(train_accuracy: float, fine_tuned: bool) -> list[str]:
     if not chosen:
         return [f"this project has not compared methods for {start} at this fit; see {GUIDE}"]
     title = f"measured by this project, {start}, training images {level} without mixing"
-    return [f"{title}:", *map(_line, chosen), _caution()]
+    return [f"{title}:", *map(_line, chosen), CAUTION]
 
 
 def measured_near(images_per_class: float | None, fine_tuned: bool | None = None) -> list[str]:
@@ -90,20 +94,18 @@ def measured_near(images_per_class: float | None, fine_tuned: bool | None = None
     """
     lines = []
     for start in (False, True):
-        own = [one for one in measured_comparisons() if one["fine_tuned"] == start]
-        if fine_tuned not in (None, start) or not own:
+        chosen = [one for one in measured_comparisons() if one["fine_tuned"] == start]
+        if fine_tuned not in (None, start) or not chosen:
             continue
         title = "fine-tuning" if start else "training from scratch"
         if images_per_class:
-            logarithm = math.log(images_per_class)
-            near = {
-                one["images_per_class"]: abs(math.log(one["images_per_class"]) - logarithm) for one in own
-            }
-            count = min(near, key=near.__getitem__)
-            own = [one for one in own if one["images_per_class"] == count]
+            asked = math.log(images_per_class)
+            counts = [one["images_per_class"] for one in chosen]
+            count = min(counts, key=lambda number: abs(math.log(number) - asked))
+            chosen = [one for one in chosen if one["images_per_class"] == count]
             title += f" with {count:g} images per class"
-        lines += [f"measured by this project, {title}:", *map(_line, own)]
-    return [*lines, _caution()] if lines else []
+        lines += [f"measured by this project, {title}:", *map(_line, chosen)]
+    return [*lines, CAUTION] if lines else []
 
 
 def _line(comparison: dict[str, Any]) -> str:
@@ -116,11 +118,4 @@ def _line(comparison: dict[str, Any]) -> str:
         f"  {comparison['data']}, {comparison['images']:,} images, {comparison['network']}, "
         f"{comparison['epochs']} epochs, {seeds} seed{'' if seeds == 1 else 's'}, "
         f"{comparison['train_accuracy']:.1f} % of the training images predicted: {', '.join(parts)}"
-    )
-
-
-def _caution() -> str:
-    return (
-        f"  (accuracy minus that without mixing, in points, with its 95 % interval from three seeds on; it "
-        f"may differ for your data and network: {GUIDE})"
     )
