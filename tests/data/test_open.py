@@ -58,14 +58,12 @@ def test_a_new_format_takes_its_module_and_a_line(monkeypatch, tmp_path):
 
 
 def test_an_option_of_another_format_is_refused(tmp_path, image_root):
-    for options in ({"val_split": 0.2}, {"image_size": 64}, {"skip_bad": True}, {"download": True}):
+    for options in ({"val_split": 0.2}, {"image_size": 64}, {"skip_bad": True}):
         flag = f"--{next(iter(options)).replace('_', '-')}"
         with pytest.raises(ValueError, match=f"{flag} does not apply to --dataset digits"):
             open_data(**options)
     with pytest.raises(ValueError, match="--data does not apply to --dataset digits"):
         open_data(image_root, "digits")
-    with pytest.raises(ValueError, match="--download does not apply to --dataset folder"):
-        open_data(image_root, download=True)
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -12,9 +12,11 @@ from .order import generator_of
 from .settings import ImageSettings
 from .splits import held_out, stratified_subset
 
-OF_ALL_FORMATS = {"dataset", "train_images", "holdout", "exact_decoding", "max_pixels", "split_seed"}
+OF_ALL_FORMATS = {
+    "dataset", "train_images", "holdout", "exact_decoding", "max_pixels", "split_seed", "download",
+}  # fmt: skip
 """Fields of `ImageSettings` that apply to every format. Those of decoding change nothing if the images are
-not encoded."""
+not encoded; a permission to download is not asked for, or is for pretrained weights."""
 
 
 def open_data(

@@ -289,5 +289,3 @@ def test_a_missing_table_and_too_few_classes_are_named(folder):
         open_data(table=write_csv(folder, rows_of(folder, split=["val"] * 9)))
     with pytest.raises(ValueError, match="--table does not apply to --dataset folder"):
         open_data(folder, "folder", table=folder / "labels.csv")
-    with pytest.raises(ValueError, match="--download does not apply to --dataset table"):
-        open_data(table=write_csv(folder, rows_of(folder)), download=True)

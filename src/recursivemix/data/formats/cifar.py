@@ -229,7 +229,7 @@ def _format(name: str) -> ImageFormat:
     return ImageFormat(
         open=open_cifar,
         detect=lambda settings: settings.data is not None and find_cifar(settings.data, name) is not None,
-        options=frozenset({"download", "image_size"}),
+        options=frozenset({"image_size"}),
     )
 
 

@@ -245,5 +245,5 @@ def _is_saved_dataset(settings: ImageSettings) -> bool:
 HUB = ImageFormat(
     open=hugging_face,
     detect=_is_saved_dataset,
-    options=frozenset({"download", "val_split", "folds", "fold", "image_size"}),
+    options=frozenset({"val_split", "folds", "fold", "image_size"}),
 )
