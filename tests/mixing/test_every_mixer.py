@@ -518,7 +518,7 @@ def test_a_draw_for_another_batch_is_named():
             "another name for max_area: set one, got 0.3 and 0.3",
         ),
         ("recursivemix", {"omega": -1}, "0 or more"),
-        ("recursivemix", {"interpolation": "cubic"}, "nearest, bilinear, area"),
+        ("recursivemix", {"interpolation": "cubic"}, "'nearest', 'bilinear' or 'area'"),
         ("none", {"prob": 1.5}, r"prob must be in \[0, 1\]"),
         ("none", {"loss": "mse"}, "'ce' or 'bce'"),
         ("none", {"spatial_dims": (2, 3)}, "negative"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from .draw import Draw
 from .paste import INTERPOLATIONS, Interpolation
 
+Name = TypeVar("Name", bound=str)
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Floating dtypes that torch can compute with; not float8."""
 
@@ -233,8 +235,14 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def area_share(value: float) -> float:
-    """Return ``max_area`` as a float if patches of up to that share can be drawn."""
+def area_share(max_area: float | None, alpha: float | None = None) -> float:
+    """Return ``max_area``, or its other name ``alpha``, if patches of up to that share can be drawn.
+
+    The paper's 0.5 if neither is set.
+    """
+    if max_area is not None and alpha is not None:
+        raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
+    value = next((area for area in (max_area, alpha) if area is not None), 0.5)
     if not is_number(value) or not 0 < value <= 1:
         raise ValueError(f"max_area must be in (0, 1], got {value}; set prob=0 to mix nothing")
     return float(value)
@@ -254,11 +262,17 @@ def loss_weight(name: str, value: float) -> float:
     return float(value)
 
 
+def one_of(name: str, value: Name, names: Sequence[str]) -> Name:
+    """Return the value if it is one of these names."""
+    if not isinstance(value, str) or value not in names:
+        *others, last = map(repr, names)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+    return value
+
+
 def known_interpolation(value: Interpolation) -> Interpolation:
     """Return the value if it is the name of an interpolation."""
-    if not isinstance(value, str) or value not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {value!r}")
-    return value
+    return one_of("interpolation", value, INTERPOLATIONS)
 
 
 def check_class_weights(weights: Sequence[float], num_classes: int) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .batch import Inputs, MixedBatch
-from .paste import all_finite, not_finite
+from .batch import Inputs, Mixed, MixedBatch
+from .draw import Number, kept_share
+from .labels import fuse_labels, lam_rows
+from .paste import all_finite, not_finite, paste
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +102,36 @@ class Memory:
             fields[name] = None if value is None else value.to(images.device, non_blocking=True)
         return History(**fields)
 
-    def count_dropped(self, left_out: Tensor, count: int) -> None:
-        """Count the samples that were left out among the first ``count``, those that had a history."""
-        self._dropped = self._dropped.to(left_out.device, non_blocking=True) + left_out[:count].sum()
+    def paste(
+        self, inputs: Inputs, boxes: Tensor, past: History, how: dict[str, Any]
+    ) -> tuple[Mixed, Number, Tensor | None]:
+        """Paste the history into the inputs and fuse the labels.
+
+        Args:
+            inputs: The new batch.
+            boxes: (B, 2d) or (1, 2d), where to paste.
+            past: What `read` returned.
+            how: Options of `paste.paste`.
+
+        Returns:
+            The mixed batch, its `kept_share`, and (B,) the samples left out as not finite (None: none).
+        """
+        images, masks = inputs.images, inputs.masks
+        left_out = None if past.valid is None else ~past.valid
+        mixed, left_out = paste(images, past.images, boxes, left_out=left_out, finite_only=True, **how)
+        if masks is not None and past.masks is not None:
+            masks, _ = paste(
+                masks, past.masks, boxes, left_out=left_out, **how | {"interpolation": "nearest"}
+            )
+        lam = share = kept_share(boxes, images.shape[-how["dims"] :])
+        rows = lam_rows(lam, images.shape[0], images.device)
+        if left_out is not None:
+            had_history = left_out[: past.targets.shape[0]]
+            self._dropped = self._dropped.to(left_out.device, non_blocking=True) + had_history.sum()
+            lam = rows = rows.masked_fill(left_out, 1.0)
+        targets = to_rows(past.targets, left_out, images.shape[0])
+        targets = fuse_labels(inputs.labels, inputs.num_classes, lam, targets)
+        return Mixed(mixed, targets, rows, masks=masks), share, left_out
 
     @property
     def dropped(self) -> int:

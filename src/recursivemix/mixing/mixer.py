@@ -24,6 +24,7 @@ from .checks import (
     check_spatial_dims,
     class_count,
     in_range,
+    one_of,
 )
 from .draw import Draw
 from .eager import eager
@@ -84,13 +85,11 @@ class Mixer(ABC):
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        if not isinstance(loss, str) or loss not in ("ce", "bce"):
-            raise ValueError(f"loss must be 'ce' or 'bce', got {loss!r}")
         self.num_classes = class_count(num_classes)
         self.prob = in_range("prob", prob, 0, 1)
         self.per_sample = per_sample
         self.inplace = inplace
-        self.loss_name: Loss = loss
+        self.loss_name: Loss = one_of("loss", loss, ("ce", "bce"))
         self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
         self.class_weights = None
         if class_weights is not None:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import area_share, check_logits, epoch_count, known_interpolation, loss_weight
+from .checks import area_share, check_logits, epoch_count, known_interpolation, loss_weight, one_of
 from .cutmix import paste_partners
-from .draw import Draw, Number, centred_boxes, draw_patch, kept_share, pasted_boxes
+from .draw import Draw, Number, centred_boxes, draw_patch, pasted_boxes
 from .history import History, Memory, detached, to_rows
-from .labels import fuse_labels, lam_rows
 from .losses import consistency, probabilities
 from .mixer import Mixer
-from .paste import Interpolation, paste
+from .paste import Interpolation
 
 
 class RecursiveMix(Mixer):
@@ -64,22 +63,15 @@ class RecursiveMix(Mixer):
         **others: Any,
     ) -> None:
         super().__init__(num_classes, **others)
-        if partner not in ("history", "batch"):
-            raise ValueError(f"partner must be 'history' or 'batch', got {partner!r}")
-        if patch not in ("resize", "cut"):
-            raise ValueError(f"patch must be 'resize' or 'cut', got {patch!r}")
+        self.partner = one_of("partner", partner, ("history", "batch"))
+        self.patch = one_of("patch", patch, ("resize", "cut"))
         self.omega = loss_weight("omega", omega)
         if partner == "batch" and omega > 0:
             raise ValueError(f"partner='batch' has no earlier predictions: set omega=0, got {omega}")
-        if max_area is not None and alpha is not None:
-            raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
-        areas = [area for area in (max_area, alpha, 0.5) if area is not None]
-        self.max_area = area_share(areas[0])
+        self.max_area = area_share(max_area, alpha)
         self.growth_epochs = epoch_count("growth_epochs", growth_epochs)
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
-        self.partner = partner
-        self.patch = patch
         if partner == "batch":
             self.draws = ("boxes", "partners")
         self.memory = Memory()
@@ -108,12 +100,8 @@ class RecursiveMix(Mixer):
 
         Call `start_epoch` at the start of each epoch, which drops the history.
         """
-        fixed: dict[str, Any] = {
-            "max_area": 0.5,
-            "interpolation": "nearest",
-            "across_epochs": False,
-            "growth_epochs": 0,
-        }
+        fixed: dict[str, Any] = {"max_area": 0.5, "interpolation": "nearest"}
+        fixed |= {"across_epochs": False, "growth_epochs": 0}
         return cls(num_classes, omega=omega, **fixed, **others)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
@@ -127,8 +115,9 @@ class RecursiveMix(Mixer):
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         dims, cut, boxes = self.spatial_dims, self.patch == "cut", draw.boxes
         how: dict[str, Any] = {"shrunk": not cut, "inplace": self.inplace}
+        how["interpolation"] = self.interpolation
         if self.partner == "batch":
-            return paste_partners(inputs, draw, interpolation=self.interpolation, **how)
+            return paste_partners(inputs, draw, **how)
         past = left_out = None
         share: Number = 1.0
         if boxes is not None:
@@ -136,7 +125,7 @@ class RecursiveMix(Mixer):
         if past is None or boxes is None:
             result = unmixed(inputs)
         else:
-            result, share, left_out = self._paste(inputs, boxes, past, how | {"dims": len(dims)})
+            result, share, left_out = self.memory.paste(inputs, boxes, past, how | {"dims": len(dims)})
         if not self.trains_regions:
             return result
         # In every step, so that no graph depends on whether something was pasted.
@@ -146,25 +135,6 @@ class RecursiveMix(Mixer):
             probs = to_rows(past.probs, left_out, result.targets.shape[0])
         boxes = pasted_boxes(boxes, inputs.images, len(dims), share, left_out)
         return result._replace(boxes=boxes, history_probs=probs)
-
-    def _paste(
-        self, inputs: Inputs, boxes: Tensor, past: History, how: dict[str, Any]
-    ) -> tuple[Mixed, Number, Tensor | None]:
-        """Paste the history and fuse the labels; also return `kept_share` and the samples left out."""
-        images, masks, mode = inputs.images, inputs.masks, self.interpolation
-        left_out = None if past.valid is None else ~past.valid
-        checked = how | {"finite_only": True, "interpolation": mode}
-        mixed, left_out = paste(images, past.images, boxes, left_out=left_out, **checked)
-        if masks is not None and past.masks is not None:
-            masks, _ = paste(masks, past.masks, boxes, left_out=left_out, **how)
-        lam = share = kept_share(boxes, images.shape[-how["dims"] :])
-        rows = lam_rows(lam, images.shape[0], images.device)
-        if left_out is not None:
-            self.memory.count_dropped(left_out, past.targets.shape[0])
-            lam = rows = rows.masked_fill(left_out, 1.0)
-        targets = to_rows(past.targets, left_out, images.shape[0])
-        targets = fuse_labels(inputs.labels, inputs.num_classes, lam, targets)
-        return Mixed(mixed, targets, rows, masks=masks), share, left_out
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
