@@ -129,6 +129,7 @@ def test_a_mistyped_name_gives_the_nearest(words, message, capsys):
         (["--epoch-count", "3"], "unrecognized arguments: --epoch-count 3; did you mean --epochs?"),
         (["--schedule", "cosin"], "--schedule must be one of cosine, step, poly, constant, got cosin"),
         (["--crop", "half"], "--crop must be one of pad, resized, none, got half"),
+        (["--auto-augment", "rand"], "trivialaugment, augmix, 3-augment, got rand"),
         (["--config", "nowhere.yaml"], "--config: there is no file "),
         (["--config", "epoks: 3\nlr: 1"], "Option epoks is not accepted"),
         (["--mixer-options", "5"], "--mixer-options must be dict, got 5"),

@@ -16,7 +16,7 @@ WIDTH = 100
 REPHRASED = {
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
     r"typing\.Literal\[(.*?)\]": r"one of \1",
-    r"'(\w+)'": r"\1",
+    r"'([\w-]+)'": r"\1",
     r"tuple with (\d+) elements": r"\1 numbers",
     r"tuple\[float, float\]": "2 numbers",
     r"tuple\[float, float, float\]": "3 numbers",
@@ -81,7 +81,7 @@ class HelpFormatter(argparse.HelpFormatter):
             flags += ".KEY"
         if action.nargs == 0 or action.dest == "print_config":
             return flags
-        return f"{flags} {action.metavar if hint is None else metavar(hint)}"
+        return f"{flags} {action.metavar or metavar(hint)}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = dashed(action.help or "").removesuffix(".")
