@@ -108,7 +108,8 @@ def test_killed_at_random_moments(server, data, undisturbed, tmp_path, tries, se
             error.add_note(note)
             raise
         # Processes that read images look every 5 s whether the run they work for was killed.
-        assert until(lambda folder=folder, pids=pids: not leftovers(folder, pids), 15), note
+        gone = until(lambda folder=folder, pids=pids: not leftovers(folder, pids), 15)
+        assert gone, f"{leftovers(folder, pids)} are left of {note}"
         assert (folder / "run" / "record.json").is_file(), note
         assert (folder / "run" / "predictions.png").is_file() == (KINDS[kind][0] == "transfer"), note
         shutil.rmtree(folder)

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ import yaml
 
 from recursivemix import load
 from recursivemix.cli import main
+from recursivemix.cli.errors import UsageError
+from recursivemix.cli.train import SettingsSource, checkpoint_to_resume, fit
 from recursivemix.tasks.settings import ClassificationSettings
 from samples import FAST, write_image_root, write_images
 
@@ -401,3 +404,23 @@ def test_an_integer_stays_one_whatever_was_imported_before(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     expected = {"limit_train_batches": 0.5, "limit_val_batches": 1, "overfit_batches": 2}
     assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr  # which tells 1 from 1.0
+
+
+def test_folders_that_a_run_made_do_not_change_its_settings(tmp_path, monkeypatch):
+    """A relative --data that --download creates, and a cache of shards, exist when the run is resumed."""
+    monkeypatch.chdir(tmp_path)
+    settings = ClassificationSettings(
+        data=Path("images"), dataset="cifar10", download=True, shard_cache=Path("cache")
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(settings.with_absolute_paths().as_plain()))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "cache").mkdir()
+    source = SettingsSource(resume=Path("run"))
+    assert checkpoint_to_resume("fit", fit, source, settings, {}).samefile(checkpoint)
+    elsewhere = replace(settings, shard_cache=Path("other"))
+    assert checkpoint_to_resume("fit", fit, source, elsewhere, {}).samefile(checkpoint)
+    with pytest.raises(UsageError, match=r"--data is .*other, was .*images"):
+        checkpoint_to_resume("fit", fit, source, replace(settings, data=Path("other")), {})

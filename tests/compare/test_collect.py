@@ -126,10 +126,20 @@ def test_seeds_and_images_together_decide(tmp_path):
     assert "3 seeds, 90 test images" in result["answer"]
 
 
-def test_a_split_drawn_by_the_seed_has_no_common_images(tmp_path):
+@pytest.mark.parametrize(
+    ("options", "common"),
+    [
+        ({"settings": {"val_split": 0.2}}, False),
+        ({"settings": {"holdout": 0.2}}, False),
+        ({"folds": 5}, False),
+        ({"settings": {"val_split": 0.2, "split_seed": 0}}, True),
+        ({"settings": {"split_seed": 0}}, True),
+    ],
+)
+def test_a_split_drawn_by_the_seed_has_no_common_images(tmp_path, options, common):
     values = {"none": [50.0, 51.1, 50.0], "cutmix": [90.0, 90.0, 91.1]}
-    result = compared(tmp_path, values, per_image=True, data=Path("photos"), settings={"val_split": 0.2})
-    assert pair_of(result, "cutmix")["uncertainty"] == "seeds"
+    result = compared(tmp_path, values, per_image=True, data=Path("photos"), **options)
+    assert pair_of(result, "cutmix")["uncertainty"] == ("seeds and images" if common else "seeds")
 
 
 def test_unfinished_runs_are_listed_and_pairs_are_of_common_seeds(tmp_path):

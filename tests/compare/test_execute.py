@@ -240,3 +240,27 @@ def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path):
     while "stopped" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert log.read_text().split() == ["1", "stopped"]
+
+
+ORPHANED_WHILE_IT_STARTS = """
+import os, signal, time
+from recursivemix.compare.processes import stop_with_parent
+
+parent, stop = os.getpid(), stop_with_parent(signal.SIGKILL)
+if not os.fork():
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    print("asks", flush=True)
+    stop()
+    print("goes on", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_run_whose_comparison_was_killed_while_it_started_stops(python):
+    # Its output ends when the last of the two processes has ended.
+    done = subprocess.run(
+        [python, "-c", ORPHANED_WHILE_IT_STARTS], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "asks\n"

@@ -170,6 +170,8 @@ def test_wrong_settings_are_named(changes, message):
         ),
         ({"folds": 5, "settings": {"val_split": 0.2}}, "--settings.val_split is set by --folds"),
         ({"methods": {"cutmix": {"fold": 1}}}, "'fold' must be the same for all methods"),
+        ({"methods": {"cutmix": {"holdout": 0.5}}}, "'holdout' must be the same for all methods"),
+        ({"folds": 5, "settings": {"holdout": 0.2}}, "--settings.holdout is set by --folds"),
         ({"settings": {"lrr": 3}}, "classification has no setting 'lrr'"),
         ({"settings": {"lr": -1}}, "--lr must be"),
         ({"settings": {"lr": "high"}}, '"lr".*Got value: high'),

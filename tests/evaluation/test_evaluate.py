@@ -10,6 +10,9 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from recursivemix import load
 from recursivemix.cli.dispatch import main
+from recursivemix.data.open import open_images
+from recursivemix.data.pack import write_pack
+from recursivemix.data.settings import ImageSettings
 from recursivemix.evaluation.accuracy import read_predictions
 from recursivemix.evaluation.checkpoint import open_measured
 from recursivemix.evaluation.corruption import SEVERITIES
@@ -18,6 +21,7 @@ from recursivemix.evaluation.multiple import four_in_one
 from recursivemix.evaluation.probes import PROBES, compared_metrics, select_probes
 from recursivemix.evaluation.subject import Predictor, Subject
 from recursivemix.report.statistics import estimate
+from samples import write_image_root
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -200,3 +204,61 @@ def test_images_of_several_labels(tmp_path):
         "F1 over all labels",
         "Mean F1 of the classes",
     ]
+
+
+@pytest.fixture(scope="module")
+def of_other_forms(tmp_path_factory):
+    """A folder with train and val, a folder of classes, and a table and a pack of the former's images."""
+    place = tmp_path_factory.mktemp("forms")
+    root = write_image_root(place / "images")
+    write_pack(ImageSettings(data=root), place / "images.rmpack", progress=False)
+    rows = [f"val/{file.parent.name}/{file.name},{file.parent.name}" for file in root.glob("val/*/*.png")]
+    (place / "rows.csv").write_text("\n".join(["image,label", *rows]))
+    rows = [f"{row};seen" if row.endswith("red") else row for row in rows]
+    (place / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    settings = ImageSettings(data=root, table=place / "labels.csv")
+    write_pack(settings, place / "labels.rmpack", progress=False)
+    return place
+
+
+def saved_run(save_trained, settings):
+    """A checkpoint whose settings are those of a run on these data."""
+    opened = open_images(settings)
+    colors = {"mean": [0.5] * 3, "std": [0.25] * 3, "seed": 0, "val_split": settings.val_split}
+    colors |= {"folder": str(settings.data), "dataset": settings.dataset}
+    plain = {name: str(v) if isinstance(v, Path) else v for name, v in vars(settings).items()}
+    plain |= {"multi_label": opened.multi_label, "image_size": 16, "data": colors}
+    return save_trained(classes=list(opened.classes), **plain), opened
+
+
+def test_a_table_in_a_folder_with_a_test_folder_is_split_as_in_training(of_other_forms, save_trained):
+    root = of_other_forms / "images"  # with the folder val, which is not a split here
+    settings = ImageSettings(data=root, table=of_other_forms / "rows.csv", val_split=0.4)
+    checkpoint, opened = saved_run(save_trained, settings)
+    measured = open_measured(checkpoint, root, None)[1]
+    assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
+
+
+@pytest.mark.parametrize(
+    "options", [{"val_split": 0.4}, {"folds": 2, "fold": 1}, {"val_split": 0.2, "skip_bad": True}]
+)
+@pytest.mark.parametrize("table", [True, False])
+def test_other_data_are_measured_on_their_own_evaluation_split(
+    of_other_forms, save_trained, options, table
+):
+    root = of_other_forms / "images"
+    data = {"data": root, "table": of_other_forms / "rows.csv"} if table else {"data": root / "val"}
+    checkpoint, _ = saved_run(save_trained, ImageSettings(**data, **options))
+    for other, dataset in ((root, "folder"), (of_other_forms / "images.rmpack", "pack")):
+        measured = open_measured(checkpoint, other, dataset)[1]
+        assert (measured.split, len(measured.train), len(measured.evaluation)) == ("val", 36, 15)
+    moved = open_measured(checkpoint, root / "train", "folder")[1]  # has no evaluation split
+    assert len(moved.train) + len(moved.evaluation) == 36
+
+
+def test_a_pack_of_several_labels(of_other_forms, save_trained):
+    settings = ImageSettings(data=of_other_forms / "labels.rmpack", val_split=0.4)
+    checkpoint, opened = saved_run(save_trained, settings)
+    measured = open_measured(checkpoint, settings.data, None)[1]
+    assert measured.multi_label
+    assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)

@@ -11,12 +11,15 @@ from jsonargparse import ArgumentParser
 from lightning import Callback
 
 from recursivemix.cli import main
+from recursivemix.data.order import TrainingOrder
 from recursivemix.tasks import METRIC_NAMES, TASKS, settings_class
+from recursivemix.tasks.classification import ImageLoading, open_run_images
 from recursivemix.training.fit import fit
 from recursivemix.training.options import add_settings
 from recursivemix.training.prepare import prepare
 from recursivemix.training.settings import RunSettings
 from recursivemix.training.trainer_classes import instantiated
+from samples import write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SMALL = {
@@ -182,3 +185,25 @@ def test_the_command_line_knows_the_type_of_every_option(task):
         assert "Unvalidated" not in str(getattr(action, "_typehint", None)), action.dest
         assert action.help, action.dest
     assert parser.parse_args(["--out=run"]).out == Path("run")
+
+
+@pytest.mark.parametrize("size", [24, 72])
+def test_images_in_memory_are_those_that_are_read_in_each_epoch(size, tmp_path):
+    for hue, name in enumerate(("blue", "red")):
+        write_images(tmp_path / "data" / "train" / name, 4, hue=hue, size=(48, 40))
+        write_images(tmp_path / "data" / "val" / name, 2, hue=hue, size=(48, 40))
+    order = TrainingOrder(8, 8, seed=0)
+    images = {}
+    for cache in ("yes", "no"):
+        settings = make_settings(
+            "classification", tmp_path / "run", data=tmp_path / "data", image_size=size, cache=cache,
+            crop="none", flip=False, interpolation="bicubic", crop_pct=0.5, workers=0,
+        )  # fmt: skip
+        loading = ImageLoading(settings, open_run_images(settings, None))
+        loading.fill_cache()
+        device = torch.device("cpu")
+        (batch,) = loading.training(order, lambda: 0, device)
+        (evaluated,) = loading.evaluation(loading.data.evaluation, [torch.arange(4)], device)
+        (probe,) = loading.evaluation(loading.probe(), [torch.arange(8)], device)
+        images[cache] = torch.cat([batch.images, evaluated.images, probe.images])
+    assert torch.equal(images["yes"], images["no"])

@@ -31,8 +31,9 @@ COMMON = (
 )  # fmt: skip
 """Options that --help shows; the others are under --help-all."""
 HARMLESS = (
-    "workers", "checkpoint_every", "loggers", "download", "trainer.logger", "trainer.callbacks",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler",
+    "workers", "checkpoint_every", "loggers", "download", "shard_cache", "shard_cache_gb",
+    "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
+    "trainer.profiler",
 )  # fmt: skip
 """Settings that do not change what a run computes."""
 
@@ -155,7 +156,8 @@ def checkpoint_to_resume(
         return None
     trust = ["--trust_config"] * source.trust_config
     before = parse_options(name, command, ["--config", str(settings_file(source.resume)), *trust])
-    was = flat(before["settings"], before["trainer"])
+    # Folders that the run made, such as those of downloads, have absolute paths only now.
+    was = flat(before["settings"].with_absolute_paths(), before["trainer"])
     now = flat(settings.with_absolute_paths(), trainer)
     changes = [
         f"--{key.replace('_', '-')} is {now.get(key, 'unset')}, was {was.get(key, 'unset')}"

@@ -73,8 +73,14 @@ def stop_with_parent(number: int) -> Callable[[], None] | None:
     """
     if LIBC is None:
         return None
-    prctl = LIBC.prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, number)
+    prctl, parent = LIBC.prctl, os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os.kill(os.getpid(), number)
+
+    return ask_the_kernel
 
 
 class Processes:

@@ -71,9 +71,11 @@ def with_statistics(comparison: Comparison, baseline: str | None = None) -> Comp
 
 def image_reader(comparison: Comparison) -> PerImageReader:
     """Return a function that reads a run's accuracy image by image."""
-    settings = comparison.get("config", {}).get("settings", {})
+    config = comparison.get("config", {})
+    settings = config.get("settings", {})
     # The seed chooses the test images.
     drawn = any(name in settings for name in ("val_split", "holdout", "folds"))
+    drawn = "folds" in config or (drawn and settings.get("split_seed") is None)
 
     def read(run: Run, metric: str) -> PerImage | None:
         if metric != "acc1_last" or not run.get("correct"):

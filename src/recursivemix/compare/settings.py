@@ -21,7 +21,7 @@ Task = Literal["classification", "detection", "instance", "segmentation"]
 Executor = Literal["local", "ray"]
 FIXED = ("data", "dataset", "seed", "out")
 """Settings of a run that the comparison sets."""
-FOLDS = ("folds", "fold", "split_seed", "val_split")
+FOLDS = ("folds", "fold", "split_seed", "val_split", "holdout")
 """Settings that choose the evaluation images; the same for all methods."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 LABEL = r"[\w.+=-]+"

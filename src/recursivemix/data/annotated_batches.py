@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import ColorJitter
 
 from .annotated import IGNORE, DetectionImages, Objects, SegmentationImages
-from .batches import KeyedLoader
+from .keyed_loader import KeyedLoader
 from .order import TrainingOrder
 
 Target = TypeVar("Target", Objects, Tensor)

@@ -6,14 +6,13 @@ start an epoch at any step.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .augment import (
     Augmentation,
@@ -30,12 +29,8 @@ from .augment import (
 )
 from .crop import evaluation_crop
 from .images import EncodedImages, LabelledImages, StackedImages, cropped
+from .keyed_loader import Key, KeyedLoader, Keys
 from .order import SHUFFLED, TrainingOrder, generator_of
-
-Item = TypeVar("Item")
-Key = tuple[int, int]
-"""Index of an image and the seed of its augmentation; index -1 is an empty place."""
-Keys = Iterable[list[Key]]
 
 ON_DEVICE_SHARE = 0.25
 """Largest share of a device's free memory that cached images may take."""
@@ -90,49 +85,6 @@ class AugmentedImages(Dataset[Tensor]):
             if self.transform is not None:
                 image = self.transform(image)
         return image.permute(1, 2, 0)
-
-
-class KeySampler:
-    """Batch sampler of the loader: the keys of the next iteration."""
-
-    def __init__(self) -> None:
-        self.keys: Keys = []
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.keys)
-
-
-class KeyedLoader(Generic[Item]):
-    """Loads the items of a data set by batches of keys, in loader workers.
-
-    Args:
-        items: the data set.
-        workers: number of processes; 0 loads in this process.
-        options: further arguments of `DataLoader`.
-    """
-
-    def __init__(self, items: Dataset[Item], workers: int, **options: Any) -> None:
-        self.sampler = KeySampler()
-        self.loader: DataLoader[Item] = DataLoader(
-            items,
-            batch_sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            # A separate generator: the global one belongs to the network.
-            generator=torch.Generator(),
-            **options,
-        )
-        # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
-        weakref.finalize(self, _end_workers, self.loader)
-
-    def load(self, keys: Keys) -> Iterator[Any]:
-        """Iterate over the batches, in the order of the keys."""
-        self.sampler.keys = keys
-        return iter(self.loader)
-
-
-def _end_workers(loader: DataLoader[Any]) -> None:
-    loader._iterator = None
 
 
 class Reader:

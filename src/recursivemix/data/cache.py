@@ -12,6 +12,7 @@ from recursivemix.models.preprocessing import Interpolation
 from .augment import Augmentation
 from .crop import ChooseCrop, evaluation_crop
 from .images import LabelledImages, StackedImages, cropped
+from .keyed_loader import end_without_parent
 
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
@@ -58,7 +59,13 @@ def stack(
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     # A separate generator: the global one belongs to the network.
     crop = CenterCrops(images, evaluation_crop(size, resize, interpolation))
-    loader = DataLoader(crop, batch_size=256, num_workers=workers, generator=torch.Generator())
+    loader = DataLoader(
+        crop,
+        batch_size=256,
+        num_workers=workers,
+        generator=torch.Generator(),
+        worker_init_fn=end_without_parent,
+    )
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not progress) as bar:
         task = bar.add_task(f"reading {what}", total=len(images))

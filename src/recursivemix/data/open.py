@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,9 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
     needs = image_format.needs
     if needs is not None and getattr(settings, needs) is None:
         raise ValueError(f"--dataset {name} needs --{needs}: the name or the path of the data set")
-    applicable = image_format.options | OF_ALL_FORMATS | {needs}
-    defaults = ImageSettings()
-    for field in fields(ImageSettings):
-        if field.name not in applicable and getattr(settings, field.name) != getattr(defaults, field.name):
-            flag = f"--{field.name.replace('_', '-')}"
-            raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
+    for option in inapplicable(settings, name):
+        flag = f"--{option.replace('_', '-')}"
+        raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
     if settings.split_seed is not None:
         seed = settings.split_seed
     images = image_format.open(settings, seed)
@@ -61,6 +58,18 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
     generator = generator_of(seed, "train images")
     chosen = stratified_subset(images.train.labels, settings.train_images, generator)
     return replace(images, train=images.train.select(chosen))
+
+
+def inapplicable(settings: ImageSettings, name: str) -> dict[str, Any]:
+    """Return the fields that are set but do not apply to a format, with their defaults."""
+    image_format: ImageFormat = load_format(IMAGE_FORMATS, name)
+    applicable = image_format.options | OF_ALL_FORMATS | {image_format.needs}
+    defaults = vars(ImageSettings())
+    return {
+        field: default
+        for field, default in defaults.items()
+        if field not in applicable and getattr(settings, field) != default
+    }
 
 
 def detect_format(settings: ImageSettings) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from recursivemix.data.images import ImageData
 from recursivemix.data.names import Source
-from recursivemix.data.open import open_images
+from recursivemix.data.open import detect_format, inapplicable, open_images
 from recursivemix.data.settings import ImageSettings
+from recursivemix.data.splits import NoEvaluationSplitError
 from recursivemix.models.trained import TrainedModel, load_task
 
 
@@ -33,18 +35,17 @@ def open_measured(
     )
     if data is None and about["dataset"] != "digits" and origin.table is None:
         raise ValueError(f"{checkpoint} was not trained on the digits: name its images with --data DIR")
-    settings = replace(origin, train_images=None, download=False)
+    settings, is_other = replace(origin, train_images=None, download=False), False
     if data is not None:
         trained_on = "auto" if about["dataset"] == "digits" else about["dataset"]
         settings = replace(settings, data=data, dataset=dataset or trained_on)
-        if any((data / name).is_dir() for name in ("val", "test")):
-            settings = replace(settings, val_split=None, folds=None, fold=0)
-            if str(data.absolute()) != about.get("folder"):  # of other data, the images for evaluation
-                settings = replace(settings, holdout=None)
+        name = detect_format(settings) if settings.dataset == "auto" else settings.dataset
+        foreign = inapplicable(settings, name)  # options of the format that it was trained on
+        settings = replace(settings, **foreign)
+        is_other = bool(foreign) or str(data.absolute()) != about.get("folder")
     has_files = data is not None or origin.table is not None
     settings = replace(settings, image_size=preprocessing.size if has_files else None)
-    images = open_images(settings, about["seed"])
-    images = images.prepared(preprocessing)
+    images = open_split(settings, about["seed"], is_other).prepared(preprocessing)
     if images.classes != trained.classes:
         raise ValueError(
             f"{checkpoint} was trained on {len(trained.classes)} classes "
@@ -52,3 +53,22 @@ def open_measured(
             f"({', '.join(images.classes[:3])}, ...): give data of the same classes"
         )
     return trained, images
+
+
+def open_split(settings: ImageSettings, seed: int, is_other: bool) -> ImageData:
+    """Open a data set for its evaluation split.
+
+    Args:
+        settings: of the training run, with the data set to open.
+        seed: of the training run.
+        is_other: whether the data set is another than that of the run: it is then split as in training only
+            if it has no evaluation split.
+    """
+    if is_other and settings.data is not None:
+        own = replace(settings, val_split=None, folds=None, fold=0)
+        if settings.table is None and any((settings.data / name).is_dir() for name in ("val", "test")):
+            own = replace(own, holdout=None)
+        if own != settings:
+            with suppress(NoEvaluationSplitError):
+                return open_images(own, seed)
+    return open_images(settings, seed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import Batch, EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
-from recursivemix.data.images import ImageData, LabelledImages, spread_indices
+from recursivemix.data.images import ImageData, LabelledImages, StackedImages, spread_indices
 from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
 from recursivemix.data.splits import strata
@@ -230,6 +230,7 @@ class ImageLoading:
         if settings.balanced_sampling:
             self.strata = [members for _, members in strata(data.train.labels)]
         self.in_memory = self._decide(settings)
+        self._probe: StackedImages | None = None
 
     def _decide(self, settings: ClassificationSettings) -> bool:
         """Return whether the images are kept in memory; raise ValueError if they cannot be."""
@@ -249,11 +250,14 @@ class ImageLoading:
         """Decode all images if they are kept in memory, and find bad files before the first step."""
         if not self.in_memory:
             return
-        size, workers, progress = self.augmentation.size, self.workers, launched_rank() == 0
-        train = stack(self.data.train, size, workers, progress, "training images")
-        split = f"{self.data.split} images"
-        shape = (self.augmentation.resize, self.augmentation.interpolation)
-        evaluation = stack(self.data.evaluation, size, workers, progress, split, *shape)
+        workers, progress, split = self.workers, launched_rank() == 0, f"{self.data.split} images"
+        size, resize = self.augmentation.size, self.augmentation.resize
+        mode = self.augmentation.interpolation
+        if resize is not None and resize != size:  # evaluation sees less of an image than training
+            self._probe = stack(self.probe(), size, workers, False, "training images", resize, mode)
+        # The region that `training_crop` chooses.
+        train = stack(self.data.train, size, workers, progress, "training images", size, mode)
+        evaluation = stack(self.data.evaluation, size, workers, progress, split, resize, mode)
         self.data = replace(self.data, train=train, evaluation=evaluation)
 
     def training(
@@ -279,9 +283,9 @@ class ImageLoading:
         )
 
     def probe(self) -> LabelledImages:
-        """Return evenly spaced training images."""
+        """Return evenly spaced training images, as evaluation sees them if they are in memory."""
         train = self.data.train
-        return train.select(spread_indices(train, PROBE))
+        return train.select(spread_indices(train, PROBE)) if self._probe is None else self._probe
 
 
 def create_classifier(

@@ -1,0 +1,73 @@
+"""Loads the items of a data set by key, in worker processes that live from epoch to epoch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+Item = TypeVar("Item")
+Key = tuple[int, int]
+"""Index of an image and the seed of its augmentation; index -1 is an empty place."""
+Keys = Iterable[list[Key]]
+
+
+class KeySampler:
+    """Batch sampler of the loader: the keys of the next iteration."""
+
+    def __init__(self) -> None:
+        self.keys: Keys = []
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+
+class KeyedLoader(Generic[Item]):
+    """Loads the items of a data set by batches of keys, in loader workers.
+
+    Args:
+        items: the data set.
+        workers: number of processes; 0 loads in this process.
+        options: further arguments of `DataLoader`.
+    """
+
+    def __init__(self, items: Dataset[Item], workers: int, **options: Any) -> None:
+        self.sampler = KeySampler()
+        self.loader: DataLoader[Item] = DataLoader(
+            items,
+            batch_sampler=self.sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            # A separate generator: the global one belongs to the network.
+            generator=torch.Generator(),
+            worker_init_fn=end_without_parent,
+            **options,
+        )
+        # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
+        weakref.finalize(self, _end_workers, self.loader)
+
+    def load(self, keys: Keys) -> Iterator[Any]:
+        """Iterate over the batches, in the order of the keys."""
+        self.sampler.keys = keys
+        return iter(self.loader)
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    loader._iterator = None
+
+
+def end_without_parent(worker: int) -> None:
+    """Let a new worker end if the process that started it was killed before this call.
+
+    torch's worker asks every five seconds whether the number of its parent has changed since the worker
+    was ready. If the parent is killed before that, the worker waits for it forever.
+    """
+    parent = multiprocessing.parent_process()
+    forked = multiprocessing.get_start_method() == "fork"  # else the parent may be a server
+    if parent is not None and forked and os.getppid() != parent.pid:
+        os._exit(1)
