@@ -155,6 +155,14 @@ def test_options_of_runs_begin_with_settings(capsys):
     )
 
 
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_a_recipe_is_no_option_of_runs(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--recipe", "finetune"])
+    error = capsys.readouterr().err
+    assert error.endswith("; recursivemix recipes NAME prints a recipe, whose settings go under --settings\n")
+
+
 def test_every_option_keeps_its_type(capsys):
     """An option whose type got lost would take any text, or fail where it is used."""
     types = get_type_hints(ClassificationSettings)

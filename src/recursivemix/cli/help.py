@@ -104,6 +104,8 @@ def readable(message: str, options: Iterable[str]) -> str:
         names = [word.partition("=")[0] for word in text.split()[2:] if word.startswith("--")]
         near = [close for name in names for close in get_close_matches(name, list(options), 1)]
         text += f"; did you mean {', '.join(near)}?" if near else ""
-        if names and "--settings" in options:
+        if "--recipe" in names and "--settings" in options:
+            text += "; recursivemix recipes NAME prints a recipe, whose settings go under --settings"
+        elif names and "--settings" in options:
             text += f"; options of the runs begin with --settings, such as --settings.{names[0][2:]}"
     return dashed(text)
