@@ -165,8 +165,14 @@ def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--epochs", "7", "--print-config"])
     assert stop.value.code == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    printed = yaml.safe_load(file.read_text())
     assert printed["epochs"] == 7
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(file), "--seed", "3", "--print-config"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out) == printed | {"seed": 3}
     file = tmp_path / "run.yaml"
     file.write_text(f"data: {image_root}\nmixer: cutmix\nepochs: 9\nworkers: 0\nbatch_size: 12\n")
     assert main(["fit", "--config", str(file), "--epochs", "1", "--out", str(tmp_path / "run")]) == 0

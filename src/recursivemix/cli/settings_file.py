@@ -65,7 +65,9 @@ def values_of(words: Sequence[str], option: str) -> list[str]:
 
 def _check_names(values: dict[str, Any], source: str) -> None:
     """Raise UsageError for a setting that a file cannot have."""
-    for name in values:
+    for name, value in values.items():
+        if name == "trust_config" and value is False:  # as --print-config writes it
+            continue
         if name in TYPED_ONLY or name.startswith(("trainer.", "trainer+")):
             where = "write it below trainer:" if name.startswith("trainer") else "give it as a flag"
             raise UsageError(f"{source}: {name} cannot be set in a file of settings; {where}")
