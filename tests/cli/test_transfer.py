@@ -269,3 +269,20 @@ def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
 def test_a_detector_is_no_classifier(save_trained, capsys):
     assert main(["test", "--checkpoint", str(save_trained(task="detection"))]) == 2
     assert "is a checkpoint of detection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_of_another_command_is_not_resumed(task, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["transfer", task, "--print-config"])
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    names = {"recipe", "resume", "resume_changed", "trust_config"}  # not in the file of a run
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    settings = {name: value for name, value in settings.items() if name not in names}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    for command in ("fit", *(f"transfer {other}" for other in TASKS if other != task)):
+        assert main([*command.split(), "--resume", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert f"{tmp_path} is not a run of recursivemix {command}, but of transfer {task}\n" in error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from recursivemix.tasks.settings import (
     InstanceSettings,
     SegmentationSettings,
 )
+from recursivemix.training.plain_file import read_yaml
 from recursivemix.training.settings import RunSettings
 
 from .errors import UsageError
@@ -36,6 +37,13 @@ HARMLESS = (
     "trainer.profiler",
 )  # fmt: skip
 """Settings that do not change what a run computes."""
+COMMANDS: dict[str, type[RunSettings]] = {
+    "fit": ClassificationSettings,
+    "transfer detection": DetectionSettings,
+    "transfer instance": InstanceSettings,
+    "transfer segmentation": SegmentationSettings,
+}
+"""Settings of each command here."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,9 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
     if resume and recipe:
         raise UsageError("--resume uses the settings of its run: leave --recipe out")
     if resume:
-        return ["--config", str(settings_file(Path(resume[0]))), *options]
+        file = settings_file(Path(resume[0]))
+        check_command(command, file)
+        return ["--config", str(file), *options]
     if recipe:
         found = read_recipe(recipe[0])
         if found.task != command.removeprefix("transfer "):
@@ -138,6 +148,20 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
             settings = {name: value for name, value in settings.items() if not name.startswith("crop_")}
         return ["--config", yaml.safe_dump(settings), *options]
     return list(options)
+
+
+def check_command(command: str, file: Path) -> None:
+    """Raise UsageError if the settings in a file are those of runs of another command."""
+    content = read_yaml(file)
+    names = content.keys() - {"trainer"}
+    sizes = {name: len(fields(kind)) for name, kind in COMMANDS.items() if names <= names_of(kind)}
+    if sizes and command != (own := min(sizes, key=sizes.__getitem__)):
+        raise UsageError(f"--resume: {file.parent} is not a run of recursivemix {command}, but of {own}")
+
+
+def names_of(settings: type[RunSettings]) -> set[str]:
+    """Return the names of a task's settings."""
+    return {field.name for field in fields(settings)}
 
 
 def checkpoint_to_resume(
