@@ -4,6 +4,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 import socket
 import subprocess
 import textwrap
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import recursivemix
-from recursivemix.cli.dispatch import COMMANDS, parse
+from recursivemix.cli.dispatch import COMMANDS, main, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -169,6 +171,39 @@ def known_options():
                 parse([*name.split(), "--help-all"])
         options |= set(re.findall(r"--[a-z][\w-]*", printed.getvalue().replace("[no-]", "")))
     return options
+
+
+def test_the_diagnosis_in_the_guide_is_what_doctor_prints(tmp_path, monkeypatch, capsys):
+    """A folder of three colours with a truncated file and two copies."""
+    monkeypatch.chdir(tmp_path)
+    folder, generator = Path("BAD"), torch.Generator().manual_seed(0)
+    for split, count in (("train", 24), ("val", 8)):
+        for color in ("blue", "green", "red"):
+            (folder / split / color).mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(256, (32, 40 if i % 3 else 32, 3), generator=generator)
+                image = Image.fromarray(pixels.to(torch.uint8).numpy())
+                image.save(folder / split / color / f"{i}.png")
+    truncated = folder / "train" / "red" / "3.png"
+    truncated.write_bytes(truncated.read_bytes()[:1000])
+    shutil.copy(folder / "train" / "blue" / "5.png", folder / "val" / "blue" / "copy.png")
+    shutil.copy(folder / "train" / "blue" / "6.png", folder / "train" / "green" / "six.png")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["doctor", str(folder)]) == 0
+    printed, _, advice = capsys.readouterr().out.partition("mixing: ")
+    assert advice
+    assert f"```text\n{printed}```" in (ROOT / "docs" / "guides" / "folder.md").read_text()
+
+
+def test_messages_in_the_guide_to_resuming_are_those_of_the_program():
+    guide = " ".join((ROOT / "docs" / "guides" / "resume.md").read_text().split())
+    code = ROOT / "src" / "recursivemix" / "cli"
+    for file, message in (
+        ("running", "; resume with: recursivemix "),
+        ("train", "; to resume with them add "),
+    ):
+        assert message[2:] in (code / f"{file}.py").read_text()
+        assert message in guide
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

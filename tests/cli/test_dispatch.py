@@ -129,6 +129,7 @@ def test_a_mistyped_name_gives_the_nearest(words, message, capsys):
         (["--epoch-count", "3"], "unrecognized arguments: --epoch-count 3; did you mean --epochs?"),
         (["--schedule", "cosin"], "--schedule must be one of cosine, step, poly, constant, got cosin"),
         (["--crop", "half"], "--crop must be one of pad, resized, none, got half"),
+        (["--auto-augment", "rand"], "trivialaugment, augmix, 3-augment, got rand"),
         (["--config", "nowhere.yaml"], "--config: there is no file "),
         (["--config", "epoks: 3\nlr: 1"], "Option epoks is not accepted"),
         (["--mixer-options", "5"], "--mixer-options must be dict, got 5"),
@@ -152,6 +153,14 @@ def test_options_of_runs_begin_with_settings(capsys):
     assert capsys.readouterr().err.endswith(
         "did you mean --dataset?; options of the runs begin with --settings, such as --settings.table\n"
     )
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_a_recipe_is_no_option_of_runs(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--recipe", "finetune"])
+    error = capsys.readouterr().err
+    assert error.endswith("; recursivemix recipes NAME prints a recipe, whose settings go under --settings\n")
 
 
 def test_every_option_keeps_its_type(capsys):

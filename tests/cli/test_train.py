@@ -296,6 +296,7 @@ def test_help_is_short_and_the_rest_is_in_groups(capsys):
         assert option not in short
         assert option in full
     assert len(short.splitlines()) < 80 < len(full.splitlines())
+    assert "--freeze VALUE  " in full  # a number or names
     assert "--trainer.max-epochs" in trainer
     assert "--trainer.max-epochs" not in short + full
 

@@ -157,7 +157,7 @@ def test_scale_and_ratio_bound_the_crop():
     [
         (["--crop-scale", "[0.5,0.2]"], "--crop-scale must be"),
         (["--crop-ratio", "[0,1]"], "--crop-ratio must be"),
-        (["--crop-scale", "[0.5,1]"], "add --crop resized"),
+        (["--crop-scale", "[0.5,1]"], "leave it out, or use --crop resized"),
         (["--grayscale", "1.5"], "--grayscale is a share"),
         (["--magnitude", "31"], "--magnitude must be in 0..30"),
         (["--operations", "0"], "--operations must be at least 1"),

@@ -262,3 +262,10 @@ def test_a_pack_of_several_labels(of_other_forms, save_trained):
     measured = open_measured(checkpoint, settings.data, None)[1]
     assert measured.multi_label
     assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
+
+
+def test_data_without_an_evaluation_split_are_refused_in_words_of_evaluate(of_other_forms, save_trained):
+    root = of_other_forms / "images"
+    checkpoint, _ = saved_run(save_trained, ImageSettings(data=root))
+    with pytest.raises(ValueError, match=r"val has no labelled .* split: add one, such as DIR/test/CLASS$"):
+        open_measured(checkpoint, root / "val", None)

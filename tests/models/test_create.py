@@ -271,6 +271,15 @@ def test_widening_alpha_and_dropout_must_fit():
         WideResNet(10, 1, 10, dropout=1.5)
 
 
+@pytest.mark.parametrize("name", ["resnet20", "ghostnet_050", "densenet121"])
+def test_networks_without_drop_path_take_a_drop_path_of_zero(name):
+    """A recipe sets --drop-path 0.1; the message says how to go on without."""
+    with pytest.raises(ValueError, match=f"--drop-path does not apply to {name}: .* add --drop-path 0$"):
+        create_model(name, 3, 32, drop_path=0.1)
+    created = create_model(name, 3, 32, drop_path=0.0)
+    assert created.state_dict().keys() == create_model(name, 3, 32).state_dict().keys()
+
+
 def lively(model):
     """Float64 in eval mode, with norms that scale, shift and remember: misplaced ones can't hide."""
     generator = torch.Generator().manual_seed(3)

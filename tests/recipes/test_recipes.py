@@ -222,6 +222,22 @@ def test_a_mixer_that_the_recipe_says_nothing_of(image_root, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_weights_and_a_crop_replace_what_the_recipe_says_of_others(image_root, capsys):
+    def settings_of(*flags):
+        with pytest.raises(SystemExit):
+            main(["fit", "--recipe", "finetune", "--data", str(image_root), *flags, "--print-config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    settings = settings_of()
+    assert (settings["pretrained"], settings["crop_scale"]) == (True, [0.35, 1.0])
+    settings = settings_of("--weights", "trained.pth")
+    assert (settings["pretrained"], settings["weights"]) == (False, "trained.pth")
+    assert settings["crop_scale"] == [0.35, 1.0]
+    for crop, scale in (("pad", [0.08, 1.0]), ("none", [0.08, 1.0]), ("resized", [0.35, 1.0])):
+        settings = settings_of(f"--crop={crop}")
+        assert (settings["crop"], settings["crop_scale"], settings["pretrained"]) == (crop, scale, True)
+
+
 def test_flags_win_and_the_run_can_be_repeated_from_its_config(image_root, tmp_path):
     first, again = tmp_path / "first", tmp_path / "again"
     flags = ["--model", "resnet20", "--lr", "0.03", "--mixer-options.sync-ranks=true", "--weight-decay=0"]

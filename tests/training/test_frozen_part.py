@@ -169,8 +169,9 @@ def test_distilled_networks_have_two_classifiers():
         (["--freeze", "nothing"], "this network has no 'nothing'"),
         (["--freeze", "9"], "--freeze must be 1 to 3 stages"),
         (["--freeze", "0"], "--freeze must be 1 to 3 stages"),
-        (["--drop-path", "0.1"], "do not apply to resnet20"),
-        (["--drop-path", "0.1", "--model", "vgg11"], "does not apply to vgg11"),
+        (["--drop-path", "0.1"], "--drop-path does not apply to resnet20: leave it out; where"),
+        (["--drop", "0.1"], "--drop does not apply to resnet20: leave it out; where a recipe sets it, add"),
+        (["--drop-path", "0.1", "--model", "vgg11"], "--drop-path does not apply to vgg11: leave it out;"),
         (["--mixer", "none", "--freeze", "conv1,bn1,layer1,layer2,layer3,fc"], "leaves nothing to train"),
     ],
 )

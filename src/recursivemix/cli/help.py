@@ -16,7 +16,7 @@ WIDTH = 100
 REPHRASED = {
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
     r"typing\.Literal\[(.*?)\]": r"one of \1",
-    r"'(\w+)'": r"\1",
+    r"'([\w-]+)'": r"\1",
     r"tuple with (\d+) elements": r"\1 numbers",
     r"tuple\[float, float\]": "2 numbers",
     r"tuple\[float, float, float\]": "3 numbers",
@@ -81,7 +81,7 @@ class HelpFormatter(argparse.HelpFormatter):
             flags += ".KEY"
         if action.nargs == 0 or action.dest == "print_config":
             return flags
-        return f"{flags} {action.metavar if hint is None else metavar(hint)}"
+        return f"{flags} {action.metavar or metavar(hint)}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = dashed(action.help or "").removesuffix(".")
@@ -104,6 +104,8 @@ def readable(message: str, options: Iterable[str]) -> str:
         names = [word.partition("=")[0] for word in text.split()[2:] if word.startswith("--")]
         near = [close for name in names for close in get_close_matches(name, list(options), 1)]
         text += f"; did you mean {', '.join(near)}?" if near else ""
-        if names and "--settings" in options:
+        if "--recipe" in names and "--settings" in options:
+            text += "; recursivemix recipes NAME prints a recipe, whose settings go under --settings"
+        elif names and "--settings" in options:
             text += f"; options of the runs begin with --settings, such as --settings.{names[0][2:]}"
     return dashed(text)

@@ -117,6 +117,8 @@ def transfer_segmentation(
 def expand(command: str, options: Sequence[str]) -> list[str]:
     """Return the options after those of ``--recipe`` or ``--resume``, so that flags override these.
 
+    ``--weights`` and ``--crop`` also remove settings of the recipe that exclude them.
+
     Raises:
         UsageError: no such recipe or run, or both are given.
     """
@@ -129,8 +131,12 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
         found = read_recipe(recipe[0])
         if found.task != command.removeprefix("transfer "):
             raise UsageError(f"the recipe {found.name} is for another command: {found.header['command']}")
-        mixer = values_of(options, "--mixer")[-1:]
-        return ["--config", yaml.safe_dump(found.settings_with(*mixer)), *options]
+        settings = found.settings_with(*values_of(options, "--mixer")[-1:])
+        if values_of(options, "--weights"):
+            settings.pop("pretrained", None)
+        if values_of(options, "--crop")[-1:] in (["pad"], ["none"]):
+            settings = {name: value for name, value in settings.items() if not name.startswith("crop_")}
+        return ["--config", yaml.safe_dump(settings), *options]
     return list(options)
 
 

@@ -74,7 +74,9 @@ def augmentation_of(data: ImageData, settings: AugmentationSettings | None = Non
         default = AugmentationSettings.__dataclass_fields__[name].default
         if values["crop"] != "resized" and getattr(settings, name) != default:
             flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} does not apply to --crop {values['crop']}: add --crop resized")
+            raise ValueError(
+                f"--{flag} does not apply to --crop {values['crop']}: leave it out, or use --crop resized"
+            )
     return Augmentation(
         size=data.image_size,
         mean=data.mean,

@@ -63,6 +63,9 @@ def open_split(settings: ImageSettings, seed: int, is_other: bool) -> ImageData:
         seed: of the training run.
         is_other: whether the data set is another than that of the run: it is then split as in training only
             if it has no evaluation split.
+
+    Raises:
+        ValueError: it has none, and training held out no images.
     """
     if is_other and settings.data is not None:
         own = replace(settings, val_split=None, folds=None, fold=0)
@@ -71,4 +74,7 @@ def open_split(settings: ImageSettings, seed: int, is_other: bool) -> ImageData:
         if own != settings:
             with suppress(NoEvaluationSplitError):
                 return open_images(own, seed)
-    return open_images(settings, seed)
+    try:
+        return open_images(settings, seed)
+    except NoEvaluationSplitError as error:  # its hint is an option of training
+        raise ValueError(str(error).rpartition(":")[0] + ": add one, such as DIR/test/CLASS") from error

@@ -38,11 +38,11 @@ def create_model(
         ValueError: an unknown name, with the nearest known ones; a network that can't take this size, or
             has no such dropout.
     """
-    rates = {"drop_path_rate": drop_path, "drop_rate": drop}
-    options: dict[str, Any] = {option: rate for option, rate in rates.items() if rate is not None}
+    rates = {"drop_path": drop_path, "drop": drop}
+    options: dict[str, Any] = {f"{key}_rate": rate for key, rate in rates.items() if rate is not None}
     if name in MODELS:
-        if options:
-            raise ValueError(f"--drop-path and --drop do not apply to {name}: use a network of timm")
+        for key in filter(rates.get, rates):
+            raise ValueError(no_dropout(name, key))
         return MODELS[name](num_classes=num_classes)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
@@ -70,9 +70,18 @@ def create_model(
             failure = error
             continue
         return model
-    if any(option in str(failure) for option in options):
-        raise ValueError(f"--drop-path or --drop does not apply to {name}: {failure}")
+    for key in rates:
+        if f"'{key}_rate'" in str(failure):
+            if rates[key]:
+                raise ValueError(no_dropout(name, key))
+            return create_model(name, num_classes, image_size, any_size=any_size, **rates | {key: None})
     raise ValueError(f"model {name!r} can't take images of {image_size} pixels: {failure}")
+
+
+def no_dropout(model: str, option: str) -> str:
+    """Return the message for a network without this kind of dropout."""
+    flag = "--" + option.replace("_", "-")
+    return f"{flag} does not apply to {model}: leave it out; where a recipe sets it, add {flag} 0"
 
 
 def use_small_stem(model: nn.Module) -> None:

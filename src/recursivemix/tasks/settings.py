@@ -68,7 +68,10 @@ class FinetuneSettings(Checked):
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         if self.weights is not None and self.pretrained:
-            raise ValueError("--weights and --pretrained both name trained weights: give one of them")
+            raise ValueError(
+                "--weights and --pretrained both name trained weights: give one of them, or "
+                "--no-pretrained if a settings file has pretrained: true"
+            )
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"--std must be > 0, got {list(self.std)}")
         if self.crop_pct is not None and not 0.125 <= self.crop_pct <= 1:
