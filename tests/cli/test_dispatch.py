@@ -160,7 +160,9 @@ def test_a_recipe_is_no_option_of_runs(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--recipe", "finetune"])
     error = capsys.readouterr().err
-    assert error.endswith("; recursivemix recipes NAME prints a recipe, whose settings go under --settings\n")
+    assert error.endswith(
+        "; recursivemix recipes NAME prints a recipe, whose settings go under --settings\n"
+    )
 
 
 def test_every_option_keeps_its_type(capsys):
