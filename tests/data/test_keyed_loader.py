@@ -2,10 +2,13 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from recursivemix.data.keyed_loader import KeyedLoader, print_unless_disconnected
 
 KILLED_WHILE_THEY_START = """
 import os, signal, sys, threading, time
@@ -45,3 +48,21 @@ def test_workers_end_if_the_run_is_killed_while_they_start(python, tmp_path):
     for worker in left:
         os.kill(int(worker), 9)
     assert left == []
+
+
+def test_a_worker_is_silent_about_a_process_that_has_gone(capfd):
+    for error in (ConnectionResetError(), EOFError(), ValueError("odd")):
+        print_unless_disconnected(type(error), error, None)
+        assert ("ValueError: odd" in capfd.readouterr().err) == isinstance(error, ValueError)
+
+
+def test_the_workers_of_a_loader_print_so():
+    hooks = KeyedLoader(Hooks(), workers=1, collate_fn=list).load([[0]])
+    assert list(hooks) == [["print_unless_disconnected"]]
+
+
+class Hooks:
+    """A data set of the name of the function that prints a worker's errors."""
+
+    def __getitem__(self, index):
+        return sys.excepthook.__name__

@@ -10,6 +10,7 @@ from recursivemix.data.open import open_data
 from recursivemix.data.order import generator_of
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import held_out, stratified_subset, without_fold
+from samples import write_images
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)[torch.randperm(100, generator=generator_of("labels"))]
 CLASSES = ("a", "b", "c")
@@ -166,3 +167,11 @@ def test_digits_keep_label_and_name():
         assert torch.equal(part[i], whole[index])
         assert part.labels[i] == whole.labels[index]
         assert part.name(i) == f"digits, train, image {index}"
+
+
+def test_folds_and_seeds_have_one_image_size(tmp_path):
+    for side in range(20, 44):
+        write_images(tmp_path / ("a" if side % 2 else "b") / str(side), 2, size=(side, side))
+    options = [{"folds": 4, "fold": fold} for fold in range(4)]
+    options += [{option: 0.3, "seed": seed} for option in ("val_split", "holdout") for seed in range(3)]
+    assert len({open_data(tmp_path, **each).image_size for each in options}) == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,13 @@ def test_these_are_the_batches_of_a_run(tmp_path):
     mine = next(first_batches(open_images(None, "digits", None, None, 3), 24, 3))
     assert torch.equal(mine.labels, trained[1])
     assert torch.equal(mine.images, trained[0])
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_the_images_have_the_size_of_the_network(size):
+    data = replace(open_images(None, "digits", None, None, 0), image_size=size)
+    batch = next(first_batches(data, 4, 0))
+    assert batch.images.shape == (4, 3, size, size)
 
 
 def test_an_epoch_that_ends_drops_the_history(image_root):

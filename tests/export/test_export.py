@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from recursivemix.export import onnx_file
 from recursivemix.export.export import TARGETS, export_checkpoint
+from recursivemix.export.hf_folder import crop_share
 from recursivemix.export.reference import logits_of, read_reference
 from recursivemix.export.report import ExportReport
 from recursivemix.export.torchvision_file import TORCHVISION, rename_by_order
@@ -534,3 +536,24 @@ def test_hugging_face_predicts_the_same_labels_for_the_same_files(
         logits = names["model"](**names["processor"](pictures, return_tensors="pt")).logits
     classes = names["model"].config.id2label
     check_predictions(load(path).predict(photographs, top_k=3), classes, logits)
+
+
+def test_several_labels_have_probabilities_of_their_own(save_trained, photographs, tmp_path):
+    checkpoint = save_trained(model="test_resnet", image_size=96, multi_label=True, classes=list(CLASSES))
+    (expected,) = load(checkpoint).predict(photographs[:1], top_k=3)
+    export_checkpoint(checkpoint, "hf", tmp_path / "folder")
+    classify = transformers.pipeline("image-classification", model=str(tmp_path / "folder"), device="cpu")
+    answer = {one["label"]: one["score"] for one in classify(str(photographs[0]))}
+    assert answer == pytest.approx(
+        dict(zip(expected.labels, expected.probabilities, strict=True)), abs=0.02
+    )
+    names: dict[str, object] = {"file": photographs[0]}
+    exec(export_checkpoint(checkpoint, "onnx", tmp_path / "a").loading_call, names)
+    likely = [k for k, p in zip(expected.labels, expected.probabilities, strict=True) if p > 0.5]
+    assert sorted(names["labels"]) == sorted(likely)
+
+
+def test_hugging_face_resizes_to_the_same_pixels():
+    for size in range(8, 400):
+        for resize in range(size, 2 * size):
+            assert math.floor(size / crop_share(size, resize)) == resize

@@ -3,16 +3,21 @@
 import json
 import os
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
 from recursivemix.data.annotated import SelectedImages
 from recursivemix.data.formats.coco import annotation_dict
+from recursivemix.data.order import TrainingOrder
+from recursivemix.tasks.segmentation import task
 from recursivemix.tasks.segmentation.metrics import RegionOverlap
-from recursivemix.tasks.settings import DetectionSettings
+from recursivemix.tasks.settings import DetectionSettings, SegmentationSettings
 from recursivemix.training.prepare import prepare
 from recursivemix.training.trainer import quiet_lightning
 
@@ -99,3 +104,19 @@ def count(rank, port):
 
 def test_overlap_of_two_processes():
     torch.multiprocessing.spawn(count, args=(free_port(),), nprocs=2)
+
+
+@pytest.mark.parametrize(
+    ("images", "devices", "alone"),
+    [(9, None, True), (9, 1, True), (10, 1, False), (10, 2, True), (5, 2, False), (17, 2, True)],
+)
+def test_a_segmenter_gets_no_batch_of_one_on_any_device(images, devices, alone, monkeypatch):
+    """Batches of 4; each device has half of the images, rounded up."""
+    monkeypatch.setattr(
+        task, "open_segmentation", lambda *args, **options: SimpleNamespace(train=range(images))
+    )
+    settings = SegmentationSettings(batch_size=4, devices=devices)
+    order = TrainingOrder(images, 4, seed=0, ranks=devices or 1)
+    assert alone == (order.batch_length(order.steps - 1) == 1)
+    with pytest.raises(ValueError, match="leaves a batch of one") if alone else nullcontext():
+        task.open_maps(settings, None)

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import same
+from test_resume import config, same
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from recursivemix.data.order import TrainingOrder, evaluation_batches
+from recursivemix.models.create import create_model
+from recursivemix.models.region import RegionModel
+from recursivemix.tasks.frozen_part import FrozenPart
+from recursivemix.training.prepare import prepare
+from recursivemix.training.synced_norms import SyncedNorms
 from samples import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,3 +313,33 @@ def test_fully_sharded_regions_train_as_whole_ones(python, tmp_path):
     assert "region_head.weight" in found["state"]
     for name, value in found["state"].items():
         torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "densenet121", "test_resnet"])
+def test_synchronized_layers_keep_activation_hooks_and_freezing(name):
+    """Lightning's own conversion drops the activation of timm's layers that normalize and activate."""
+    network = RegionModel(create_model(name, 3, 64), image_size=(64, 64)).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[0, 0, 32, 32], [16, 16, 64, 64]])
+    before = [output.detach() for output in network(images, boxes)]
+    frozen = FrozenPart(network.backbone, "backbone", None)
+    kinds, names = [type(module) for module in network.modules()], list(network.state_dict())
+    synced = SyncedNorms()
+    assert synced.apply(network) is network
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    assert norms
+    assert all(isinstance(module, nn.SyncBatchNorm) for module in norms)
+    assert all(torch.equal(a, b) for a, b in zip(network(images, boxes), before, strict=True))
+    network.train()
+    frozen.start_epoch(0, 1)
+    assert not any(module.training for module in norms)
+    assert list(network.state_dict()) == names
+    assert synced.revert(network) is network
+    assert [type(module) for module in network.modules()] == kinds
+    assert all(torch.equal(a, b) for a, b in zip(network.eval()(images, boxes), before, strict=True))
+
+
+def test_runs_synchronize_by_it(data, tmp_path):
+    settings = config(data, tmp_path / "run", sync_batchnorm=True, device="auto")
+    trainer = prepare(settings, [], {"strategy": "ddp"}).trainer
+    assert isinstance(trainer.strategy._layer_sync, SyncedNorms)

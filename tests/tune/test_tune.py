@@ -205,11 +205,24 @@ def test_a_budget_without_room_for_a_run_is_refused(monkeypatch):
         tune.with_epochs(settings, space_of(settings))
 
 
+def test_a_budget_goes_with_settings_that_need_several_epochs(monkeypatch):
+    monkeypatch.setattr(tune, "measure_run", lambda *args: Pace("found", epoch=1.0, once=10.0))
+    options = {"average_last": 2, "freeze": "backbone", "unfreeze_epoch": 1}
+    settings = TuneSettings(budget="1000s", settings=options)
+    space = space_of(settings)
+    tune.check_runs(settings, space)
+    found, _ = tune.with_epochs(settings, space)
+    assert found.epochs >= 9
+
+
 def test_settings_that_short_runs_cannot_have_are_refused(pretend, tmp_path):
     with pytest.raises(ValueError, match=r"first rung have 1 epoch: .*--average-last must be .* 1, got 3"):
         pretend(*BETTER, settings={"average_last": 3})
     assert not (tmp_path / "out").exists()
-    assert not TuneSettings(settings={"schedule": "constant", "average_last": 1}).continues
+    constant = {"schedule": "constant"}
+    assert not TuneSettings(settings=constant | {"average_last": 1}).continues
+    assert not TuneSettings(settings=constant, space={"early_stop": 2}).continues
+    assert TuneSettings(settings=constant, space={"lr": [0.1, 0.2]}).continues
 
 
 # -- real runs, in this process ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from recursivemix.models.preprocessing import Interpolation
 from .augment import Augmentation
 from .crop import ChooseCrop, evaluation_crop
 from .images import LabelledImages, StackedImages, cropped
-from .keyed_loader import end_without_parent
+from .keyed_loader import start_worker
 
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
@@ -64,7 +64,7 @@ def stack(
         batch_size=256,
         num_workers=workers,
         generator=torch.Generator(),
-        worker_init_fn=end_without_parent,
+        worker_init_fn=start_worker,
     )
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not progress) as bar:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -45,7 +47,7 @@ class KeyedLoader(Generic[Item]):
             persistent_workers=workers > 0,
             # A separate generator: the global one belongs to the network.
             generator=torch.Generator(),
-            worker_init_fn=end_without_parent,
+            worker_init_fn=start_worker,
             **options,
         )
         # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
@@ -61,8 +63,8 @@ def _end_workers(loader: DataLoader[Any]) -> None:
     loader._iterator = None
 
 
-def end_without_parent(worker: int) -> None:
-    """Let a new worker end if the process that started it was killed before this call.
+def start_worker(worker: int) -> None:
+    """End if the parent was killed before this call, and be silent when it is killed later.
 
     torch's worker asks every five seconds whether the number of its parent has changed since the worker
     was ready. If the parent is killed before that, the worker waits for it forever.
@@ -71,3 +73,12 @@ def end_without_parent(worker: int) -> None:
     forked = multiprocessing.get_start_method() == "fork"  # else the parent may be a server
     if parent is not None and forked and os.getppid() != parent.pid:
         os._exit(1)
+    sys.excepthook = print_unless_disconnected
+
+
+def print_unless_disconnected(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error, unless another process has gone away: the thread that hands over images tells so."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -200,7 +200,7 @@ def image_data(
         train=train,
         evaluation=evaluation,
         classes=classes,
-        image_size=settings.image_size or network_size(train),
+        image_size=settings.image_size or network_size(images["train"]),  # the same for all folds and seeds
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         flip=True,

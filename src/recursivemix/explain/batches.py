@@ -71,6 +71,7 @@ def first_batches(
     augmentation = augmentation_of(data, settings)
     order = TrainingOrder(len(data.train), batch_size, seed)
     in_memory = isinstance(data.train, StackedImages) and not augmentation.one_by_one
+    in_memory = in_memory and data.train.size(0) == (augmentation.size, augmentation.size)
     batches = TrainingBatches(
         data.train, order, augmentation, lambda: epoch, device=torch.device("cpu"), hold=in_memory
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,17 +51,26 @@ def config(reference: Reference, twin: Twin, transformers: Any) -> Any:
         model_args=twin.arguments or None,
         id2label=dict(enumerate(reference.classes)),
         label2id={name: index for index, name in enumerate(reference.classes)},
+        # Its pipeline applies a sigmoid then, instead of softmax.
+        problem_type="multi_label_classification" if reference.multi_label else None,
         pretrained_cfg={
             "input_size": [3, colors.size, colors.size],
             "mean": list(colors.mean),
             "std": list(colors.std),
             "interpolation": colors.interpolation,
-            "crop_pct": colors.size / colors.resize,
+            "crop_pct": crop_share(colors.size, colors.resize),
             "crop_mode": "center",
             # Names of the layers that timm replaces for another number of classes or channels.
             **{name: timm_cfg[name] for name in ("first_conv", "classifier") if name in timm_cfg},
         },
     )
+
+
+def crop_share(size: int, resize: int) -> float:
+    """Return the share of the shorter side that a center crop keeps, so that timm computes ``resize``."""
+    share = size / resize
+    # timm rounds down what rounding has made a little less than a whole number of pixels.
+    return share if math.floor(size / share) == resize else math.nextafter(share, 0)
 
 
 @contextmanager

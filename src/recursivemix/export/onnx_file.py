@@ -48,6 +48,10 @@ def loading_call(reference: Reference, out: Path) -> str:
     """Return Python that loads the file and classifies an image, with NumPy, Pillow and onnxruntime."""
     colors = reference.trained.preprocessing
     filter_name = colors.interpolation.upper()
+    names = 'json.loads(session.get_modelmeta().custom_metadata_map["label_names"])'
+    labels = f"label = {names}[logits.argmax()]"
+    if reference.multi_label:  # those of a probability above one half
+        labels = f"labels = [name for name, logit in zip({names}, logits[0]) if logit > 0]"
     return f"""\
 import json, numpy, onnxruntime
 from PIL import Image, ImageOps
@@ -59,7 +63,7 @@ left, top = ((side - {colors.size}) // 2 for side in image.size)
 image = image.crop((left, top, left + {colors.size}, top + {colors.size}))
 pixels = (numpy.float32(image) / 255 - numpy.float32({colors.mean})) / numpy.float32({colors.std})
 (logits,) = session.run(["logits"], {{"images": pixels.transpose(2, 0, 1)[None]}})
-label = json.loads(session.get_modelmeta().custom_metadata_map["label_names"])[logits.argmax()]"""
+{labels}"""
 
 
 def trace(reference: Reference) -> Any:

@@ -40,6 +40,11 @@ class Reference:
         return self.trained.classes
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return bool(self.trained.settings.get("multi_label"))
+
+    @property
     def image_size(self) -> int:
         """Pixels per side."""
         return self.trained.preprocessing.size

@@ -23,6 +23,7 @@ from .average import LastEpochsAverage
 from .checkpoints import CheckpointIO
 from .devices import launched_devices, lightning_precision
 from .settings import RunSettings
+from .synced_norms import SyncedNorms
 
 
 def make_trainer(
@@ -67,7 +68,8 @@ def make_trainer(
     } | trainer_options
     check_trainer_options(options)
     options["callbacks"] = [*callbacks[:-1], *_listed(options.get("callbacks")), callbacks[-1]]
-    options["plugins"] = [CheckpointIO(), *_listed(options.get("plugins"))]
+    synced = [SyncedNorms()] if options["sync_batchnorm"] else []
+    options["plugins"] = [CheckpointIO(), *synced, *_listed(options.get("plugins"))]
     try:
         with quiet_lightning():
             return Trainer(**options | {"enable_checkpointing": True})

@@ -105,7 +105,7 @@ class TuneSettings(Checked):
 
         Averaged last epochs are no beginning of a longer run, and a run that stopped early has ended.
         """
-        ends = self.settings.get("average_last") or self.settings.get("early_stop")
+        ends = any((self.settings | self.space).get(name) for name in ("average_last", "early_stop"))
         return self.default_of("schedule") in CONTINUED and not ends
 
     def default_of(self, name: str) -> Any:

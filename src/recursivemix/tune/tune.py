@@ -205,7 +205,7 @@ def check_runs(settings: TuneSettings, space: dict[str, Range]) -> None:
     Raises:
         ValueError: names the setting and what is wrong.
     """
-    defaults, epochs = default_params(settings, space), settings.epochs or 1
+    defaults, epochs = default_params(settings, space), settings.epochs or settings.default_of("epochs")
     cases = {"defaults": defaults}
     for name in settings.space:
         values = space[name].choices or (space[name].low, space[name].high)
@@ -238,8 +238,9 @@ def with_epochs(settings: TuneSettings, space: dict[str, Range]) -> tuple[TuneSe
     if settings.epochs is not None:
         return settings, None
     assert settings.budget is not None
-    method = method_of(settings, default_params(settings, space), 1, 1)
-    grid = settings.comparison({FOUND: method}, 1)
+    usual = settings.default_of("epochs")  # a run of one epoch cannot have every setting
+    method = method_of(settings, default_params(settings, space), usual, usual)
+    grid = settings.comparison({FOUND: method}, usual)
     with threads_of(grid):
         run = grid.standalone_run(FOUND, settings.seed)
         pace = measure_run(run, FOUND, settings.settings.get("trainer", {}))

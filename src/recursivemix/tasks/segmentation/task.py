@@ -10,6 +10,7 @@ from recursivemix.data.formats.scenes import SIDE
 from recursivemix.data.open_annotated import open_segmentation
 from recursivemix.tasks.settings import SegmentationSettings
 from recursivemix.tasks.transfer import AnnotatedLoading, facts_of, resolved, start_backbone
+from recursivemix.training.devices import launched_processes
 from recursivemix.training.task import Task
 
 from .learner import SegmentationLearner
@@ -26,10 +27,14 @@ def crop_size(settings: SegmentationSettings) -> int:
 def open_maps(settings: SegmentationSettings, checkpoint: dict[str, Any] | None) -> SegmentationData:
     """Open the data set of a run; raises ValueError, also if a training batch would hold one image."""
     data = open_segmentation(settings.data, settings.dataset, skip_bad=settings.skip_bad)
-    if len(data.train) % settings.batch_size == 1 or settings.batch_size == 1:
+    ranks = max(settings.devices or 1, launched_processes())
+    share = -(-len(data.train) // ranks)  # images of each process
+    if share % settings.batch_size == 1 or settings.batch_size == 1:
+        where = f" on each of {ranks} devices" if ranks > 1 else ""
         raise ValueError(
             f"--batch-size {settings.batch_size} leaves a batch of one of the {len(data.train)} training "
-            f"images: BatchNorm needs at least two images per batch after global pooling; choose another"
+            f"images{where}: BatchNorm needs at least two images per batch after global pooling; choose "
+            f"another"
         )
     return data
 
