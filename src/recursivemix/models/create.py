@@ -35,8 +35,7 @@ def create_model(
         drop: probability of dropout before the classifier; None: the network's own.
 
     Raises:
-        ValueError: an unknown name, with the nearest known ones; a network that can't take this size, or
-            has no such dropout.
+        ValueError: an unknown name, a network that can't take this size, or one without such dropout.
     """
     rates = {"drop_path": drop_path, "drop": drop}
     options: dict[str, Any] = {f"{key}_rate": rate for key, rate in rates.items() if rate is not None}
@@ -70,11 +69,10 @@ def create_model(
             failure = error
             continue
         return model
-    for key in rates:
-        if f"'{key}_rate'" in str(failure):
-            if rates[key]:
-                raise ValueError(no_dropout(name, key))
-            return create_model(name, num_classes, image_size, any_size=any_size, **rates | {key: None})
+    for key in (key for key in rates if f"'{key}_rate'" in str(failure)):
+        if rates[key]:
+            raise ValueError(no_dropout(name, key))
+        return create_model(name, num_classes, image_size, any_size=any_size, **rates | {key: None})
     raise ValueError(f"model {name!r} can't take images of {image_size} pixels: {failure}")
 
 
