@@ -88,6 +88,14 @@ def test_intact_checkpoints_of_the_run_are_offered(path):
         assert "\n" not in str(refusal.value)
 
 
+def test_the_checkpoints_of_a_run_folder_are_offered(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    write_checkpoint(CONTENT, last)
+    with pytest.raises(CheckpointError, match=rf"no checkpoint \S+run; .*{re.escape(str(last))}$"):
+        read_checkpoint(tmp_path / "run")
+
+
 def test_files_of_earlier_versions_are_read_with_a_warning(tmp_path):
     torch.save(CONTENT, tmp_path / "old.ckpt")
     with pytest.warns(UserWarning, match="has no checksum"):

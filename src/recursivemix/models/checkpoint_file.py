@@ -188,10 +188,10 @@ def _reason(error: Exception) -> str:
 
 
 def _others(path: Path) -> str:
-    """The intact checkpoints beside a damaged one, for its message."""
-    intact = [
-        str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path and is_intact(other)
-    ]
+    """The intact checkpoints beside a damaged one, or of the run folder that was named, for a message."""
+    run = path / "checkpoints"
+    folder = run if run.is_dir() else path.parent
+    intact = [str(other) for other in sorted(folder.glob("*.ckpt")) if other != path and is_intact(other)]
     return f"; intact checkpoints of the same run: {', '.join(intact)}" if intact else ""
 
 
