@@ -221,13 +221,13 @@ def of_other_forms(tmp_path_factory):
     return place
 
 
-def saved_run(save_trained, settings):
+def saved_run(save_trained, settings, **changed):
     """A checkpoint whose settings are those of a run on these data."""
     opened = open_images(settings)
     colors = {"mean": [0.5] * 3, "std": [0.25] * 3, "seed": 0, "val_split": settings.val_split}
     colors |= {"folder": str(settings.data), "dataset": settings.dataset}
     plain = {name: str(v) if isinstance(v, Path) else v for name, v in vars(settings).items()}
-    plain |= {"multi_label": opened.multi_label, "image_size": 16, "data": colors}
+    plain |= {"multi_label": opened.multi_label, "image_size": 16, "data": colors} | changed
     return save_trained(classes=list(opened.classes), **plain), opened
 
 
@@ -262,6 +262,13 @@ def test_a_pack_of_several_labels(of_other_forms, save_trained):
     measured = open_measured(checkpoint, settings.data, None)[1]
     assert measured.multi_label
     assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
+
+
+def test_a_network_for_one_label_is_not_measured_on_several(of_other_forms, save_trained):
+    settings = ImageSettings(data=of_other_forms / "labels.rmpack", val_split=0.4)
+    checkpoint, _ = saved_run(save_trained, settings, multi_label=False)
+    with pytest.raises(ValueError, match="of one label each, the data has any number of labels per image"):
+        open_measured(checkpoint, settings.data, None)
 
 
 def test_data_without_an_evaluation_split_are_refused_in_words_of_evaluate(of_other_forms, save_trained):
