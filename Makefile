@@ -32,7 +32,7 @@ test-fast: $(STAMP)
 campaign: $(STAMP)
 	rm -rf build/campaign && mkdir -p build/campaign && touch build/campaign/started
 	CAMPAIGN_TRIES=$${CAMPAIGN_TRIES:-1000} CAMPAIGN_RECORD=$(CURDIR)/build/campaign \
-		$(BIN)/python -m pytest -n 2 --dist worksteal -v --durations 10 tests/campaign
+		$(BIN)/python -m pytest -n 2 --dist worksteal -vv --durations 10 tests/campaign
 	$(BIN)/python tests/campaign/record.py build/campaign --out results/campaign.json
 
 lint: $(STAMP)

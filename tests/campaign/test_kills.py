@@ -59,7 +59,7 @@ def leftovers(folder, pids):
 def go_on(server, kind, data, folder, log):
     """Resume the run with the flag that its message names, or start it anew."""
     out = folder / "run"
-    if any((out / "checkpoints").glob("last.ckpt")):
+    if any((out / "checkpoints").glob("*.ckpt")):
         command = KINDS[kind][: 2 if KINDS[kind][0] == "transfer" else 1]
         return server.start([*command, "--resume", out], log)
     return server.start(words_of(kind, data, out), log)

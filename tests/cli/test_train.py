@@ -20,7 +20,7 @@ import yaml
 from recursivemix import load
 from recursivemix.cli import main
 from recursivemix.cli.errors import UsageError
-from recursivemix.cli.train import SettingsSource, checkpoint_to_resume, fit
+from recursivemix.cli.train import SettingsSource, checkpoint_of, checkpoint_to_resume, fit
 from recursivemix.tasks.settings import ClassificationSettings
 from samples import FAST, write_image_root, write_images
 
@@ -430,3 +430,15 @@ def test_folders_that_a_run_made_do_not_change_its_settings(tmp_path, monkeypatc
     assert checkpoint_to_resume("fit", fit, source, elsewhere, {}).samefile(checkpoint)
     with pytest.raises(UsageError, match=r"--data is .*other, was .*images"):
         checkpoint_to_resume("fit", fit, source, replace(settings, data=Path("other")), {})
+
+
+def test_a_run_killed_between_its_first_two_checkpoints_resumes_from_the_best(tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"has no checkpoint .*last\.ckpt; it was stopped before the first"):
+        checkpoint_of(tmp_path / "run")
+    (checkpoints / "best.ckpt").touch()
+    assert checkpoint_of(tmp_path / "run") == checkpoints / "best.ckpt"
+    (checkpoints / "last.ckpt").touch()
+    assert checkpoint_of(tmp_path / "run") == checkpoints / "last.ckpt"
+    assert checkpoint_of(checkpoints / "best.ckpt") == checkpoints / "best.ckpt"

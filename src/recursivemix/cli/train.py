@@ -199,23 +199,21 @@ def checkpoint_to_resume(
 def checkpoint_of(resume: Path) -> Path:
     """Return the last checkpoint of a run folder, or the checkpoint itself.
 
+    A run that was killed between its first two checkpoints has only ``best.ckpt``.
+
     Raises:
         UsageError: there is none.
     """
     if resume.is_file():
         return resume
-    last = resume / "checkpoints" / "last.ckpt"
     if not resume.is_dir():
         raise UsageError(f"--resume: there is no run {resume}")
-    if not last.is_file():
-        others = sorted((resume / "checkpoints").glob("*.ckpt"))
-        hint = (
-            f"name {others[0]}"
-            if others
-            else "it was stopped before the first one: remove it and start anew"
-        )
-        raise UsageError(f"--resume: the run {resume} has no checkpoint {last}; {hint}")
-    return last
+    last, best = (resume / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    if last.is_file() or best.is_file():
+        return last if last.is_file() else best
+    others = sorted((resume / "checkpoints").glob("*.ckpt"))
+    hint = f"name {others[0]}" if others else "it was stopped before the first one: remove it and start anew"
+    raise UsageError(f"--resume: the run {resume} has no checkpoint {last}; {hint}")
 
 
 def settings_file(resume: Path) -> Path:
