@@ -212,7 +212,8 @@ def checkpoint_of(resume: Path) -> Path:
     if last.is_file() or best.is_file():
         return last if last.is_file() else best
     others = sorted((resume / "checkpoints").glob("*.ckpt"))
-    hint = f"name {others[0]}" if others else "it was stopped before the first one: remove it and start anew"
+    before = "it was stopped before the first one: remove it and start anew"
+    hint = f"name {others[0]}" if others else before
     raise UsageError(f"--resume: the run {resume} has no checkpoint {last}; {hint}")
 
 
