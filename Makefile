@@ -42,7 +42,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
-	for folder in results/compare/* results/transfer/*; do \
+	for folder in results/compare/* results/transfer/* results/where-it-pays/confirm; do \
 		$(BIN)/recursivemix report $$folder > /dev/null && mkdir -p build/site/$$folder && \
 		mv $$folder/page.html build/site/$$folder/page.html || exit 1; \
 	done

@@ -214,9 +214,9 @@ def finetune_table() -> str:
     return "\n".join(lines)
 
 
-def compared_table(name: str) -> str:
-    """Methods of a comparison that ``recursivemix compare`` made."""
-    folder = RESULTS / "compare" / name
+def compared_table(place: str) -> str:
+    """Methods of a comparison that ``recursivemix compare`` made, in a folder of results/."""
+    folder = RESULTS / place
     if not folder.exists():
         return "Not measured yet."
     record = read_comparison(folder)
@@ -252,7 +252,7 @@ def compared_table(name: str) -> str:
             f"| {method['label']} | {words} | {means['acc1_last']:.2f} | {means['acc1_best']:.2f} | "
             f"{gain} | {p} | {' | '.join(others)} |"
         )
-    return "\n".join([*lines, "", f"{record['answer']}", "", source(record, f"results/compare/{name}/")])
+    return "\n".join([*lines, "", f"{record['answer']}", "", source(record, f"results/{place}/")])
 
 
 def transfer_table(name: str) -> str:
@@ -622,10 +622,11 @@ def source(record: dict[str, Any], where: str) -> str:
 
 
 TABLES = {
-    "compared_cifar10": partial(compared_table, "cifar10"),
-    "compared_digits": partial(compared_table, "digits"),
-    "compared_ablation": partial(compared_table, "ablation"),
-    "compared_tried": partial(compared_table, "tried"),
+    "compared_cifar10": partial(compared_table, "compare/cifar10"),
+    "compared_cifar100": partial(compared_table, "where-it-pays/confirm"),
+    "compared_digits": partial(compared_table, "compare/digits"),
+    "compared_ablation": partial(compared_table, "compare/ablation"),
+    "compared_tried": partial(compared_table, "compare/tried"),
     "transfer_bccd": partial(transfer_table, "bccd"),
     "transfer_camvid": partial(transfer_table, "camvid"),
     "detection": detection_table,
