@@ -301,7 +301,8 @@ def test_wrong_input(images, targets, words):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("max_area", 1.5), ("prob", -1), ("min_side", -1), ("min_visible", 2)]
+    ("option", "value"),
+    [("max_area", 1.5), ("max_area", None), ("prob", -1), ("min_side", -1), ("min_visible", 2)],
 )
 def test_wrong_options(option, value):
     with pytest.raises(ValueError, match=option):

@@ -235,17 +235,18 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def area_share(max_area: float | None, alpha: float | None = None) -> float:
-    """Return ``max_area``, or its other name ``alpha``, if patches of up to that share can be drawn.
-
-    The paper's 0.5 if neither is set.
-    """
-    if max_area is not None and alpha is not None:
-        raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
-    value = next((area for area in (max_area, alpha) if area is not None), 0.5)
+def area_share(value: float) -> float:
+    """Return ``max_area`` as a float if patches of up to that share can be drawn."""
     if not is_number(value) or not 0 < value <= 1:
         raise ValueError(f"max_area must be in (0, 1], got {value}; set prob=0 to mix nothing")
     return float(value)
+
+
+def largest_area(max_area: float | None, alpha: float | None) -> float:
+    """Return ``max_area``, or its other name ``alpha``, as `area_share` does; 0.5 if neither is set."""
+    if max_area is not None and alpha is not None:
+        raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
+    return area_share(next((area for area in (max_area, alpha) if area is not None), 0.5))
 
 
 def beta_parameter(alpha: float) -> float:

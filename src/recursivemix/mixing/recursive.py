@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import area_share, check_logits, epoch_count, known_interpolation, loss_weight, one_of
+from .checks import check_logits, epoch_count, known_interpolation, largest_area, loss_weight, one_of
 from .cutmix import paste_partners
 from .draw import Draw, Number, centred_boxes, draw_patch, pasted_boxes
 from .history import History, Memory, detached, to_rows
@@ -68,7 +68,7 @@ class RecursiveMix(Mixer):
         self.omega = loss_weight("omega", omega)
         if partner == "batch" and omega > 0:
             raise ValueError(f"partner='batch' has no earlier predictions: set omega=0, got {omega}")
-        self.max_area = area_share(max_area, alpha)
+        self.max_area = largest_area(max_area, alpha)
         self.growth_epochs = epoch_count("growth_epochs", growth_epochs)
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
