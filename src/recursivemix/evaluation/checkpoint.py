@@ -52,12 +52,11 @@ def open_measured(
             f"({', '.join(trained.classes[:3])}, ...), the data has {len(images.classes)} "
             f"({', '.join(images.classes[:3])}, ...): give data of the same classes"
         )
-    several = bool(trained.settings.get("multi_label"))
-    if images.multi_label != several:
+    if images.multi_label != trained.multi_label:
         counts = ("one label", "any number of labels")
         raise ValueError(
-            f"{checkpoint} was trained on images of {counts[several]} each, the data has "
-            f"{counts[not several]} per image: give data of the same kind"
+            f"{checkpoint} was trained on images of {counts[trained.multi_label]} each, the data has "
+            f"{counts[images.multi_label]} per image: give data of the same kind"
         )
     return trained, images
 

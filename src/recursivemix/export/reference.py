@@ -42,7 +42,7 @@ class Reference:
     @property
     def multi_label(self) -> bool:
         """Whether an image has any number of labels."""
-        return bool(self.trained.settings.get("multi_label"))
+        return self.trained.multi_label
 
     @property
     def image_size(self) -> int:

@@ -50,6 +50,11 @@ class TrainedModel:
         """Device of the network."""
         return next(self.network.parameters()).device
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return bool(self.settings.get("multi_label"))
+
     def to(self, device: torch.device | str) -> TrainedModel:
         """Move the network to a device, in place."""
         self.network.to(device)
@@ -58,7 +63,7 @@ class TrainedModel:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of a classifier's (N, K) logits; of single labels they sum to one."""
         logits = logits.float()
-        return logits.sigmoid() if self.settings.get("multi_label") else logits.softmax(1)
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     def predict(
         self,
