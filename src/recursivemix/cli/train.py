@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from recursivemix.recipes import read_recipe
+from recursivemix.tasks import TASKS, settings_class
 from recursivemix.tasks.settings import (
     ClassificationSettings,
     DetectionSettings,
@@ -37,13 +38,6 @@ HARMLESS = (
     "trainer.profiler",
 )  # fmt: skip
 """Settings that do not change what a run computes."""
-COMMANDS: dict[str, type[RunSettings]] = {
-    "fit": ClassificationSettings,
-    "transfer detection": DetectionSettings,
-    "transfer instance": InstanceSettings,
-    "transfer segmentation": SegmentationSettings,
-}
-"""Settings of each command here."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +146,16 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
 
 def check_command(command: str, file: Path) -> None:
     """Raise UsageError if the settings in a file are those of runs of another command."""
-    content = read_yaml(file)
-    names = content.keys() - {"trainer"}
-    sizes = {name: len(fields(kind)) for name, kind in COMMANDS.items() if names <= names_of(kind)}
-    if sizes and command != (own := min(sizes, key=sizes.__getitem__)):
-        raise UsageError(f"--resume: {file.parent} is not a run of recursivemix {command}, but of {own}")
-
-
-def names_of(settings: type[RunSettings]) -> set[str]:
-    """Return the names of a task's settings."""
-    return {field.name for field in fields(settings)}
+    names = read_yaml(file).keys() - {"trainer"}
+    known = {task: {field.name for field in fields(settings_class(task))} for task in TASKS}
+    # The settings of one task may hold all of another's: the one with the fewest made the file.
+    possible = sorted((len(known[task]), task) for task in TASKS if names <= known[task])
+    if not possible:
+        return
+    task = possible[0][1]
+    other = "fit" if task == "classification" else f"transfer {task}"
+    if other != command:
+        raise UsageError(f"--resume: {file.parent} is not a run of recursivemix {command}, but of {other}")
 
 
 def checkpoint_to_resume(
