@@ -220,26 +220,35 @@ def test_the_executor_is_chosen_by_its_name(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("start", "output"),
+    [
+        ("from recursivemix.compare.processes import Processes; start = Processes().start", ["stopped"]),
+        ("from recursivemix.compare.on_ray import start", []),  # SIGKILL: no handler runs
+    ],
+    ids=["this machine", "Ray's worker"],
+)
+def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path, start, output):
     """As the run of a comparison that is killed: nothing else writes into the folder that is resumed."""
     command = (
-        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('stopped')))\n"
-        "print(1, flush=True); time.sleep(60)"
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('stopped')))\n"
+        "print(os.getpid(), flush=True); time.sleep(300)"
     )
-    code = (
-        "import sys; from pathlib import Path; from recursivemix.compare.processes import Processes\n"
-        f"words = [sys.executable, '-c', {command!r}]\n"
-        f"Processes().start(words, Path({str(tmp_path / 'log')!r}), None)"
-    )
+    log = tmp_path / "log"
+    words = f"[sys.executable, '-c', {command!r}]"
+    code = f"import sys; from pathlib import Path; {start}; start({words}, Path({str(log)!r}), None)"
     parent = subprocess.Popen([sys.executable, "-c", code])
-    log, deadline = tmp_path / "log", time.monotonic() + 60
-    while not (log.is_file() and log.read_text()) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    while "stopped" not in log.read_text() and time.monotonic() < deadline:
+    process = Path("/proc", log.read_text().strip())
+    while process.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert log.read_text().split() == ["1", "stopped"]
+    assert not process.exists()
+    assert log.read_text().split()[1:] == output
 
 
 ORPHANED_WHILE_IT_STARTS = """
