@@ -9,7 +9,6 @@ import json
 import os
 import runpy
 import subprocess
-import sys
 from math import log
 from pathlib import Path
 from statistics import median
@@ -190,8 +189,8 @@ def test_scaling(python: str, tmp_path: Path, tables: dict[str, Any]) -> None:
     assert f"Steeper than the plain step: {', '.join(steeper) or 'none'}." in table
 
 
-def test_startup(tmp_path: Path) -> None:
-    record, text = run(sys.executable, "startup.py", tmp_path)
+def test_startup(python: str, tmp_path: Path) -> None:
+    record, text = run(python, "startup.py", tmp_path)
     check_origin(record, "startup.py")
     rows = {row["name"]: row for row in record["rows"]}
     assert {"recursivemix --help", "recursivemix fit --help", "import torch", "import its names"} <= set(

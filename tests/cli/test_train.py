@@ -364,16 +364,16 @@ def start(python, *arguments):
     )  # fmt: skip
 
 
-def test_two_processes_share_one_run(image_root, tmp_path):
+def test_two_processes_share_one_run(python, image_root, tmp_path):
     out = tmp_path / "run"
-    process = start(
-        sys.executable, "--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2"
-    )
+    process = start(python, "--data", str(image_root), "--out", str(out), *FAST, "--trainer.devices", "2")
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     record = json.loads((out / "record.json").read_text())
     assert len(record["epochs"]) == 2
     assert (out / "mixed_batches.png").exists()
+    checkpoint = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(checkpoint["ranks"]) == 2
 
 
 def test_ctrl_c_is_one_line(python, image_root, tmp_path):

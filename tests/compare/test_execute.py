@@ -228,7 +228,7 @@ def test_the_executor_is_chosen_by_its_name(monkeypatch, tmp_path):
     ],
     ids=["this machine", "Ray's worker"],
 )
-def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path, start, output):
+def test_a_command_is_stopped_when_its_parent_is_killed(python, tmp_path, start, output):
     """As the run of a comparison that is killed: nothing else writes into the folder that is resumed."""
     command = (
         "import os, signal, sys, time\n"
@@ -238,7 +238,7 @@ def test_a_command_is_stopped_when_its_parent_is_killed(tmp_path, start, output)
     log = tmp_path / "log"
     words = f"[sys.executable, '-c', {command!r}]"
     code = f"import sys; from pathlib import Path; {start}; start({words}, Path({str(log)!r}), None)"
-    parent = subprocess.Popen([sys.executable, "-c", code])
+    parent = subprocess.Popen([python, "-c", code])
     deadline = time.monotonic() + 60
     while not (log.is_file() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.05)
