@@ -17,8 +17,6 @@ from recursivemix.training.fit import fit
 from recursivemix.training.optimizer import OptimizerSettings, check_optimizer, create_optimizer, lr_factor
 from recursivemix.training.prepare import prepare
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
-
 
 def rates_of(scheduler, optimizer, steps):
     rates = []

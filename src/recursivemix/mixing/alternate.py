@@ -88,7 +88,9 @@ class Alternate(Mixer):
         if not self.trains_regions or mixed.boxes is not None:
             return mixed
         boxes = pasted_boxes(None, inputs.images, len(self.spatial_dims), 1.0, None)
-        return mixed._replace(boxes=boxes, history_probs=torch.zeros_like(mixed.targets))
+        probs = torch.zeros_like(mixed.targets)
+        # Not by _replace, which torch 2.11 cannot compile after a break of the graph.
+        return Mixed(mixed.images, mixed.targets, mixed.lam, boxes, probs, mixed.masks, mixed.labels)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None
