@@ -50,8 +50,8 @@ def test_scripts_and_modules_are_found(python, tmp_path):
 
 WAITS = """
 import time
-print(1, flush=True)
 try:
+    print(1, flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print(2)
