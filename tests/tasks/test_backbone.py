@@ -101,6 +101,12 @@ def test_a_file_that_does_not_say_its_network(tmp_path):
         load_backbone(str(tmp_path / "a.pth"))
 
 
+def test_a_run_folder_in_place_of_its_checkpoint(checkpoint):
+    run = checkpoint.parent.parent
+    with pytest.raises(ValueError, match=f"there is no file {run}; intact checkpoints .*{checkpoint}"):
+        load_backbone(str(run))
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -9,7 +9,7 @@ import timm
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.checkpoint_file import CheckpointError, is_run_checkpoint
+from recursivemix.models.checkpoint_file import CheckpointError, is_run_checkpoint, other_checkpoints
 from recursivemix.models.pretrained import StoredWeights, load_weights, read_weights, timm_weights
 from recursivemix.models.small import MODELS
 
@@ -37,7 +37,7 @@ def load_backbone(source: str, model: str | None = None, *, download: bool = Fal
     if path.is_file():
         return _load(_read(path, model), model, path)
     if path.suffix in (".ckpt", ".safetensors", ".pth", ".pt") or "/" in source:
-        raise ValueError(f"--backbone: there is no file {source}")
+        raise ValueError(f"--backbone: there is no file {source}{other_checkpoints(path)}")
     if not timm.is_model(source):
         raise ValueError(
             f"--backbone {source!r} is neither a file nor a timm model: give a checkpoint, an export, a "

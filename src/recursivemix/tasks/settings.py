@@ -190,7 +190,7 @@ class TransferSettings(RunSettings):
     def with_absolute_paths(self) -> Self:
         """Return settings that hold in any working directory: with absolute paths of what exists."""
         backbone = Path(self.backbone)
-        source = str(backbone.absolute()) if backbone.exists() else self.backbone
+        source = str(backbone.absolute()) if backbone.is_file() else self.backbone
         return replace(super().with_absolute_paths(), backbone=source)
 
 
@@ -210,6 +210,8 @@ class ObjectSettings(TransferSettings):
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(16, "max_size")
+        if self.image_size is not None and (not self.image_size or min(self.image_size) < 1):
+            raise ValueError(f"--image-size must be at least 1, got {self.image_size}")
         if self.compile:
             raise ValueError("--compile is for classification and segmentation: detectors vary in shape")
 
@@ -267,6 +269,14 @@ class SegmentationSettings(TransferSettings):
     image_size: int | None = None
     scales: tuple[float, float] = (0.5, 2.0)
     aux_weight: float = 0.4
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range."""
+        self.check_least(1, "image_size")
+        self.check_least(0, "aux_weight")
+        least, most = self.scales
+        if not 0 < least <= most:
+            raise ValueError(f"--scales must be two numbers, 0 < least <= most, got {list(self.scales)}")
 
 
 def undo_yaml_coercion(settings: dict[str, Any]) -> dict[str, Any]:
