@@ -151,8 +151,18 @@ def test_options_of_runs_begin_with_settings(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--table", "labels.csv"])
     assert capsys.readouterr().err.endswith(
-        "did you mean --dataset?; options of the runs begin with --settings, such as --settings.table\n"
+        "--table labels.csv; options of the runs begin with --settings, such as --settings.table\n"
     )
+
+
+def test_an_option_of_another_task_names_its_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["transfer", "detection", "--val-split", "0.2"])
+    assert capsys.readouterr().err.endswith("; --val-split is an option of recursivemix fit\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--frozen-stages", "1"])
+    commands = "transfer detection, transfer instance, transfer segmentation"
+    assert capsys.readouterr().err.endswith(f"; --frozen-stages is an option of recursivemix {commands}\n")
 
 
 @pytest.mark.parametrize("command", ["compare", "tune"])
