@@ -147,6 +147,13 @@ def test_a_wrong_option_is_one_line(words, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_lists_are_shown_as_one_writes_them(capsys):
+    assert "  --checkpoint [PATH,...]  " in shown(capsys, "predict", "--help")
+    everything = shown(capsys, "transfer", "segmentation", "--help-all")
+    assert "  --milestones [X,...]  " in everything
+    assert "  --scales X X  " in everything
+
+
 def test_options_of_runs_begin_with_settings(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--table", "labels.csv"])

@@ -273,7 +273,9 @@ def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
 
 def test_a_detector_is_no_classifier(save_trained, capsys):
     assert main(["test", "--checkpoint", str(save_trained(task="detection"))]) == 2
-    assert "is a checkpoint of detection" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is a checkpoint of detection" in error
+    assert "are in the metrics.csv of its run" in error
 
 
 @pytest.mark.parametrize("task", TASKS)

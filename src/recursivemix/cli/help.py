@@ -68,6 +68,8 @@ class HelpFormatter(argparse.HelpFormatter):
             flags += ".KEY"
         if action.nargs == 0 or action.dest == "print_config":
             return flags
+        if get_origin(hint) in (list, tuple):  # jsonargparse names other ways to write these
+            return f"{flags} {metavar(hint)}"
         return f"{flags} {action.metavar or metavar(hint)}"
 
     def _get_help_string(self, action: argparse.Action) -> str:

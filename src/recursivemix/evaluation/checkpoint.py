@@ -27,7 +27,8 @@ def open_measured(
     Raises:
         ValueError: a file that is no such checkpoint, or data that do not match it.
     """
-    trained = load_task(checkpoint, "classification")
+    hint = "; the scores of a detector or segmenter are in the metrics.csv of its run"
+    trained = load_task(checkpoint, "classification", hint=hint)
     preprocessing, about = trained.preprocessing, trained.settings["data"]
     values = {**trained.settings, "data": about.get("folder")}
     origin = ImageSettings.from_plain(
