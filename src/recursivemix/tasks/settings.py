@@ -17,6 +17,8 @@ from recursivemix.training.settings import RunSettings
 InitHead = Literal["keep", "random", "zero"]
 BALANCED = "balanced"
 """Value of ``--class-weights`` that stands for weights from the numbers of training images."""
+GROUPS = 32
+"""Groups of the group normalization of torchvision's FCOS."""
 RegionHead = Literal["separate", "shared"]
 DenseMixer = Literal["none", "recursivemix"]
 NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
@@ -235,6 +237,16 @@ class DetectionSettings(ObjectSettings):
     def check(self) -> None:
         """Raise ValueError for values out of range."""
         self.check_least(1, "depth")
+        if self.detector == "fcos" and self.channels % GROUPS:
+            raise ValueError(
+                f"--channels must be a multiple of {GROUPS} for --detector fcos, got {self.channels}"
+            )
+        default = type(self).depth
+        if self.detector not in ("atss", "gfl") and self.depth != default:
+            raise ValueError(
+                f"--depth is for --detector atss and gfl, not {self.detector}: leave it out, or use the "
+                f"default, {default}"
+            )
 
 
 @dataclass(frozen=True)
