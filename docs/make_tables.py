@@ -457,9 +457,9 @@ def scaling_table() -> str:
         f"its difference to the plain step's; then the growth from the first value to the last.",
         "",
         "<picture>",
-        '<source media="(prefers-color-scheme: dark)" srcset="docs/images/scaling-dark.png">',
+        '<source media="(prefers-color-scheme: dark)" srcset="docs/images/scaling-dark.webp">',
         '<img alt="Milliseconds of the plain step, the step with RecursiveMix, the mixing call and the region '
-        'head, over classes, batch size, image size and ranks" src="docs/images/scaling-light.png">',
+        'head, over classes, batch size, image size and ranks" src="docs/images/scaling-light.webp">',
         "</picture>",
         "",
         f"| slope over | {' | '.join(names)} |",

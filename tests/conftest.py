@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +52,26 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert server.poll() is None, (folder / "log").read_text()
         # Its standard input may stay open in loader workers that this process has forked since.
         server.kill()
+
+
+@pytest.fixture
+def run_ranks(python: str) -> Callable[..., None]:
+    """A function that calls ``function(rank, *arguments)`` in a process for each of the ranks."""
+
+    def run(function: Callable[..., None], ranks: int, *arguments: object) -> None:
+        folders = [str(Path(inspect.getfile(function)).parent), str(Path(__file__).parent)]
+        code = (
+            f"import json, sys; sys.path[:0] = {folders!r}\n"
+            f"from {function.__module__} import {function.__name__}\n"
+            f"{function.__name__}(*json.loads(sys.argv[1]))"
+        )
+        words = [[python, "-c", code, json.dumps([rank, *arguments])] for rank in range(ranks)]
+        processes = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in words]
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+
+    return run
 
 
 @pytest.fixture

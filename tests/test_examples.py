@@ -73,9 +73,9 @@ def test_the_docstring_says_how_to_run_it(script: str) -> None:
     assert re.search(rf"^    (python|accelerate launch) examples/{script}\b", source, re.MULTILINE)
 
 
-def test_a_script_runs_by_itself_and_without_a_warning() -> None:
+def test_a_script_runs_by_itself_and_without_a_warning(python: str) -> None:
     finished = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / "plain_loop.py", "--epochs", "1"],
+        [python, "-W", "error", EXAMPLES / "plain_loop.py", "--epochs", "1"],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memor
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_broken_files(kind, server, tries, seed, tmp_path, recorded):
-    count = tries if tries >= 1000 or tries == 1 else max(1, 2 * tries // 5)
+    count = tries if tries >= 1000 or tries == 1 else max(1, tries // 5)
     result, log = tmp_path / "result.json", tmp_path / "log"
     words = [kind, tmp_path, seed, count, result]
     code = server.run(words, log, module="campaign.broken_files")

@@ -15,7 +15,6 @@ from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.names import BOX_DETECTORS
 from recursivemix.tasks.segmentation.names import HEADS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SHORT = [
     "--batch-size", "4", "--channels", "16", "--device", "cpu", "--precision", "32",
     "--trainer.limit-train-batches", "2", "--trainer.limit-val-batches", "2",

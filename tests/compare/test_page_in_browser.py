@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,9 @@ def addresses(tmp_path_factory):
     return {kind: (folder / PAGE).absolute().as_uri() for kind, folder in folders.items()}
 
 
-@pytest.fixture
-def opened(browser, addresses, request):
+@contextmanager
+def open_page(browser, addresses, kind, width, scheme):
     """The page at a width and in a colour scheme; every message and request is kept."""
-    kind, width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.messages, page.requests = [], []
@@ -77,47 +77,55 @@ def opened(browser, addresses, request):
     context.close()
 
 
-EVERYWHERE = pytest.mark.parametrize(
-    "opened",
-    [
-        (kind, width, scheme)
-        for kind in ("comparison", "transfer")
-        for width in (1400, 390)
-        for scheme in ("light", "dark")
-    ],
-    indirect=True,
-    ids=lambda param: "-".join(map(str, param)),
-)
-WIDE = pytest.mark.parametrize("opened", [("comparison", 1400, "light")], indirect=True)
+WINDOWS = [
+    (kind, width, scheme)
+    for kind in ("comparison", "transfer")
+    for width in (1400, 390)
+    for scheme in ("light", "dark")
+]
+
+
+@pytest.fixture(scope="module", params=WINDOWS, ids=lambda param: "-".join(map(str, param)))
+def everywhere(browser, addresses, request):
+    """Each page in each window, which tests share: they look and open tables, and change nothing else."""
+    with open_page(browser, addresses, *request.param) as page:
+        yield page
+
+
+@pytest.fixture
+def opened(browser, addresses):
+    """The page of a comparison in a wide window."""
+    with open_page(browser, addresses, "comparison", 1400, "light") as page:
+        yield page
+
+
 PLOTS = {"comparison": 15, "transfer": 5}
 
 
-@EVERYWHERE
-def test_every_plot_is_drawn_without_an_error_or_a_request(opened):
-    assert opened.messages == []
-    assert [url[:5] for url in opened.requests if not url.startswith("data:")] == ["file:"]
-    assert opened.evaluate("window.broken") is None
-    plots = opened.locator(".plot")
-    assert plots.count() == PLOTS[opened.kind]
+def test_every_plot_is_drawn_without_an_error_or_a_request(everywhere):
+    assert everywhere.messages == []
+    assert [url[:5] for url in everywhere.requests if not url.startswith("data:")] == ["file:"]
+    assert everywhere.evaluate("window.broken") is None
+    plots = everywhere.locator(".plot")
+    assert plots.count() == PLOTS[everywhere.kind]
     for i in range(plots.count()):
         # Each point is a path of its own; an axis has numbers or names.
         assert plots.nth(i).locator(".scatterlayer .point").count() >= 2
         assert plots.nth(i).locator(".xtick").count() >= 2
 
 
-@EVERYWHERE
-def test_nothing_hangs_over_the_edge(opened):
-    for details in opened.locator("details").all():
+def test_nothing_hangs_over_the_edge(everywhere):
+    for details in everywhere.locator("details").all():
         details.evaluate("element => { element.open = true; }")
-    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    over = opened.evaluate(
+    assert everywhere.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    over = everywhere.evaluate(
         """() => [...document.querySelectorAll("body *")].filter(
              (e) => !e.closest(".scroll, pre, .skip") && e.checkVisibility()
                && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"""
     )
     assert over == []
     # Nor does text leave its plot, where it would be cut.
-    cut = opened.evaluate(
+    cut = everywhere.evaluate(
         """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
              const box = plot.getBoundingClientRect();
              return [...plot.querySelectorAll("text")].filter((text) => {
@@ -130,16 +138,14 @@ def test_nothing_hangs_over_the_edge(opened):
     assert cut == []
 
 
-@EVERYWHERE
-def test_all_text_has_the_contrast_of_wcag_aa(opened):
-    for details in opened.locator("details").all():
+def test_all_text_has_the_contrast_of_wcag_aa(everywhere):
+    for details in everywhere.locator("details").all():
         details.evaluate("element => { element.open = true; }")
-    found = opened.evaluate(CONTRASTS)
-    assert len(found) > {"comparison": 300, "transfer": 100}[opened.kind]
+    found = everywhere.evaluate(CONTRASTS)
+    assert len(found) > {"comparison": 300, "transfer": 100}[everywhere.kind]
     assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
 
 
-@WIDE
 def test_the_keyboard_reaches_everything(opened):
     opened.keyboard.press("Tab")
     assert opened.evaluate("document.activeElement.className") == "skip"
@@ -159,7 +165,6 @@ def test_the_keyboard_reaches_everything(opened):
     assert opened.locator("figure details").first.locator("td").first.is_visible()
 
 
-@WIDE
 def test_a_method_can_be_taken_out_of_the_plots(opened):
     shown = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => plot._fullData)
         .filter((trace) => trace.visible && trace.meta.label === "cutmix").length"""
@@ -172,7 +177,6 @@ def test_a_method_can_be_taken_out_of_the_plots(opened):
     assert opened.messages == []
 
 
-@WIDE
 def test_on_paper(opened, tmp_path):
     """The plots fit the sheet and take the colours of paper; afterwards the screen's come back."""
     before = opened.locator(".plot svg").first.bounding_box()["width"]

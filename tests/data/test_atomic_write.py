@@ -1,10 +1,11 @@
 """Files that are written atomically: whole, or as they were, and an error names them."""
 
 import errno
+import json
 
 import pytest
 
-from recursivemix.data.atomic_write import atomic_write, write_text
+from recursivemix.data.atomic_write import atomic_write, json_text, write_text
 
 
 def test_an_error_leaves_the_file_and_no_other(tmp_path):
@@ -23,3 +24,23 @@ def test_a_full_disk_is_named(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match=r"'other'$"), atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device", "other")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[\n  1\n]",
+        ["[\n  1,\n  2\n]", 1],
+        [1, -2.5e-7, 1e300, 12345678901234567890],
+        [[], [1], [2, [3.0]], [None, 1], [True, 2], {}],
+        {"[\n 1 \n]": [float("inf"), 1]},
+    ],
+)
+def test_json_is_read_as_it_was(value):
+    assert json.loads(json_text({"value": value})) == {"value": value}
+
+
+def test_a_list_of_numbers_is_one_line():
+    lines = json_text({"seconds": [1, -2.5e-7], "names": ["a", "b"]}).splitlines()
+    assert lines[1] == '  "seconds": [1, -2.5e-07],'
+    assert len(lines) == 7

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from recursivemix.mixing import RecursiveMix
@@ -73,9 +72,9 @@ def train(rank: int, folder: str, sync_ranks: bool) -> None:
 
 @pytest.mark.parametrize("sync_ranks", [False, True])
 @pytest.mark.slow
-def test_plain_ddp(tmp_path, sync_ranks):
+def test_plain_ddp(run_ranks, tmp_path, sync_ranks):
     """Epochs begin without a history, yet the region head is in every step's graph."""
-    spawn(train, (str(tmp_path), sync_ranks), nprocs=WORLD)
+    run_ranks(train, WORLD, str(tmp_path), sync_ranks)
     for rank in range(WORLD):
         report = json.loads((tmp_path / f"{rank}.json").read_text())
         assert report["equal"]

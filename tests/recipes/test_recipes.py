@@ -29,7 +29,7 @@ REDUCED = (
     "data", "out", "epochs", "batch_size", "image_size", "workers", "device", "precision", "pretrained",
 )  # fmt: skip
 """What `SHORT` and `train` change of a recipe."""
-pytestmark = [pytest.mark.filterwarnings("ignore:.*LeafSpec.*"), pytest.mark.usefixtures("without_picture")]
+pytestmark = pytest.mark.usefixtures("without_picture")
 
 
 def file_text(name):

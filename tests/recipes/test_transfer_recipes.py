@@ -18,7 +18,6 @@ SHORT = [
     "--channels", "16", "--trainer.limit-train-batches", "1", "--trainer.limit-val-batches", "1",
     "--trainer.enable-progress-bar", "false",
 ]  # fmt: skip
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
 
 @pytest.mark.parametrize("name", NAMES)

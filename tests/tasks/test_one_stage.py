@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from recursivemix.tasks.backbone_weights import load_backbone
@@ -232,6 +233,15 @@ def test_small_networks_get_five_levels_too():
 def test_the_pyramid_has_the_papers_strides():
     assert list(make("atss").backbone.strides) == [8, 16, 32, 64, 128]
     assert list(make("maskrcnn").detector.backbone.strides) == [4, 8, 16, 32, 64]
+
+
+def test_the_heads_of_mask_r_cnn_follow_the_channels():
+    """With 256 they are those of the paper, which torchvision builds by default."""
+    published = MaskRCNN(make("maskrcnn", channels=256).detector.backbone, 4).roi_heads.state_dict()
+    ours = make("maskrcnn", channels=256).detector.roi_heads.state_dict()
+    assert {name: one.shape for name, one in ours.items()} == {n: p.shape for n, p in published.items()}
+    smaller = make("maskrcnn", channels=32).detector.roi_heads
+    assert {smaller.mask_head[0][0].out_channels, smaller.mask_predictor[0].out_channels} == {32}
 
 
 def test_the_transform_is_torchvisions():

@@ -69,10 +69,9 @@ def evaluate(rank, processes, port, folder):
         (Path(folder) / f"{processes}.json").write_text(json.dumps(scores))
 
 
-def test_average_precision_of_two_processes(tmp_path):
+def test_average_precision_of_two_processes(run_ranks, tmp_path):
     for processes in (1, 2):
-        arguments = (processes, free_port(), str(tmp_path))
-        torch.multiprocessing.spawn(evaluate, args=arguments, nprocs=processes)
+        run_ranks(evaluate, processes, processes, free_port(), str(tmp_path))
     one, two = (json.loads((tmp_path / f"{processes}.json").read_text()) for processes in (1, 2))
     assert one == two
     assert 5 < one["ap"] < 95
@@ -102,8 +101,8 @@ def count(rank, port):
     assert together == alone
 
 
-def test_overlap_of_two_processes():
-    torch.multiprocessing.spawn(count, args=(free_port(),), nprocs=2)
+def test_overlap_of_two_processes(run_ranks):
+    run_ranks(count, 2, free_port())
 
 
 @pytest.mark.parametrize(

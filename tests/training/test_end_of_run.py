@@ -19,8 +19,6 @@ from recursivemix.training.optimizer import OptimizerSettings, scheduled_factor
 from recursivemix.training.prepare import prepare
 from recursivemix.training.resume import ResumeError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
-
 
 class EndsOfEpochs(Callback):
     """Keeps the trained weights after the last step of each epoch, and those that are evaluated."""

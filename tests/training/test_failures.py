@@ -20,8 +20,6 @@ from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
 from samples import FAST
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
-
 
 @pytest.fixture
 def run(image_root, tmp_path):

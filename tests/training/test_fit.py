@@ -21,7 +21,6 @@ from recursivemix.training.settings import RunSettings
 from recursivemix.training.trainer_classes import instantiated
 from samples import write_images
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 SMALL = {
     "classification": {"model": "wrn10_2", "batch_size": 16},
     "detection": {"channels": 16, "depth": 1, "batch_size": 4, "image_size": [96]},

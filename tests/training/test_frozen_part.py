@@ -17,7 +17,6 @@ from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
 from samples import FAST
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 TINY = "test_resnet"
 SHORT = {"model": TINY, "image_size": 32, "epochs": 2}
 

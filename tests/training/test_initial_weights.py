@@ -18,7 +18,6 @@ from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
 from samples import FAST
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 TINY = "test_resnet"
 """A network of timm with 0.5 M weights."""
 

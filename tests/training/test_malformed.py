@@ -9,7 +9,6 @@ from recursivemix.cli import main
 from recursivemix.models.checkpoint_file import read_checkpoint, write_checkpoint
 from samples import FAST
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 HYPER = "hyper_parameters"
 WEIGHT = "state_dict/network.backbone.fc.bias"
 BOTH = {

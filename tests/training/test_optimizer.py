@@ -23,8 +23,6 @@ from recursivemix.training.optimizer import (
 )
 from recursivemix.training.prepare import prepare
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
-
 
 def rates_of(scheduler, optimizer, steps):
     rates = []

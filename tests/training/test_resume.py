@@ -19,7 +19,6 @@ from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 # 36 training images and batches of 5: 8 steps an epoch, the last of one image.
 STEPS, EPOCHS = 8, 3
 

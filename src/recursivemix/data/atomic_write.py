@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+NUMBERS = re.compile(r"\[\n\s+([-+.\deE,\s]+?)\n\s+\]")
+"""A list of numbers with a line for each. No text has line breaks in JSON."""
 
 
 @contextlib.contextmanager
@@ -41,4 +45,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json_text(record))
+
+
+def json_text(record: dict[str, Any]) -> str:
+    """Return indented JSON with each list of numbers in one line."""
+    text = json.dumps(record, indent=2)
+    return NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"

@@ -85,10 +85,12 @@ class Alternate(Mixer):
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         mixed = self.member_of(draw).apply(inputs, draw._replace(member=None))
-        if not self.trains_regions or mixed.boxes is not None:
-            return mixed
-        boxes = pasted_boxes(None, inputs.images, len(self.spatial_dims), 1.0, None)
-        return mixed._replace(boxes=boxes, history_probs=torch.zeros_like(mixed.targets))
+        boxes, probs = mixed.boxes, mixed.history_probs
+        if self.trains_regions and boxes is None:
+            boxes = pasted_boxes(None, inputs.images, len(self.spatial_dims), 1.0, None)
+            probs = torch.zeros_like(mixed.targets)
+        # Always a new one: torch 2.11 cannot compile the return of one that came through a graph break.
+        return Mixed(mixed.images, mixed.targets, mixed.lam, boxes, probs, mixed.masks, mixed.labels)
 
     def losses(
         self, logits: Tensor, batch: MixedBatch, region_logits: Tensor | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from pkgutil import resolve_name
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -131,7 +132,7 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
             network = resolve_name(DENSE[task])(settings)
         _load_weights(network, content["state_dict"])
     except Exception as error:  # settings of other types fail anywhere in a constructor
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
         raise CheckpointError(f"{path} cannot be used: {reason}") from error
     network.eval()
     return TrainedModel(path, task, model, tuple(classes), preprocessing, network, settings)

@@ -170,7 +170,7 @@ def _draw_key(
 
     legend = figure.legend(
         [Patch(fc=colour, ec="#444444", lw=0.4) for _, colour in key],
-        [printable(short(name, 20)) for name, _ in key],
+        [printable(short(name, 21)) for name, _ in key],
         loc="lower left", bbox_to_anchor=corner, borderaxespad=0, ncols=per_line, fontsize=8,
         frameon=False, labelcolor=ink, borderpad=0, handlelength=1.2, columnspacing=1.4,
     )  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from recursivemix.data.atomic_write import json_text
 from recursivemix.data.printable import HIDDEN
 
 from .safe_cell import safe_cell
@@ -31,7 +31,7 @@ def as_json(comparison: dict[str, Any]) -> str:
         for method in comparison["methods"]
     ]
     table = {name: comparison[name] for name in ("answer", "baseline", "metrics", "pairs")}
-    return json.dumps({**table, "methods": methods}, indent=2) + "\n"
+    return json_text({**table, "methods": methods})
 
 
 def as_csv(comparison: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ MODULES = {
 REGISTERED = re.compile(r"[a-z0-9_-]*")
 """Names that Lightning has registered, such as ddp or gpu; they import nothing."""
 PLAIN = re.compile(
-    r"(typing\.|Optional|Union|Literal\[[^]]*\]|NoneType|None|Any|int|float|bool|str|pathlib\.Path"
+    r"(typing\.|Optional|Union|Literal\[[^]]*\]|NoneType|None|Any|int|float|bool|str|pathlib\.(_local\.)?Path"
     r"|datetime\.timedelta|list|dict|tuple|set|<class|[\[\], |'>])*"
 )
 """Types whose values need no import."""

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from recursivemix.tasks.backbone import LoadedBackbone
 
@@ -45,8 +47,15 @@ def mask_rcnn(loaded: LoadedBackbone, num_classes: int, options: DetectorOptions
     """Create torchvision's Mask R-CNN (He et al., arXiv 1703.06870): two stages, boxes and masks."""
     pyramid = Pyramid(loaded, options.channels, maps=4, pooled=True)
     anchors = _anchors([(8 * stride,) for stride in pyramid.strides], RATIOS)
+    channels = options.channels
+    heads = {
+        "mask_head": MaskRCNNHeads(channels, (channels,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
+        "box_head": TwoMLPHead(channels * 7**2, 4 * channels),
+        "box_predictor": FastRCNNPredictor(4 * channels, num_classes + 1),
+    }
     detector: nn.Module = MaskRCNN(
-        pyramid, num_classes + 1, rpn_anchor_generator=anchors, **_transform(loaded, options)
+        pyramid, rpn_anchor_generator=anchors, **heads, **_transform(loaded, options)
     )
     for name in ("rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor"):
         _return_float(detector.get_submodule(name))
