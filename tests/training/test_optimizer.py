@@ -243,8 +243,8 @@ def test_what_a_schedule_does_not_reach_is_said():
     step = OptimizerSettings(schedule="step", milestones=[2, 3, 4.5], warmup_epochs=3)
     assert schedule_notes(step, 5) == []
     late, warmup = schedule_notes(step, 3)
-    assert "epoch 3, 4.5 is not reached in 3" in late
-    assert "--warmup-epochs 3 is the whole run of 3" in warmup
+    assert "the run ends after 3 epochs, before 3, 4.5" in late
+    assert "--warmup-epochs 3 fill all 3 epochs" in warmup
     assert schedule_notes(OptimizerSettings(), 1) == []
 
 

@@ -128,13 +128,13 @@ def schedule_notes(settings: OptimizerSettings, epochs: int) -> list[str]:
     late = [f"{milestone:g}" for milestone in settings.milestones if milestone >= epochs]
     if late:
         notes.append(
-            f"--milestones: epoch {', '.join(late)} is not reached in {epochs}: the learning rate is not "
-            f"lowered there"
+            f"--milestones: the run ends after {epochs} epochs, before {', '.join(late)}: the learning "
+            f"rate is not lowered there"
         )
     if settings.warmup_epochs is not None and settings.warmup_epochs >= epochs:
         notes.append(
-            f"--warmup-epochs {settings.warmup_epochs:g} is the whole run of {epochs}: the learning rate "
-            f"rises until the end"
+            f"--warmup-epochs {settings.warmup_epochs:g} fill all {epochs} epochs: the learning rate rises "
+            f"until the end of the run"
         )
     return notes
 
