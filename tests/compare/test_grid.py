@@ -174,7 +174,7 @@ def test_wrong_settings_are_named(changes, message):
         ({"folds": 5, "settings": {"holdout": 0.2}}, "--settings.holdout is set by --folds"),
         ({"settings": {"lrr": 3}}, "classification has no setting 'lrr'"),
         ({"settings": {"lr": -1}}, "--settings.lr must be > 0"),
-        ({"methods": {"cutmix": {"lr": -1}}}, "lr in --methods.cutmix must be > 0"),
+        ({"methods": {"cutmix": {"lr": -1}}}, "lr of the method cutmix must be > 0"),
         ({"settings": {"mix_start": 50}}, "--settings.mix_start must be < --epochs 30"),
         ({"settings": {"lr": "high"}}, "--settings.lr must be float, got high"),
         ({"settings": {"precision": 8}}, "--settings.precision must be one of auto, .*, got 8"),

@@ -254,14 +254,18 @@ class CompareSettings:
         task: Task = "classification" if label is None else self.task
         defaults = {item.name: item.default for item in dataclasses.fields(settings_class(task))}
         method = {} if label is None else self.methods.get(label, {})
-        shared = () if label is None else (*FIXED, "mixer", "epochs", "model", "folds")
+        unchanged = (
+            ("mixer", "seed", "out") if label is None else (*FIXED, "mixer", "epochs", "model", "folds")
+        )
 
         def flag(match: re.Match[str]) -> str:
             name = match[1].replace("-", "_")
+            if name == "mixer" and match.string.startswith(" must be", match.end()):
+                return f"mixer of the method {label}" if name in method else "--mixers"
+            if name in unchanged or name not in (*defaults, "trainer"):
+                return match[0]
             if name in method:
-                return f"{name} in --methods.{label}"
-            if name in shared or name not in (*defaults, "trainer"):
-                return "--mixers" if name == "mixer" and label in self.named_mixers else match[0]
+                return f"{name} of the method {label}"
             value = " true" if isinstance(defaults.get(name), bool) else ""
             return f"--{'pretrain' if label is None else 'settings'}.{name}{value}"
 
