@@ -147,12 +147,66 @@ def test_a_wrong_option_is_one_line(words, message, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "settings", "methods"),
+    [
+        (
+            ["--settings.trainer.limit-train-batches", "2", "--settings.trainer.max-steps=3"],
+            {"trainer": {"limit_train_batches": 2, "max_steps": 3}},
+            {},
+        ),
+        (
+            ["--settings.mixer-options", "{prob: 0.5}", "--settings.mixer-options.alpha", "1e-3"],
+            {"mixer_options": {"prob": 0.5, "alpha": 0.001}},
+            {},
+        ),
+        (
+            ["--methods.no-mix.mixer", "none", "--methods.no-mix.lr", "0.3", "--settings.lr", "0.1"],
+            {"lr": 0.1},
+            {"no-mix": {"mixer": "none", "lr": 0.3}},
+        ),
+        (
+            ["--methods", "{a: {mixer: mixup}}", "--methods.a.mixer-options.alpha", "0.2"],
+            {},
+            {"a": {"mixer": "mixup", "mixer_options": {"alpha": 0.2}}},
+        ),
+        (
+            ["--config", "methods: {a: {lr: 1}}\nsettings: {clip: 1}", "--methods.a.mixer", "mixup"],
+            {"clip": 1},
+            {"a": {"lr": 1, "mixer": "mixup"}},
+        ),
+        (["--settings.trainer.max-steps", "3", "--settings.trainer", "{}"], {"trainer": {}}, {}),
+        (["--settings", "{lr: 1}", "--settings.clip", "2"], {"lr": 1, "clip": 2}, {}),
+    ],
+)
+def test_options_within_tables(words, settings, methods):
+    given = parse(["compare", *words]).arguments["settings"]
+    assert (given.settings, given.methods) == (settings, methods)
+
+
+def test_lists_are_shown_as_one_writes_them(capsys):
+    assert "  --checkpoint [PATH,...]  " in shown(capsys, "predict", "--help")
+    everything = shown(capsys, "transfer", "segmentation", "--help-all")
+    assert "  --milestones [X,...]  " in everything
+    assert "  --scales X X  " in everything
+
+
 def test_options_of_runs_begin_with_settings(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--table", "labels.csv"])
     assert capsys.readouterr().err.endswith(
-        "did you mean --dataset?; options of the runs begin with --settings, such as --settings.table\n"
+        "--table labels.csv; options of the runs begin with --settings, such as --settings.table\n"
     )
+
+
+def test_an_option_of_another_task_names_its_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["transfer", "detection", "--val-split", "0.2"])
+    assert capsys.readouterr().err.endswith("; --val-split is an option of recursivemix fit\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--frozen-stages", "1"])
+    commands = "transfer detection, transfer instance, transfer segmentation"
+    assert capsys.readouterr().err.endswith(f"; --frozen-stages is an option of recursivemix {commands}\n")
 
 
 @pytest.mark.parametrize("command", ["compare", "tune"])

@@ -219,6 +219,14 @@ def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
         (["detection", "--backbone", "nothing.pth"], "there is no file"),
         (["detection", "--data", "nowhere"], "there is no folder nowhere"),
         (["detection", "--mixer-options.prob", "0.5"], "need --mixer recursivemix"),
+        (["detection", "--mixer", "recursivemix", "--mixer-options.area", "1"], "it takes max_area, prob"),
+        (["detection", "--detector", "fcos", "--channels", "48"], "--channels must be a multiple of 32"),
+        (["detection", "--detector", "gfl", "--depth", "0"], "--depth must be at least 1"),
+        (["detection", "--detector", "fcos", "--depth", "4"], "--depth is for --detector atss and gfl"),
+        (["detection", "--image-size", "0"], "--image-size must be at least 1"),
+        (["segmentation", "--image-size", "0"], "--image-size must be at least 1"),
+        (["segmentation", "--scales", "[2,1]"], "--scales must be two numbers"),
+        (["segmentation", "--aux-weight", "-1"], "--aux-weight must be at least 0"),
         (["detection", "--schedule", "step"], "belong together"),
         (["detection", "--lr", "0"], "--lr must be > 0"),
         (["detection", "--frozen-stages", "9"], "0 to 4"),
@@ -267,7 +275,9 @@ def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
 
 def test_a_detector_is_no_classifier(save_trained, capsys):
     assert main(["test", "--checkpoint", str(save_trained(task="detection"))]) == 2
-    assert "is a checkpoint of detection" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is a checkpoint of detection" in error
+    assert "are in the metrics.csv of its run" in error
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -47,6 +47,26 @@ def only_problem(root, found=None):
     return problem
 
 
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["train", "val", "annotations/x.json"], "boxes in the layout of COCO"),
+        (["images/training", "annotations/training"], "recursivemix transfer segmentation"),
+        (["ImageSets", "JPEGImages", "Annotations"], "the layout of Pascal VOC"),
+    ],
+)
+def test_annotated_images_are_no_classes(folders, words, tmp_path):
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=words):
+        examine(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        open_data(tmp_path)
+    for name in ("train/red", "train/blue"):  # beside folders of classes, such a folder is ignored
+        (tmp_path / name).mkdir(parents=True)
+    assert examine(tmp_path).counts["train"] == {"blue": 0, "red": 0}
+
+
 def test_a_clean_set_has_no_problems(root):
     found = look_at(root)
     assert found.problems == found.duplicates == found.unreadable == found.stray_images == ()

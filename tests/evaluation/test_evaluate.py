@@ -239,6 +239,16 @@ def test_a_table_in_a_folder_with_a_test_folder_is_split_as_in_training(of_other
     assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
 
 
+def test_a_folder_in_place_of_the_files_of_a_table(of_other_forms, save_trained, tmp_path):
+    root, table = of_other_forms / "images", of_other_forms / "rows.csv"
+    checkpoint, _ = saved_run(save_trained, ImageSettings(data=root, table=table, val_split=0.4))
+    other = write_image_root(tmp_path / "other")
+    (other / "val").rename(other / "test")
+    with pytest.raises(ValueError, match=r"trained on the rows of .*rows\.csv, .* add --dataset folder"):
+        open_measured(checkpoint, other, None)
+    assert len(open_measured(checkpoint, other, "folder")[1].evaluation) == 15
+
+
 @pytest.mark.parametrize(
     "options", [{"val_split": 0.4}, {"folds": 2, "fold": 1}, {"val_split": 0.2, "skip_bad": True}]
 )

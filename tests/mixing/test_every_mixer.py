@@ -524,6 +524,7 @@ def test_a_draw_for_another_batch_is_named():
         ("none", {"spatial_dims": (2, 3)}, "negative"),
         ("none", {"spatial_dims": (-1, -2)}, "ascending"),
         ("none", {"num_classes_typo": 1}, "does not take these options"),
+        ("cutmix", {"alfa": 1}, "unexpected keyword argument 'alfa'; it takes alpha, prob"),
         ("cutmx", {}, "unknown mixer 'cutmx'; there are none, "),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from recursivemix.data.order import TrainingOrder
 from recursivemix.data.splits import strata
 from recursivemix.tasks.class_weights import class_weights
+from recursivemix.tasks.classification import MixedClassifier
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
@@ -139,3 +140,13 @@ def test_a_changed_file_of_weights_is_another_run(unequal, tmp_path):
     file.write_text('{"class0": 1, "class1": 3}')
     with pytest.raises(ResumeError, match="its loss_weights is"):
         prepare(settings, resume=tmp_path / "run" / "checkpoints" / "last.ckpt")
+
+
+def test_a_loss_for_one_label_is_refused_for_several():
+    facts = (CLASSES, 8, {"images": 20, "mean": [0.5] * 3, "std": [0.5] * 3}, True)
+    for loss in ("bce", None):
+        options = {} if loss is None else {"loss": loss}
+        learner = MixedClassifier(ClassificationSettings(mixer="mixup", mixer_options=options), *facts)
+        assert learner.mixer.loss_name == "bce"
+    with pytest.raises(ValueError, match=r"--mixer-options\.loss ce is for one label per image"):
+        MixedClassifier(ClassificationSettings(mixer="mixup", mixer_options={"loss": "ce"}), *facts)

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from recursivemix.models.region import RegionModel
 from recursivemix.tasks.frozen_part import FrozenPart
 from recursivemix.training.prepare import prepare
 from recursivemix.training.synced_norms import SyncedNorms
+from recursivemix.training.trainer import quiet_lightning
 from samples import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,3 +345,12 @@ def test_runs_synchronize_by_it(data, tmp_path):
     settings = config(data, tmp_path / "run", sync_batchnorm=True, device="auto")
     trainer = prepare(settings, [], {"strategy": "ddp"}).trainer
     assert isinstance(trainer.strategy._layer_sync, SyncedNorms)
+
+
+def test_what_users_cannot_mend_is_not_shown():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with quiet_lightning():
+            warnings.warn("Grad strides do not match bucket view strides. This may indicate", stacklevel=1)
+            warnings.warn("another warning", stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["another warning"]

@@ -14,7 +14,13 @@ from recursivemix import MIXERS, RecursiveMix, RegionModel, create_mixer
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.devices import lightning_precision
 from recursivemix.training.fit import fit
-from recursivemix.training.optimizer import OptimizerSettings, check_optimizer, create_optimizer, lr_factor
+from recursivemix.training.optimizer import (
+    OptimizerSettings,
+    check_optimizer,
+    create_optimizer,
+    lr_factor,
+    schedule_notes,
+)
 from recursivemix.training.prepare import prepare
 
 
@@ -233,10 +239,20 @@ def test_mixing_in_place(image_root, tmp_path):
         assert torch.equal(value, results[1][name])
 
 
+def test_what_a_schedule_does_not_reach_is_said():
+    step = OptimizerSettings(schedule="step", milestones=[2, 3, 4.5], warmup_epochs=3)
+    assert schedule_notes(step, 5) == []
+    late, warmup = schedule_notes(step, 3)
+    assert "the run ends after 3 epochs, before 3, 4.5" in late
+    assert "--warmup-epochs 3 fill all 3 epochs" in warmup
+    assert schedule_notes(OptimizerSettings(), 1) == []
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"mix_start": 3, "mix_stop": 3}, "--mix-stop must be > --mix-start 3"),
+        ({"mix_start": 30}, "--mix-start must be < --epochs 30, got 30"),
         ({"schedule": "step"}, "belong together"),
         ({"milestones": [3]}, "belong together"),
         ({"ema_decay": 1.0}, "--ema-decay must be in"),

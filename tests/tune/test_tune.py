@@ -216,7 +216,7 @@ def test_a_budget_goes_with_settings_that_need_several_epochs(monkeypatch):
 
 
 def test_settings_that_short_runs_cannot_have_are_refused(pretend, tmp_path):
-    with pytest.raises(ValueError, match=r"first rung have 1 epoch: .*--average-last must be .* 1, got 3"):
+    with pytest.raises(ValueError, match=r"have 1 epoch: .*--settings.average_last must be .* 1, got 3"):
         pretend(*BETTER, settings={"average_last": 3})
     assert not (tmp_path / "out").exists()
     constant = {"schedule": "constant"}

@@ -6,29 +6,16 @@ import argparse
 import re
 import textwrap
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from recursivemix.training.options import rephrased
+
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 WIDTH = 100
-REPHRASED = {
-    r"<class '(?:\w+\.)*(\w+)'>": r"\1",
-    r"typing\.Literal\[(.*?)\]": r"one of \1",
-    r"'([\w-]+)'": r"\1",
-    r"tuple with (\d+) elements": r"\1 numbers",
-    r"tuple\[float, float\]": "2 numbers",
-    r"tuple\[float, float, float\]": "3 numbers",
-    r'Parser key "([\w.]+)": Expected an? (.*?)\. Got value: (.*)': r"--\1 must be \2, got \3",
-    r'Parser key "([\w.]+)": Does not validate .*? Subtypes: \[(.*?), NoneType\] .* Given value: (.*)': (
-        r"--\1 must be \2, got \3"
-    ),
-    r'Parser key "config": File does not exist: (.*)': r"--config: there is no file \1",
-    r'Parser key "([\w.]+)": ': r"--\1: ",
-    r"argument (--[\w.]+): expected one argument": r"\1 needs a value",
-}
-"""Patterns of the parser's error messages, and what is said instead."""
 
 
 def dashed(text: str) -> str:
@@ -81,6 +68,8 @@ class HelpFormatter(argparse.HelpFormatter):
             flags += ".KEY"
         if action.nargs == 0 or action.dest == "print_config":
             return flags
+        if get_origin(hint) in (list, tuple):  # jsonargparse names other ways to write these
+            return f"{flags} {metavar(hint)}"
         return f"{flags} {action.metavar or metavar(hint)}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -97,15 +86,25 @@ class HelpFormatter(argparse.HelpFormatter):
 
 def readable(message: str, options: Iterable[str]) -> str:
     """Return an error message of the parser as one line, in the words of the options."""
-    text = " ".join(message.split())
-    for pattern, replacement in REPHRASED.items():
-        text = re.sub(pattern, replacement, text)
+    text = rephrased(message)
     if text.startswith("unrecognized arguments: "):
         names = [word.partition("=")[0] for word in text.split()[2:] if word.startswith("--")]
+        owners = [(name, commands) for name in names if (commands := commands_with(name))]
         near = [close for name in names for close in get_close_matches(name, list(options), 1)]
-        text += f"; did you mean {', '.join(near)}?" if near else ""
         if "--recipe" in names and "--settings" in options:
             text += "; recursivemix recipes NAME prints a recipe, whose settings go under --settings"
-        elif names and "--settings" in options:
-            text += f"; options of the runs begin with --settings, such as --settings.{names[0][2:]}"
+        elif owners and "--settings" in options:
+            text += f"; options of the runs begin with --settings, such as --settings.{owners[0][0][2:]}"
+        elif owners and "--resume" in options:
+            text += f"; {owners[0][0]} is an option of recursivemix {', '.join(owners[0][1])}"
+        elif near:
+            text += f"; did you mean {', '.join(near)}?"
     return dashed(text)
+
+
+def commands_with(option: str) -> list[str]:
+    """Return the commands that train and have an option, such as ``--val_split``."""
+    from recursivemix.tasks import TASKS, settings_class
+
+    tasks = [t for t in TASKS if option[2:] in {item.name for item in fields(settings_class(t))}]
+    return ["fit" if task == "classification" else f"transfer {task}" for task in tasks]

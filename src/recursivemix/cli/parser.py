@@ -7,9 +7,11 @@ positional argument, and any other parameter one option. Options may be typed wi
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -76,7 +78,7 @@ class CommandParser(ArgumentParser):
         kinds = {flag: type_of(action) for flag, action in self._option_string_actions.items()}
         lists: dict[str, list[Any]] = {}
         done: list[str] = []
-        rest = list(words)
+        rest = with_tables(words, {flag for flag, kind in kinds.items() if get_origin(kind) is dict})
         while rest:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
@@ -108,6 +110,57 @@ class HelpAll(argparse.Action):
         parser.exit()
 
 
+def with_tables(words: Sequence[str], options: Container[str]) -> list[str]:
+    """Write ``--settings.trainer.max_steps 3`` as a table of ``--settings.trainer``, with its other values.
+
+    jsonargparse takes such a value for text, and the last one alone for the whole table.
+
+    Args:
+        words: options with underscores; files of settings as their content.
+        options: those whose value is a table.
+    """
+    tables: dict[str, Any] = {}
+    done: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        option, _, path = name.partition(".")
+        if name != "--config" and (option not in options or not (equals or rest)):
+            done.append(word)
+            continue
+        value = value if equals else rest.pop(0)
+        key, *keys = path.split(".")
+        if keys:
+            table = tables[f"{option}.{key}"] = copy.deepcopy(tables.get(f"{option}.{key}", {}))
+            for inner in keys[:-1]:
+                if not isinstance(table.get(inner), dict):
+                    table[inner] = {}
+                table = table[inner]
+            table[keys[-1]] = yaml_value(value)
+            name, value = f"{option}.{key}", json.dumps(tables[f"{option}.{key}"])
+        else:
+            found = yaml_value(value)
+            for part in name.split(".")[:0:-1]:
+                found = {part: found}
+            groups = found if name == "--config" else {option[2:]: found}
+            for group, content in groups.items() if isinstance(groups, dict) else ():
+                for top, item in content.items() if isinstance(content, dict) else ():
+                    tables[f"--{group}.{top}"] = item if isinstance(item, dict) else {}
+        done.append(f"{name}={value}")
+    return done
+
+
+def yaml_value(text: str) -> Any:
+    """Return a value that was typed; YAML takes 1e-3 for text, and what is no YAML is text."""
+    if re.fullmatch(r"[+-]?[0-9]+\.?[0-9]*e[+-]?[0-9]+", text, re.IGNORECASE):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def is_item(value: str) -> bool:
     """Return whether the value of such an option is a single item: neither a list nor the next option."""
     return value != "" and not value.startswith(("[", "--"))
@@ -116,7 +169,12 @@ def is_item(value: str) -> bool:
 def underscored(word: str) -> str:
     """Return an option with underscores in its name; any other word as it is."""
     name, equals, value = word.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
+    if not name.startswith("--"):
+        return word
+    parts = name[2:].split(".")
+    label = 1 if parts[0] == "methods" else None  # a name that the user chose
+    parts = [part if i == label else part.replace("-", "_") for i, part in enumerate(parts)]
+    return f"--{'.'.join(parts)}{equals}{value}"
 
 
 def types_of(function: Function) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
 from recursivemix.training.fit import fit
 from recursivemix.training.folder_lock import FolderInUseError
+from recursivemix.training.optimizer import schedule_notes
 from recursivemix.training.prepare import PreparedRun, RunFolderError, prepare
 from recursivemix.training.record import Result, finite
 from recursivemix.training.resume import ResumeError
@@ -77,7 +78,8 @@ def train(
         run = prepare(settings, callbacks, trainer_options, resume, changed)
     first = run.trainer.is_global_zero
     if first:
-        for note in run.learner.notes:
+        epochs = run.trainer.max_epochs or run.settings.epochs
+        for note in (*run.learner.notes, *schedule_notes(run.settings, epochs)):
             print(note)
         skipped = getattr(run.data, "skipped", ())
         if skipped:

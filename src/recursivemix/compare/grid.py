@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,23 +107,27 @@ def check_grid(settings: CompareSettings) -> None:
     select_probes(settings.probes)
     seed = settings.first_seed
     if settings.pretrains:
-        _check_runs(
-            {f"backbone {name!r}": settings.pretrain_run(name, seed) for name in settings.named_mixers}, {}
-        )
+        before = {name: settings.pretrain_run(name, seed) for name in settings.named_mixers}
+        _check_runs("backbone", before, {}, lambda _: settings.typed_as())
     trainer = settings.settings.get("trainer", {})
-    _check_runs(
-        {f"method {label!r}": settings.standalone_run(label, seed) for label in settings.labels}, trainer
-    )
+    runs = {label: settings.standalone_run(label, seed) for label in settings.labels}
+    _check_runs("method", runs, trainer, settings.typed_as)
 
 
-def _check_runs(runs: dict[str, RunSettings], trainer: dict[str, Any]) -> None:
+def _check_runs(
+    kind: str,
+    runs: dict[str, RunSettings],
+    trainer: dict[str, Any],
+    typed_as: Callable[[str], AbstractContextManager[None]],
+) -> None:
     """Prepare the first run; of the others, which have the same data, create the networks alone."""
     data = None
     for name, run in runs.items():
         try:
-            if data is None:
-                data = prepare(run, trainer_options=trainer).data
-            else:
-                task_of(run).create_learner(run, data, None)
+            with typed_as(name):
+                if data is None:
+                    data = prepare(run, trainer_options=trainer).data
+                else:
+                    task_of(run).create_learner(run, data, None)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise ValueError(f"{kind} {name!r}: {error}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -226,7 +228,8 @@ class CompareSettings:
 
     def pretrain_run(self, mixer: str, seed: int) -> RunSettings:
         """Return the validated settings of the run that trains a backbone."""
-        return task_settings("classification", self.pretrain_settings(mixer, seed), "--pretrain")
+        with self.typed_as():
+            return task_settings("classification", self.pretrain_settings(mixer, seed), "--pretrain")
 
     def standalone_run(self, label: str, seed: int, **others: Any) -> RunSettings:
         """Return the validated settings of one run, with a random backbone instead of a pretrained one.
@@ -238,7 +241,38 @@ class CompareSettings:
         if self.pretrains:
             before: Any = self.pretrain_run(self.method(label)["backbone"], seed)
             settings |= {"backbone": "random", "model": before.model}
-        return task_settings(self.task, settings, "--settings or --methods")
+        with self.typed_as(label):
+            return task_settings(self.task, settings, "--settings or --methods")
+
+    @contextmanager
+    def typed_as(self, label: str | None = None) -> Iterator[None]:
+        """Write the flags of runs in a ValueError as options of the comparison: --lr as --settings.lr.
+
+        Args:
+            label: the method; None for a run that trains a backbone.
+        """
+        task: Task = "classification" if label is None else self.task
+        defaults = {item.name: item.default for item in dataclasses.fields(settings_class(task))}
+        method = {} if label is None else self.methods.get(label, {})
+        unchanged = (
+            ("mixer", "seed", "out") if label is None else (*FIXED, "mixer", "epochs", "model", "folds")
+        )
+
+        def flag(match: re.Match[str]) -> str:
+            name = match[1].replace("-", "_")
+            if name == "mixer" and match.string.startswith(" must be", match.end()):
+                return f"mixer of the method {label}" if name in method else "--mixers"
+            if name in unchanged or name not in (*defaults, "trainer"):
+                return match[0]
+            if name in method:
+                return f"{name} of the method {label}"
+            value = " true" if isinstance(defaults.get(name), bool) else ""
+            return f"--{'pretrain' if label is None else 'settings'}.{name}{value}"
+
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(re.sub(r"(?<![\w-])--([a-z][a-z-]*)", flag, str(error))) from error
 
 
 @dataclass(frozen=True)
@@ -267,13 +301,13 @@ def task_settings(task: Task, settings: dict[str, Any], options: str) -> RunSett
         raise ValueError(f"{options}: {task} has no setting {unknown[0]!r}")
     from jsonargparse import ArgumentError
 
-    from recursivemix.training.options import make_settings
+    from recursivemix.training.options import make_settings, rephrased
 
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     try:
         parsed = _parser(task).parse_object(plain)
     except ArgumentError as error:
-        raise ValueError(f"{options}: {' '.join(str(error).split())}") from error
+        raise ValueError(rephrased(str(error))) from error
     return make_settings(settings_class(task), parsed)
 
 

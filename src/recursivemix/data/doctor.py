@@ -21,6 +21,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .decode import as_rgb, map_decoding, open_image_file
 from .diagnosis import ELONGATED, SMALL, Diagnosis, Duplicate, Sides
+from .formats.folder import check_not_annotated
 
 SPLITS = ("train", "val", "test")
 
@@ -71,10 +72,11 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
         progress: show a progress bar on standard error.
 
     Raises:
-        ValueError: the folder is missing, or ``workers`` is below 1.
+        ValueError: the folder is missing or holds annotated images, or ``workers`` is below 1.
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root} to examine: name one that holds train/CLASS or CLASS")
+    check_not_annotated(root)
     tree = _list_files(root)
     results = map_decoding(image_properties, [file.path for file in tree.files], workers, progress)
     pairs = list(zip(tree.files, results, strict=True))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .formats.folder import check_not_annotated
 from .images import ImageData, ImageFormat
 from .names import IMAGE_FORMATS, Source, load_format
 from .order import generator_of
@@ -87,6 +88,7 @@ def detect_format(settings: ImageSettings) -> str:
     if names:
         return names[0]
     if settings.data is not None and settings.data.is_dir():
+        check_not_annotated(settings.data)
         return "folder"
     raise ValueError(
         f"there is no folder {settings.data}; for a data set of the Hugging Face hub add --dataset hf, and "

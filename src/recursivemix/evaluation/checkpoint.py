@@ -27,7 +27,8 @@ def open_measured(
     Raises:
         ValueError: a file that is no such checkpoint, or data that do not match it.
     """
-    trained = load_task(checkpoint, "classification")
+    hint = "; the scores of a detector or segmenter are in the metrics.csv of its run"
+    trained = load_task(checkpoint, "classification", hint=hint)
     preprocessing, about = trained.preprocessing, trained.settings["data"]
     values = {**trained.settings, "data": about.get("folder")}
     origin = ImageSettings.from_plain(
@@ -45,7 +46,15 @@ def open_measured(
         is_other = bool(foreign) or str(data.absolute()) != about.get("folder")
     has_files = data is not None or origin.table is not None
     settings = replace(settings, image_size=preprocessing.size if has_files else None)
-    images = open_split(settings, about["seed"], is_other).prepared(preprocessing)
+    try:
+        images = open_split(settings, about["seed"], is_other).prepared(preprocessing)
+    except ValueError as error:
+        if data is None or dataset is not None or origin.table is None:
+            raise
+        raise ValueError(
+            f"{checkpoint} was trained on the rows of {origin.table}, whose files --data {data} does not "
+            f"hold: for images in DIR/test/CLASS add --dataset folder ({error})"
+        ) from error
     if images.classes != trained.classes:
         raise ValueError(
             f"{checkpoint} was trained on {len(trained.classes)} classes "

@@ -15,6 +15,7 @@ from recursivemix.data.annotated_batches import AnnotatedTraining, DetectionTran
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import TrainingOrder
 from recursivemix.mixing import DenseBatch, DenseRecursiveMix, DenseTarget
+from recursivemix.mixing.checks import options_named
 from recursivemix.report.cells import Cell, Part, enlarged, scaled, short
 from recursivemix.report.overlays import draw_target
 
@@ -45,11 +46,9 @@ def dense_columns(
     if mixer not in ("none", "recursivemix"):
         raise ValueError(f"--mixer must be none or recursivemix with --task {task}, got {mixer}")
     batches = open_batches(data, task, batch_size, image_size, seed)
-    try:
+    with options_named(mixer, DenseRecursiveMix):
         # The second one repeats the first one's draws on maps that hold the number of their image.
         mix, numbers = DenseRecursiveMix(**options), DenseRecursiveMix(**options)
-    except TypeError as error:
-        raise ValueError(f"mixer {mixer!r} does not take these options: {error}") from error
     mix.enabled = numbers.enabled = mixer == "recursivemix"
     columns: list[list[Cell]] = []
     for starts_epoch, images, targets, classes in itertools.islice(batches, steps):

@@ -9,6 +9,7 @@ from torch import nn
 from .alignmix import AlignMix
 from .alternate import Alternate
 from .batch import MixedBatch
+from .checks import options_named
 from .cutmix import CutMix
 from .cutout import Cutout
 from .dense import DenseBatch, DenseRecursiveMix
@@ -74,10 +75,8 @@ def create_mixer(name: str, num_classes: int, model: nn.Module | None = None, **
                 f"mixer {name!r} works inside the network: create_mixer({name!r}, num_classes, model)"
             )
         arguments = (num_classes, model)
-    try:
+    with options_named(name, kind):
         return kind(*arguments, **options)
-    except TypeError as error:
-        raise ValueError(f"mixer {name!r} does not take these options: {error}") from error
 
 
 __all__ = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -291,3 +293,18 @@ def check_class_weights(weights: Sequence[float], num_classes: int) -> Tensor:
     if not (values.isfinite() & (values > 0)).all():
         raise ValueError(f"class_weights must be finite and > 0, got {values.tolist()}")
     return values
+
+
+@contextmanager
+def options_named(name: str, mixer: type) -> Iterator[None]:
+    """Raise ValueError with the options of a mixer instead of TypeError for one that it does not take."""
+    try:
+        yield
+    except TypeError as error:
+        kinds = [kind for kind in mixer.__mro__ if "__init__" in vars(kind) and kind is not object]
+        parameters = [p for kind in kinds for p in inspect.signature(kind.__init__).parameters.values()]  # type: ignore[misc]
+        names = dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        reason = str(error).rpartition("__init__() ")[2]
+        raise ValueError(
+            f"mixer {name!r} does not take these options: {reason}; it takes {', '.join(names)}"
+        ) from error

@@ -64,14 +64,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, from a newer version, or not a checkpoint of a run.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}{_others(path)}")
+        raise CheckpointError(f"there is no checkpoint {path}{other_checkpoints(path)}")
     try:
         with path.open("rb") as file:
             digest = _stated_digest(file)
             if digest is not None and digest != _digest(file, -TRAILER):
                 raise CheckpointError(
                     f"the checkpoint {path} is damaged: its content does not match its checksum"
-                    f"{_others(path)}"
+                    f"{other_checkpoints(path)}"
                 )
             file.seek(0)
             if file.read(4) != b"PK\x03\x04":
@@ -84,13 +84,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # the unpickler raises whatever a malformed file leads to
         raise CheckpointError(
-            f"the checkpoint {path} is damaged or not a checkpoint ({_reason(error)}){_others(path)}"
+            f"the checkpoint {path} is damaged or not a checkpoint ({_reason(error)})"
+            f"{other_checkpoints(path)}"
         ) from error
     _check_tables(content, path)
     if digest is None:
         if FORMAT_KEY in content:
             raise CheckpointError(
-                f"the checkpoint {path} is damaged: its checksum is missing{_others(path)}"
+                f"the checkpoint {path} is damaged: its checksum is missing{other_checkpoints(path)}"
             )
         warnings.warn(
             f"{path} has no checksum (an earlier version wrote it): damage goes unnoticed", stacklevel=2
@@ -119,7 +120,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is missing, holds no tensors, or cannot be read without running code.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
+        raise CheckpointError(f"there is no file {path}{other_checkpoints(path)}")
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -187,7 +188,7 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _others(path: Path) -> str:
+def other_checkpoints(path: Path) -> str:
     """The intact checkpoints beside a damaged one, or of the run folder that was named, for a message."""
     run = path / "checkpoints"
     folder = run if run.is_dir() else path.parent

@@ -9,7 +9,7 @@ import timm
 
 from recursivemix.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recursivemix.models import SMALL_IMAGE
-from recursivemix.models.checkpoint_file import CheckpointError, is_run_checkpoint
+from recursivemix.models.checkpoint_file import CheckpointError, is_run_checkpoint, other_checkpoints
 from recursivemix.models.pretrained import StoredWeights, load_weights, read_weights, timm_weights
 from recursivemix.models.small import MODELS
 
@@ -37,7 +37,7 @@ def load_backbone(source: str, model: str | None = None, *, download: bool = Fal
     if path.is_file():
         return _load(_read(path, model), model, path)
     if path.suffix in (".ckpt", ".safetensors", ".pth", ".pt") or "/" in source:
-        raise ValueError(f"--backbone: there is no file {source}")
+        raise ValueError(f"--backbone: there is no file {source}{other_checkpoints(path)}")
     if not timm.is_model(source):
         raise ValueError(
             f"--backbone {source!r} is neither a file nor a timm model: give a checkpoint, an export, a "
@@ -60,13 +60,17 @@ def _read(path: Path, model: str | None) -> StoredWeights:
 
 def _load(stored: StoredWeights, model: str | None, path: Path | None) -> LoadedBackbone:
     """Create the network of these weights, without its classifier, and load them."""
-    name, colors = stored.model or model, stored.preprocessing
+    stated, colors = stored.model, stored.preprocessing
+    is_known = stated is not None and (stated in MODELS or timm.is_model(stated))
+    name = stated if is_known else model or stated
     if name is None:
         raise ValueError(
             f"--backbone {path} does not state its network: add --model with timm's name for it"
         )
     if name not in MODELS and not timm.is_model(name):
         raise ValueError(f"--backbone {path} is of {name!r}, which timm does not have: give --model")
+    if path is not None and model is not None and model.partition(".")[0] != name.partition(".")[0]:
+        raise ValueError(f"--backbone {path} is of {name}, --model is {model}: leave --model out")
     kept = colors is not None and (stored.of_a_run or colors.size <= SMALL_IMAGE)
     size = colors.size if colors is not None and kept else 224
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if colors is None else (colors.mean, colors.std)

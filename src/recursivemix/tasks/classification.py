@@ -70,6 +70,11 @@ class MixedClassifier(Learner):
         super().__init__(settings, facts | {"multi_label": multi_label, "loss_weights": loss_weights})
         # In place: the loader makes new images in every step, and nothing else reads them.
         options = {"seed": settings.seed, "inplace": True} | settings.mixer_options
+        if multi_label and options.get("loss", "bce") != "bce":
+            raise ValueError(
+                f"--mixer-options.loss {options['loss']} is for one label per image, the data have "
+                f"several: leave it out"
+            )
         if multi_label or settings.bce:
             options["loss"] = "bce"
         if settings.label_smoothing:

@@ -17,6 +17,8 @@ from recursivemix.training.settings import RunSettings
 InitHead = Literal["keep", "random", "zero"]
 BALANCED = "balanced"
 """Value of ``--class-weights`` that stands for weights from the numbers of training images."""
+GROUPS = 32
+"""Groups of the group normalization of torchvision's FCOS."""
 RegionHead = Literal["separate", "shared"]
 DenseMixer = Literal["none", "recursivemix"]
 NormPolicy = Literal["auto", "frozen", "statistics", "train", "sync"]
@@ -190,7 +192,7 @@ class TransferSettings(RunSettings):
     def with_absolute_paths(self) -> Self:
         """Return settings that hold in any working directory: with absolute paths of what exists."""
         backbone = Path(self.backbone)
-        source = str(backbone.absolute()) if backbone.exists() else self.backbone
+        source = str(backbone.absolute()) if backbone.is_file() else self.backbone
         return replace(super().with_absolute_paths(), backbone=source)
 
 
@@ -210,6 +212,8 @@ class ObjectSettings(TransferSettings):
     def check(self) -> None:
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(16, "max_size")
+        if self.image_size is not None and (not self.image_size or min(self.image_size) < 1):
+            raise ValueError(f"--image-size must be at least 1, got {self.image_size}")
         if self.compile:
             raise ValueError("--compile is for classification and segmentation: detectors vary in shape")
 
@@ -233,6 +237,16 @@ class DetectionSettings(ObjectSettings):
     def check(self) -> None:
         """Raise ValueError for values out of range."""
         self.check_least(1, "depth")
+        if self.detector == "fcos" and self.channels % GROUPS:
+            raise ValueError(
+                f"--channels must be a multiple of {GROUPS} for --detector fcos, got {self.channels}"
+            )
+        default = type(self).depth
+        if self.detector not in ("atss", "gfl") and self.depth != default:
+            raise ValueError(
+                f"--depth is for --detector atss and gfl, not {self.detector}: leave it out, or use the "
+                f"default, {default}"
+            )
 
 
 @dataclass(frozen=True)
@@ -267,6 +281,14 @@ class SegmentationSettings(TransferSettings):
     image_size: int | None = None
     scales: tuple[float, float] = (0.5, 2.0)
     aux_weight: float = 0.4
+
+    def check(self) -> None:
+        """Raise ValueError for values out of range."""
+        self.check_least(1, "image_size")
+        self.check_least(0, "aux_weight")
+        least, most = self.scales
+        if not 0 < least <= most:
+            raise ValueError(f"--scales must be two numbers, 0 < least <= most, got {list(self.scales)}")
 
 
 def undo_yaml_coercion(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from recursivemix.data.annotated import DetectionData, SegmentationData
 from recursivemix.data.annotated_batches import AnnotatedEvaluation, AnnotatedTraining, JointTransform
 from recursivemix.data.order import TrainingOrder
 from recursivemix.mixing import DenseRecursiveMix
+from recursivemix.mixing.checks import options_named
 from recursivemix.models.checkpoint_file import CheckpointError
 
 from .backbone import Backbone, LoadedBackbone, new_backbone, prepare_norms
@@ -128,4 +129,5 @@ def create_dense_mixer(settings: TransferSettings) -> DenseRecursiveMix | None:
     """Return the mixer of a run; None for training without mixing."""
     if settings.mixer == "none":
         return None
-    return DenseRecursiveMix(seed=settings.seed, **settings.mixer_options)
+    with options_named(settings.mixer, DenseRecursiveMix):
+        return DenseRecursiveMix(**{"seed": settings.seed} | settings.mixer_options)

@@ -122,6 +122,23 @@ def scheduled_factor(settings: OptimizerSettings, step: int, total: int, epochs:
     return floor + (1 - floor) * factor
 
 
+def schedule_notes(settings: OptimizerSettings, epochs: int) -> list[str]:
+    """Return what a learning-rate schedule does not reach in a run of this many epochs, in lines."""
+    notes = []
+    late = [f"{milestone:g}" for milestone in settings.milestones if milestone >= epochs]
+    if late:
+        notes.append(
+            f"--milestones: the run ends after {epochs} epochs, before {', '.join(late)}: the learning "
+            f"rate is not lowered there"
+        )
+    if settings.warmup_epochs is not None and settings.warmup_epochs >= epochs:
+        notes.append(
+            f"--warmup-epochs {settings.warmup_epochs:g} fill all {epochs} epochs: the learning rate rises "
+            f"until the end of the run"
+        )
+    return notes
+
+
 def check_optimizer(name: str) -> None:
     """Raise ValueError for an optimizer that timm does not have."""
     import timm.optim

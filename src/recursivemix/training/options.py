@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -11,6 +12,22 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
 
 SettingsT = TypeVar("SettingsT")
+REPHRASED = {
+    r"<class '(?:\w+\.)*(\w+)'>": r"\1",
+    r"typing\.Literal\[(.*?)\]": r"one of \1",
+    r"'([\w-]+)'": r"\1",
+    r"tuple with (\d+) elements": r"\1 numbers",
+    r"tuple\[float, float\]": "2 numbers",
+    r"tuple\[float, float, float\]": "3 numbers",
+    r'Parser key "([\w.]+)": Expected an? (.*?)\. Got value: (.*)': r"--\1 must be \2, got \3",
+    r'Parser key "([\w.]+)": Does not validate .*? Subtypes: \[(.*?), NoneType\] .* Given value: (.*)': (
+        r"--\1 must be \2, got \3"
+    ),
+    r'Parser key "config": File does not exist: (.*)': r"--config: there is no file \1",
+    r'Parser key "([\w.]+)": ': r"--\1: ",
+    r"argument (--[\w.]+): expected one argument": r"\1 needs a value",
+}
+"""Patterns of the parser's error messages, and what is said instead."""
 
 
 def add_settings(parser: ArgumentParser, settings: type) -> None:
@@ -64,3 +81,11 @@ def helps_of(*documented: Any) -> dict[str, str | None]:
     """Return the line under ``Args:`` of each name in the docstrings; later ones override earlier ones."""
     documents = [parse(inspect.cleandoc(one.__doc__ or "")) for one in documented]
     return {param.arg_name: param.description for document in documents for param in document.params}
+
+
+def rephrased(message: str) -> str:
+    """Return an error message of a parser as one line, in the words of the options."""
+    text = " ".join(message.split())
+    for pattern, replacement in REPHRASED.items():
+        text = re.sub(pattern, replacement, text)
+    return text

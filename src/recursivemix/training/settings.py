@@ -122,6 +122,11 @@ class RunSettings(OptimizerSettings, MixerSettings, LoadingSettings, SourceSetti
             raise ValueError("--average-last and --ema-decay both average the weights: give one of them")
         if self.average_last is not None and self.early_stop is not None:
             raise ValueError("--average-last needs a known last epoch: leave out --early-stop")
+        if self.mixer != "none" and self.mix_start >= self.epochs:
+            raise ValueError(
+                f"--mix-start must be < --epochs {self.epochs}, got {self.mix_start}; to train without "
+                f"mixing use --mixer none"
+            )
         if self.cooldown_epochs and self.cooldown_epochs >= self.epochs:
             raise ValueError(
                 f"--cooldown-epochs is part of --epochs {self.epochs} and must be less, got "

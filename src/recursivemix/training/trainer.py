@@ -128,6 +128,8 @@ def quiet_lightning() -> Iterator[None]:
             warnings.simplefilter("ignore", PossibleUserWarning)
             # From Lightning's own use of torch; users cannot fix it.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            # Of DDP, about 1x1 convolutions in channels_last, whose strides are ambiguous.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         logger.setLevel(level)

@@ -46,7 +46,11 @@ def test_names_of_classes(tmp_path):
 
 def test_what_is_wrong(tmp_path):
     folder = write(tmp_path / "a", classes="sky\n")
-    with pytest.raises(AnnotationError, match=r"1.png has a pixel of class 2, but there are 1 classes"):
+    with pytest.raises(AnnotationError, match=r"must have 2 to 254 classes, has 1; the background is one"):
+        open_ade20k(folder)
+    (folder / "classes.txt").write_text("sky\nroad\n")
+    Image.new("L", (8, 6), 3).save(folder / "annotations" / "training" / "1.png")
+    with pytest.raises(AnnotationError, match=r"1.png has a pixel of class 3, but there are 2 classes"):
         _ = open_ade20k(folder).train[1]
     folder = write(tmp_path / "b")
     Image.new("RGB", (8, 6)).save(folder / "annotations" / "training" / "0.png")
@@ -97,7 +101,7 @@ def test_large_numbers_in_label_maps(tmp_path):
     with pytest.raises(AnnotationError, match=r"0.png has a pixel of class 300, but there are 2 classes"):
         _ = open_ade20k(folder).train[0]
     (folder / "classes.txt").unlink()
-    with pytest.raises(AnnotationError, match="must have 1 to 254 classes, has 300"):
+    with pytest.raises(AnnotationError, match="must have 2 to 254 classes, has 300"):
         open_ade20k(folder)
 
 

@@ -155,6 +155,7 @@ def test_back_to_cocos_form(tmp_path):
         ("[]", "has no list of images"),
         (changed(("annotations",), ...), "has no list of annotations"),
         (changed(("images",), []), "has no images"),
+        (changed(("annotations",), []), "has no object in its . images"),
         (changed(("categories",), []), "has no categories"),
         (changed(("images", 0, "id"), 2), "two images have the id 2"),
         (changed(("images", 0, "width"), ...), "image 5 must have a width"),

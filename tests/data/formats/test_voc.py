@@ -132,6 +132,10 @@ def test_bad_images_are_left_out(tmp_path):
         (root / "ImageSets" / folder / "val.txt").write_text("three\nsix\n")
     (root / "Annotations" / "two.xml").write_text("<annotation")
     (root / "SegmentationClass" / "two.png").write_bytes(b"no image")
+    with Image.open(root / "SegmentationClass" / "one.png") as source:
+        label_map = source.copy()
+    label_map.putpixel((0, 0), 1)
+    label_map.save(root / "SegmentationClass" / "one.png")
     for name in ("five", "six"):
         for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
             shutil.copy(root / folder / f"one.{suffix}", root / folder / f"{name}.{suffix}")

@@ -116,9 +116,12 @@ def open_ade20k(folder: Path, skip_bad: bool = False) -> SegmentationData:
 
 
 def check_class_count(folder: Path, classes: Sequence[str]) -> None:
-    """Raise AnnotationError for no class, or more than label maps of bytes can hold."""
-    if not 0 < len(classes) <= MOST_CLASSES:
-        raise AnnotationError(f"{folder} must have 1 to {MOST_CLASSES} classes, has {len(classes)}")
+    """Raise AnnotationError for fewer than two classes, or more than label maps of bytes can hold."""
+    if not 1 < len(classes) <= MOST_CLASSES:
+        raise AnnotationError(
+            f"{folder} must have 2 to {MOST_CLASSES} classes, has {len(classes)}; the background is one of "
+            f"them if its pixels are to be found: give it a number that is not ignored, and a name"
+        )
 
 
 def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list[tuple[Path, Path]]:

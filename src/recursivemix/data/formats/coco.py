@@ -81,6 +81,8 @@ class CocoImages:
         if not self._images:
             raise AnnotationError(f"{file} has no image without a broken annotation")
         entries = [one for of_image in annotations.values() for one in of_image]
+        if not entries:
+            raise AnnotationError(f"{file} has no object in its {len(images)} images")
         self._range = [0, *accumulate(len(of_image) for of_image in annotations.values())]
         self._boxes = torch.tensor([one.box for one in entries], dtype=torch.float32).view(-1, 4)
         self._labels = torch.tensor([one.label for one in entries], dtype=torch.long)

@@ -16,6 +16,12 @@ from recursivemix.data.images import EncodedImages, ImageData, ImageFiles, Image
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import image_data
 
+ANNOTATED = {
+    "annotations/*.json": ("boxes in the layout of COCO", "detection"),
+    "annotations/training": ("label maps in the layout of ADE20K", "segmentation"),
+    "ImageSets": ("the layout of Pascal VOC", "detection or segmentation"),
+}
+"""What marks a folder of annotated images, what it holds, and the task that reads it."""
 File = tuple[Path, int]
 """An image file and its class index."""
 
@@ -44,6 +50,18 @@ def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
         check_same_classes(str(root), classes, split, other)
     images = {name: file_images(files) for name, files in parts.items()}
     return image_data(settings, seed, classes, images)
+
+
+def check_not_annotated(root: Path) -> None:
+    """Raise ValueError for a folder of annotated images, whose subfolders are no classes."""
+    if (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir()):
+        return
+    for pattern, (content, task) in ANNOTATED.items():
+        if any(root.glob(pattern)):
+            raise ValueError(
+                f"{root} holds {content}, not a folder of images per class: train on it with recursivemix "
+                f"transfer {task}"
+            )
 
 
 def file_images(files: Sequence[File]) -> EncodedImages:
