@@ -36,8 +36,8 @@ def compare(settings: CompareSettings) -> None:
             if settings.dry_run:
                 print("\n".join(plan_lines(settings, paces or measure(settings))))
                 return
-            count = f"{len(settings.labels)} methods x {settings.seeds} seeds"
-            print(f"{count}, {settings.given_epochs} epochs each", flush=True)
+            counts = f"methods: {len(settings.labels)}, seeds: {settings.seeds}"
+            print(f"{counts}, epochs of each run: {settings.given_epochs}", flush=True)
             comparison, problems = compare(settings, lambda line: print(line, flush=True))
     except (GridStoppedError, StoppedError, KeyboardInterrupt) as error:
         raise Interrupted("stopped; the same command resumes the comparison") from error
