@@ -66,6 +66,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py --large --out results/training-224.json
 	$(BIN)/python benchmarks/images.py --out results/images.json
 	$(BIN)/python benchmarks/detection.py --out results/detection.json
+	$(BIN)/python benchmarks/average_precision.py --out results/average-precision.json
 	$(BIN)/python benchmarks/startup.py --out results/startup.json
 
 clean:

@@ -1,7 +1,7 @@
 """COCO's average precision, computed by faster-coco-eval.
 
 torchmetrics' MeanAveragePrecision uses the same package, but it stops with an error if processes hold
-different numbers of images, and takes longer (benchmarks/average_precision.py).
+different numbers of images, and takes longer (results/average-precision.json).
 """
 
 from __future__ import annotations
