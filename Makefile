@@ -22,7 +22,8 @@ train: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The library, data and reports. Left out: whatever trains a run, starts a process or opens a browser.
+# The library, data and reports. Left out: whatever trains a run, starts a process, compiles
+# or opens a browser.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests/mixing tests/models tests/data tests/report \
 		tests/test_package.py tests/test_docs.py

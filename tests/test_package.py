@@ -81,11 +81,13 @@ def test_importing_imports_nothing_until_a_name_is_used():
     assert imported_by("import recursivemix; recursivemix.__version__", "torch", *EXTRAS) == set()
 
 
+@pytest.mark.slow
 def test_the_library_needs_torch_alone():
     code = f"from recursivemix import {', '.join(LIBRARY_NAMES)}"
     assert imported_by(code, "torch", *EXTRAS) == {"torch"}
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_the_compiler():
     """`torch._dynamo` takes as long to import as torch itself."""
     assert imported_by("import torch", "torch._dynamo") == set()

@@ -53,6 +53,7 @@ def batches(options, *, epoch=1, workers=0, first=0, seed=3, rank=0):
 
 
 @pytest.mark.parametrize("options", EACH.values(), ids=EACH)
+@pytest.mark.slow
 def test_an_image_depends_on_its_place_alone(options):
     """The same for any number of workers, and from the middle of an epoch as from its start."""
     torch.manual_seed(0)

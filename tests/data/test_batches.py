@@ -296,6 +296,7 @@ def test_no_two_images_share_the_seed_of_their_augmentation():
     assert len(set(seeds)) == len(seeds) == 2 * 12
 
 
+@pytest.mark.slow
 def test_workers_leave_no_temporary_files(tmp_path):
     code = """
 import torch

@@ -145,6 +145,7 @@ def test_shards_are_those_of_the_library(tmp_path, options):
 
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.slow
 def test_every_image_comes_once_an_epoch(folder, options, served, ranks, remote):
     data = open_data(Path_of(served[0] + "/{train-000,train-001,train-002,val-000}.tar"), **options) if (
         remote

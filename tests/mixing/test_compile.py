@@ -25,6 +25,7 @@ def data(t):
 @pytest.mark.parametrize("per_sample", [False, True])
 # A method that works inside the network keeps what is to happen there as Python state, and is not compiled.
 @pytest.mark.parametrize("name", [name for name, kind in MIXERS.items() if not kind.needs_model])
+@pytest.mark.slow
 def test_mixing_step(name, per_sample):
     """The compiled step gives the batches of the plain one."""
     plain = create_mixer(name, K, per_sample=per_sample)
@@ -44,6 +45,7 @@ def test_mixing_step(name, per_sample):
         mixer.remember(batch, logits)
 
 
+@pytest.mark.slow
 def test_model_and_loss():
     """Forward, loss and backward as one compiled function, the mixer outside it."""
     backbone = nn.Sequential(

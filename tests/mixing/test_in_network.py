@@ -225,6 +225,7 @@ class TestManifoldMix:
             torch.testing.assert_close(a, b)
 
     @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of its compiler
+    @pytest.mark.slow
     def test_a_compiled_network_is_mixed(self, model):
         mixer = ManifoldMix(K, model)
         images, labels = data()

@@ -479,6 +479,7 @@ class TestCopies:
 
 @pytest.mark.parametrize("region_head", ["separate", "shared"])
 @pytest.mark.parametrize("name", ["tiny", "timm-vit-average"])
+@pytest.mark.slow
 def test_compiles_once(name, region_head):
     """Twenty training steps, each with other boxes: no recompilation after the first ones."""
     options = {"num_classes": K, "depth": 1, "img_size": 32, "global_pool": "avg"}

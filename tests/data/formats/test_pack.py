@@ -257,6 +257,7 @@ def test_the_header_has_its_layout():
     assert struct.unpack("<I", start[-4:]) == (zlib.crc32(start[:-4]),)
 
 
+@pytest.mark.slow
 def test_fit_trains_from_a_pack_as_from_the_folder(image_root, tmp_path, capsys):
     file = tmp_path / "a.pack"
     assert main(["pack", "--data", str(image_root), "--out", str(file)]) == 0
