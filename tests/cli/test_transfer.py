@@ -79,6 +79,13 @@ def test_a_run_and_its_predictions(task, tmp_path, capsys):
             assert ("segmentation" in one) == (task == "instance")
     assert main([*words, "--out", str(seen)]) == 2  # not over what is there
 
+    words = ["evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--out", str(tmp_path / "e.json")]
+    assert main(words) == 0
+    evaluation = json.loads((tmp_path / "e.json").read_text())
+    assert (evaluation["task"], evaluation["score"]) == (task, TASKS[task][1])
+    assert evaluation["metrics"].keys() == record["metrics"].keys()
+    assert evaluation["per_class"].keys() == record["per_class"].keys()
+
 
 @pytest.mark.parametrize(
     ("task", "more"),
@@ -273,11 +280,28 @@ def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
     assert "is a checkpoint of classification" in capsys.readouterr().err
 
 
-def test_a_detector_is_no_classifier(save_trained, capsys):
-    assert main(["test", "--checkpoint", str(save_trained(task="detection"))]) == 2
-    error = capsys.readouterr().err
-    assert "is a checkpoint of detection" in error
-    assert "are in the metrics.csv of its run" in error
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--probes", "all"], "--probes and --dataset are for classification"),
+        ([], "was not trained on the sample scenes: name its images with --data DIR"),
+        (["--data", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_what_evaluate_refuses_of_a_detector(options, message, save_trained, capsys):
+    assert main(["evaluate", "--checkpoint", str(save_trained(task="detection")), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_evaluate_needs_the_classes_and_the_settings_of_the_training(save_trained, capsys):
+    data = {"category_ids": [7, 9], "name": "digit scenes"}
+    other = str(save_trained(task="detection", data=data))
+    assert main(["evaluate", "--checkpoint", other]) == 2
+    assert "was trained on 2 classes (cat, =dog, ...), the data has 10" in capsys.readouterr().err
+    classes = list(scenes_with_objects().classes)
+    malformed = str(save_trained(task="detection", data=data, classes=classes, batch_size="many"))
+    assert main(["evaluate", "--checkpoint", malformed]) == 2
+    assert "cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", TASKS)

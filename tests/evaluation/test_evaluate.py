@@ -79,7 +79,8 @@ def test_selected_probes_give_the_figures_of_all(checkpoint, evaluation, probes,
 
 
 def test_the_subset_is_spread_over_the_split(checkpoint):
-    trained, opened = open_measured(checkpoint, None, None)
+    trained = load(checkpoint)
+    opened = open_measured(trained, None, None)
     predictor = Predictor(trained.network, opened, 64, "cpu", "32")
     empty = torch.zeros(0)
     subset = Subject(predictor, opened, empty, empty, subset_size=7, seed=0).subset
@@ -188,7 +189,7 @@ def test_images_of_several_labels(tmp_path):
     evaluation = evaluate_checkpoint(checkpoint, precision="32", probes="all", workers=0)
     assert evaluation["probes"] == ["accuracy"]
 
-    opened = open_measured(checkpoint, None, None)[1]
+    opened = open_measured(load(checkpoint), None, None)
     subject_logits = Predictor(load(checkpoint).network, opened, 5, "cpu", "32").split_logits(opened, 0)[0]
     probabilities = subject_logits.sigmoid().numpy()
     labels = torch.tensor([[(i >> k) & 1 for k in range(3)] for i in range(12, 36)]).numpy()
@@ -235,7 +236,7 @@ def test_a_table_in_a_folder_with_a_test_folder_is_split_as_in_training(of_other
     root = of_other_forms / "images"  # with the folder val, which is not a split here
     settings = ImageSettings(data=root, table=of_other_forms / "rows.csv", val_split=0.4)
     checkpoint, opened = saved_run(save_trained, settings)
-    measured = open_measured(checkpoint, root, None)[1]
+    measured = open_measured(load(checkpoint), root, None)
     assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
 
 
@@ -245,8 +246,8 @@ def test_a_folder_in_place_of_the_files_of_a_table(of_other_forms, save_trained,
     other = write_image_root(tmp_path / "other")
     (other / "val").rename(other / "test")
     with pytest.raises(ValueError, match=r"trained on the rows of .*rows\.csv, .* add --dataset folder"):
-        open_measured(checkpoint, other, None)
-    assert len(open_measured(checkpoint, other, "folder")[1].evaluation) == 15
+        open_measured(load(checkpoint), other, None)
+    assert len(open_measured(load(checkpoint), other, "folder").evaluation) == 15
 
 
 @pytest.mark.parametrize(
@@ -260,16 +261,16 @@ def test_other_data_are_measured_on_their_own_evaluation_split(
     data = {"data": root, "table": of_other_forms / "rows.csv"} if table else {"data": root / "val"}
     checkpoint, _ = saved_run(save_trained, ImageSettings(**data, **options))
     for other, dataset in ((root, "folder"), (of_other_forms / "images.rmpack", "pack")):
-        measured = open_measured(checkpoint, other, dataset)[1]
+        measured = open_measured(load(checkpoint), other, dataset)
         assert (measured.split, len(measured.train), len(measured.evaluation)) == ("val", 36, 15)
-    moved = open_measured(checkpoint, root / "train", "folder")[1]  # has no evaluation split
+    moved = open_measured(load(checkpoint), root / "train", "folder")  # has no evaluation split
     assert len(moved.train) + len(moved.evaluation) == 36
 
 
 def test_a_pack_of_several_labels(of_other_forms, save_trained):
     settings = ImageSettings(data=of_other_forms / "labels.rmpack", val_split=0.4)
     checkpoint, opened = saved_run(save_trained, settings)
-    measured = open_measured(checkpoint, settings.data, None)[1]
+    measured = open_measured(load(checkpoint), settings.data, None)
     assert measured.multi_label
     assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
 
@@ -278,11 +279,11 @@ def test_a_network_for_one_label_is_not_measured_on_several(of_other_forms, save
     settings = ImageSettings(data=of_other_forms / "labels.rmpack", val_split=0.4)
     checkpoint, _ = saved_run(save_trained, settings, multi_label=False)
     with pytest.raises(ValueError, match="of one label each, the data has any number of labels per image"):
-        open_measured(checkpoint, settings.data, None)
+        open_measured(load(checkpoint), settings.data, None)
 
 
 def test_data_without_an_evaluation_split_are_refused_in_words_of_evaluate(of_other_forms, save_trained):
     root = of_other_forms / "images"
     checkpoint, _ = saved_run(save_trained, ImageSettings(data=root))
     with pytest.raises(ValueError, match=r"val has no labelled .* split: add one, such as DIR/test/CLASS$"):
-        open_measured(checkpoint, root / "val", None)
+        open_measured(load(checkpoint), root / "val", None)

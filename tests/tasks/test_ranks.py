@@ -14,11 +14,15 @@ from torch import nn
 
 from recursivemix.data.annotated import SelectedImages
 from recursivemix.data.formats.coco import annotation_dict
+from recursivemix.data.formats.scenes import scenes_with_objects
 from recursivemix.data.order import TrainingOrder
+from recursivemix.evaluation import dense
+from recursivemix.models.trained import load
 from recursivemix.tasks.segmentation import task
 from recursivemix.tasks.segmentation.metrics import RegionOverlap
 from recursivemix.tasks.settings import DetectionSettings, SegmentationSettings
 from recursivemix.training.prepare import prepare
+from recursivemix.training.record import finite
 from recursivemix.training.trainer import quiet_lightning
 
 IMAGES = 7
@@ -69,12 +73,27 @@ def evaluate(rank, processes, port, folder):
         (Path(folder) / f"{processes}.json").write_text(json.dumps(scores))
 
 
-def test_average_precision_of_two_processes(run_ranks, tmp_path):
+def test_average_precision_of_two_processes(run_ranks, save_trained, monkeypatch, tmp_path):
     for processes in (1, 2):
         run_ranks(evaluate, processes, processes, free_port(), str(tmp_path))
     one, two = (json.loads((tmp_path / f"{processes}.json").read_text()) for processes in (1, 2))
     assert one == two
     assert 5 < one["ap"] < 95
+
+    # recursivemix evaluate measures the same.
+    opened = scenes_with_objects()
+    images = SelectedImages(opened.evaluation, range(IMAGES))
+    monkeypatch.setattr(
+        dense, "open_detection", lambda *args, **options: replace(opened, evaluation=images)
+    )
+    origin = {"source": "random", "keys_matched": 0, "keys": 0, "pretrained": False}
+    data = {"category_ids": opened.category_ids, "name": "digit scenes", "backbone": origin}
+    path = save_trained(task="detection", classes=list(opened.classes), data=data)
+    trained = replace(load(path), network=Oracle(images))
+    evaluation = dense.evaluate_dense(trained, None, 3, "cpu", 0, "32")
+    expected = {name: finite(one[name]) for name in evaluation["metrics"]}  # None for no large objects
+    assert evaluation["metrics"] == pytest.approx(expected)
+    assert evaluation["images"] == IMAGES
 
 
 def maps_of(image):

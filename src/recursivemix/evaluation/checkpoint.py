@@ -1,4 +1,4 @@
-"""Open a classifier's checkpoint with the images that its training was evaluated on."""
+"""Open the images that the training of a classifier was evaluated on."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from recursivemix.data.names import Source
 from recursivemix.data.open import detect_format, inapplicable, open_images
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import NoEvaluationSplitError
-from recursivemix.models.trained import TrainedModel, load_task
+from recursivemix.models.trained import TrainedModel
 
 
-def open_measured(
-    checkpoint: Path, data: Path | None, dataset: Source | None
-) -> tuple[TrainedModel, ImageData]:
-    """Return a trained classifier, and its data set with the preprocessing of its training.
+def open_measured(trained: TrainedModel, data: Path | None, dataset: Source | None) -> ImageData:
+    """Return the data set of a trained classifier with the preprocessing of its training.
 
     Args:
-        checkpoint: file written by `fit`.
+        trained: the classifier.
         data: folder it was trained on, or another with the same classes; None for the digits.
         dataset: kind of ``data``; None for the kind it was trained on.
 
     Raises:
-        ValueError: a file that is no such checkpoint, or data that do not match it.
+        ValueError: data that do not match it.
     """
-    hint = "; the scores of a detector or segmenter are in the metrics.csv of its run"
-    trained = load_task(checkpoint, "classification", hint=hint)
+    checkpoint = trained.path
     preprocessing, about = trained.preprocessing, trained.settings["data"]
     values = {**trained.settings, "data": about.get("folder")}
     origin = ImageSettings.from_plain(
@@ -67,7 +64,7 @@ def open_measured(
             f"{checkpoint} was trained on images of {counts[trained.multi_label]} each, the data has "
             f"{counts[images.multi_label]} per image: give data of the same kind"
         )
-    return trained, images
+    return images
 
 
 def open_split(settings: ImageSettings, seed: int, is_other: bool) -> ImageData:

@@ -8,35 +8,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recursivemix.data.names import Source
+from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.settings import Device, Precision
 
 if TYPE_CHECKING:
     from .probe import Probe
     from .subject import Subject
 
+DEFAULT_PROBES = "accuracy,calibration"
+
 
 def evaluate_checkpoint(
     checkpoint: Path,
     data: Path | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: Device = "auto",
     workers: int = 2,
     dataset: Source | None = None,
     images: int = 2000,
     precision: Precision = "auto",
     seed: int = 0,
-    probes: str = "accuracy,calibration",
+    probes: str = DEFAULT_PROBES,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint on the split that its training was evaluated on.
 
     Args:
-        checkpoint: File written by recursivemix fit.
-        data: Folder it was trained on, or another with the same classes (default: the digits).
-        batch_size: Images per forward pass.
+        checkpoint: File written by recursivemix fit or transfer. Of detection and segmentation the metrics
+            of the training are measured.
+        data: Folder it was trained on, or another with the same classes (default: the digits, or the
+            sample scenes).
+        batch_size: Images per forward pass (default: 256; that of the training for detection and
+            segmentation).
         device: cpu, gpu, or auto.
         workers: Number of processes that read images; the digits need none.
-        dataset: Kind of --data, as in recursivemix fit (default: as in training).
+        dataset: Kind of --data, as in recursivemix fit (default: as in training; detected for detection
+            and segmentation).
         images: Size of the subset, spread over the split, that is corrupted, covered, shrunk and combined.
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
@@ -53,8 +60,9 @@ def evaluate_checkpoint(
         ValueError: a checkpoint, data or a setting that cannot be used.
     """
     for name, value in (("batch-size", batch_size), ("images", images)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
+    from recursivemix.models.trained import load
     from recursivemix.training.devices import check_device
 
     from .checkpoint import open_measured
@@ -64,16 +72,33 @@ def evaluate_checkpoint(
     check_device(device)
     selected = select_probes(probes)
     start = time.perf_counter()
-    trained, opened = open_measured(checkpoint, data, dataset)
-    predictor = Predictor(trained.network, opened, batch_size, device, precision)
+    trained = load(checkpoint)
+    if trained.task != "classification":
+        if probes != DEFAULT_PROBES or dataset is not None:
+            raise ValueError(
+                f"--probes and --dataset are for classification, {checkpoint} is of {trained.task}: leave "
+                f"them out"
+            )
+        from .dense import evaluate_dense
+
+        measured = evaluate_dense(trained, data, batch_size, device, workers, precision)
+        result = {"kind": "evaluation", "checkpoint": str(checkpoint)} | measured
+        return _finished(result, start, out, device)
+    opened = open_measured(trained, data, dataset)
+    predictor = Predictor(trained.network, opened, batch_size or 256, device, precision)
     begun = time.perf_counter()
     logits, labels = predictor.split_logits(opened, 0 if data is None else workers)
     subject = Subject(predictor, opened, logits, labels, min(images, len(opened.evaluation)), seed)
     result = {"kind": "evaluation", "checkpoint": str(checkpoint)} | subject.as_dict()
-    result |= run_probes(selected, subject, begun) | {"seconds": round(time.perf_counter() - start, 2)}
+    return _finished(result | run_probes(selected, subject, begun), start, out, device)
+
+
+def _finished(evaluation: dict[str, Any], start: float, out: Path | None, device: Device) -> dict[str, Any]:
+    """Return the evaluation with its seconds; write it if that is wanted."""
+    evaluation |= {"seconds": round(time.perf_counter() - start, 2)}
     if out is not None:
-        write_evaluation(out, result, device)
-    return result
+        write_evaluation(out, evaluation, device)
+    return evaluation
 
 
 def run_probes(probes: Sequence[Probe], subject: Subject, begun: float) -> dict[str, Any]:
@@ -111,6 +136,9 @@ def evaluation_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the name and value of every summary number in an evaluation, for a printed table."""
     from .probes import PROBES
 
+    if "metrics" in record:  # of a detector or segmenter
+        values = record["metrics"].items()
+        return [(METRIC_NAMES[name], "-" if value is None else f"{value:.2f} %") for name, value in values]
     rows = []
     for metric in (metric for probe in PROBES for metric in probe.metrics):
         value = metric.read(record)

@@ -138,8 +138,8 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
     return TrainedModel(path, task, model, tuple(classes), preprocessing, network, settings)
 
 
-def load_task(checkpoint: Path, *tasks: Task, hint: str = "") -> TrainedModel:
-    """Load a checkpoint of one of these tasks; ``hint`` ends the message about one of another task.
+def load_task(checkpoint: Path, *tasks: Task) -> TrainedModel:
+    """Load a checkpoint of one of these tasks.
 
     Raises:
         CheckpointError: see `load`; or the checkpoint is of another task.
@@ -147,7 +147,7 @@ def load_task(checkpoint: Path, *tasks: Task, hint: str = "") -> TrainedModel:
     trained = load(checkpoint)
     if trained.task not in tasks:
         raise CheckpointError(
-            f"{checkpoint} is a checkpoint of {trained.task}, this needs one of {' or '.join(tasks)}{hint}"
+            f"{checkpoint} is a checkpoint of {trained.task}, this needs one of {' or '.join(tasks)}"
         )
     return trained
 

@@ -1,0 +1,99 @@
+"""Measure a detector or a segmenter by the metrics of its training."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from lightning import Trainer
+
+from recursivemix.data.open_annotated import open_detection, open_segmentation
+from recursivemix.models.checkpoint_file import CheckpointError
+from recursivemix.tasks import settings_class
+from recursivemix.training.devices import lightning_precision
+from recursivemix.training.loaders import RunLoaders
+from recursivemix.training.record import finite
+from recursivemix.training.settings import Device, Precision
+from recursivemix.training.task import task_of
+from recursivemix.training.trainer import quiet_lightning
+
+if TYPE_CHECKING:
+    from recursivemix.data.annotated import DetectionData, SegmentationData
+    from recursivemix.models.trained import TrainedModel
+
+SCENES = "digit scenes"
+"""Name of the synthetic data, in checkpoints that were trained on them."""
+
+
+def evaluate_dense(
+    trained: TrainedModel,
+    data: Path | None,
+    batch_size: int | None,
+    device: Device,
+    workers: int,
+    precision: Precision,
+) -> dict[str, Any]:
+    """Return the metrics of a detector or segmenter on the evaluation split of a data set.
+
+    Args:
+        trained: of detection, instance or semantic segmentation.
+        data: folder in a format of its training, with the same classes; None for the synthetic scenes.
+        batch_size: images per forward pass; None for that of the training.
+        device: cpu, gpu, or auto.
+        workers: number of processes that read images; the scenes need none.
+        precision: bf16, 16, 32, or auto.
+
+    Raises:
+        ValueError: data that cannot be used, or that have other classes.
+    """
+    if data is None and trained.settings["data"].get("name") != SCENES:
+        raise ValueError(
+            f"{trained.path} was not trained on the sample scenes: name its images with --data DIR"
+        )
+    opened: DetectionData | SegmentationData
+    if trained.task == "segmentation":
+        opened = open_segmentation(data)
+    else:
+        opened = open_detection(data, masks=trained.task == "instance")
+    if opened.classes != trained.classes:
+        raise ValueError(
+            f"{trained.path} was trained on {len(trained.classes)} classes "
+            f"({', '.join(trained.classes[:3])}, ...), the data has {len(opened.classes)} "
+            f"({', '.join(opened.classes[:3])}, ...): give data of the same classes"
+        )
+    kind = settings_class(trained.task)
+    kept = {item.name for item in fields(kind)} & trained.settings.keys() - {"backbone", "mixer_options"}
+    given = {"data": data, "mixer": "none", "device": device, "devices": 1}
+    given |= {"workers": 0 if data is None else workers}
+    given |= {} if batch_size is None else {"batch_size": batch_size}
+    try:
+        settings = kind(**{name: trained.settings[name] for name in kept} | given)
+        task = task_of(settings)
+        learner = task.create_learner(settings, opened, {"hyper_parameters": trained.settings})
+    except Exception as error:  # settings of other types fail anywhere in a constructor
+        reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
+        raise CheckpointError(f"{trained.path} cannot be used: {reason}") from error
+    learner.network = trained.network
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            precision=lightning_precision(precision, device),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        loaders = RunLoaders(task.create_loading(settings, opened), settings)
+        (scores,) = trainer.validate(learner, datamodule=loaders, verbose=False)
+    return {
+        "task": trained.task,
+        "data": {"name": str(data or SCENES), "split": opened.split, "classes": list(opened.classes)},
+        "images": len(opened.evaluation),
+        "score": learner.score,
+        "metrics": {name: finite(float(scores[name])) for name in learner.evaluated},
+        "per_class": {name: finite(value) for name, value in learner.per_class.items()},
+    }
