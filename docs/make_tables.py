@@ -179,6 +179,28 @@ def when_trained_table() -> str:
     )
 
 
+def when_ladder_table() -> str:
+    """The exploration with one seed: gains over ``none`` by network, images and epochs."""
+    lines = [
+        "| network | images per class | epochs | training images predicted by none | accuracy of none | cutmix | recursivemix |",
+        "| --- " * 7 + "|",
+    ]
+    root = RESULTS / "where-it-pays"
+    for file in sorted([*root.glob("explore/comparison.json"), *root.glob("ladder/*/comparison.json")]):
+        record = read_comparison(file.parent, "none")
+        (run,) = method_of(record, "none")["runs"]
+        pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+        gains = [difference(pairs[name], 1) if name in pairs else "-" for name in ("cutmix", "recursivemix")]
+        data, last = record["data"], run["epochs"][-1]
+        images = data["train_images"] // len(data["classes"])
+        lines.append(
+            f"| {record['model']}, {run['cost']['parameters_inference'] / 1e6:.1f} M | {images} | {record['epochs']} | "
+            f"{last['acc_clean']:.1f} % | {last['acc1']:.1f} % | {' | '.join(gains)} |"
+        )
+    note = "*CIFAR-100, one seed, validation images; intervals are over images alone, so they leave out what another seed changes.*"
+    return "\n".join([*lines, "", note])
+
+
 def finetune_folders() -> list[Path]:
     """The comparisons of fine-tuning that are finished, the fewest images first."""
     folders = [RESULTS / "finetune" / str(n) for n in (50, 100, 500)]
@@ -641,6 +663,7 @@ TABLES = {
     "gpu": gpu_table,
     "when": when_table,
     "when_trained": when_trained_table,
+    "when_ladder": when_ladder_table,
     "finetune": finetune_table,
     "coverage": coverage_table,
     "campaign": campaign_table,
