@@ -275,7 +275,7 @@ def test_a_search_on_the_command_line(image_root, tmp_path, capsys, monkeypatch)
     words += [word for name, value in SMALL.items() for word in (f"--settings.{name}", str(value))]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "brackets of 1 trial, compared after 1 epochs" in printed
+    assert "2 trials in brackets of 1, compared at epoch 1" in printed
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert [trial["state"] for trial in record["trials"]] == ["complete"] * 2
     run = json.loads((tmp_path / "out" / "trials" / "trial-001-1-epochs" / RECORD).read_text())

@@ -269,7 +269,9 @@ def longest(settings: TuneSettings, pace: Pace, seconds: float) -> int:
 def plan_line(settings: TuneSettings, rungs: Rungs, pace: Pace | None) -> str:
     """Return what will be run, in one line."""
     lengths = listed([str(epochs) for epochs in rungs.epochs])
-    line = f"{settings.mixer}: brackets of {counted(rungs.size, 'trial')}, compared after {lengths} epochs"
+    most = settings.most_trials
+    total = "" if most is None else f"{counted(most, 'trial')} in "
+    line = f"{settings.mixer}: {total}brackets of {rungs.size}, compared at epoch {lengths}"
     if pace is not None:
         seconds = rungs.seconds(pace, settings.jobs, settings.continues)
         line += f", about {duration(seconds)} each"
