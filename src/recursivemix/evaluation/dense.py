@@ -13,6 +13,7 @@ from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.tasks import settings_class
 from recursivemix.training.devices import lightning_precision
+from recursivemix.training.learner import Learner
 from recursivemix.training.loaders import RunLoaders
 from recursivemix.training.record import finite
 from recursivemix.training.settings import Device, Precision
@@ -48,34 +49,15 @@ def evaluate_dense(
     Raises:
         ValueError: data that cannot be used, or that have other classes.
     """
-    if data is None and trained.settings["data"].get("name") != SCENES:
+    origin = trained.settings["data"]
+    if data is None and not (isinstance(origin, dict) and origin.get("name") == SCENES):
         raise ValueError(
             f"{trained.path} was not trained on the sample scenes: name its images with --data DIR"
         )
-    opened: DetectionData | SegmentationData
-    if trained.task == "segmentation":
-        opened = open_segmentation(data)
-    else:
-        opened = open_detection(data, masks=trained.task == "instance")
-    if opened.classes != trained.classes:
-        raise ValueError(
-            f"{trained.path} was trained on {len(trained.classes)} classes "
-            f"({', '.join(trained.classes[:3])}, ...), the data has {len(opened.classes)} "
-            f"({', '.join(opened.classes[:3])}, ...): give data of the same classes"
-        )
-    kind = settings_class(trained.task)
-    kept = {item.name for item in fields(kind)} & trained.settings.keys() - {"backbone", "mixer_options"}
-    given = {"data": data, "mixer": "none", "device": device, "devices": 1}
-    given |= {"workers": 0 if data is None else workers}
+    opened = _open(trained, data)
+    given = {"data": data, "device": device, "workers": 0 if data is None else workers}
     given |= {} if batch_size is None else {"batch_size": batch_size}
-    try:
-        settings = kind(**{name: trained.settings[name] for name in kept} | given)
-        task = task_of(settings)
-        learner = task.create_learner(settings, opened, {"hyper_parameters": trained.settings})
-    except Exception as error:  # settings of other types fail anywhere in a constructor
-        reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
-        raise CheckpointError(f"{trained.path} cannot be used: {reason}") from error
-    learner.network = trained.network
+    learner, loaders = _create(trained, opened, given)
     with quiet_lightning():
         trainer = Trainer(
             accelerator=device,
@@ -87,7 +69,6 @@ def evaluate_dense(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        loaders = RunLoaders(task.create_loading(settings, opened), settings)
         (scores,) = trainer.validate(learner, datamodule=loaders, verbose=False)
     return {
         "task": trained.task,
@@ -97,3 +78,37 @@ def evaluate_dense(
         "metrics": {name: finite(float(scores[name])) for name in learner.evaluated},
         "per_class": {name: finite(value) for name, value in learner.per_class.items()},
     }
+
+
+def _open(trained: TrainedModel, data: Path | None) -> DetectionData | SegmentationData:
+    """Open a data set; raise ValueError if its classes are not those of the training."""
+    opened: DetectionData | SegmentationData
+    if trained.task == "segmentation":
+        opened = open_segmentation(data)
+    else:
+        opened = open_detection(data, masks=trained.task == "instance")
+    if opened.classes != trained.classes:
+        raise ValueError(
+            f"{trained.path} was trained on {len(trained.classes)} classes "
+            f"({', '.join(trained.classes[:3])}, ...), the data has {len(opened.classes)} "
+            f"({', '.join(opened.classes[:3])}, ...): give data of the same classes"
+        )
+    return opened
+
+
+def _create(
+    trained: TrainedModel, opened: DetectionData | SegmentationData, given: dict[str, Any]
+) -> tuple[Learner, RunLoaders]:
+    """Create what a run with the settings of the training, and those given, evaluates with."""
+    kind = settings_class(trained.task)
+    kept = {item.name for item in fields(kind)} & trained.settings.keys() - {"backbone", "mixer_options"}
+    try:
+        values = {name: trained.settings[name] for name in kept} | {"mixer": "none", "devices": 1}
+        settings = kind(**values | given)
+        task = task_of(settings)
+        learner = task.create_learner(settings, opened, {"hyper_parameters": trained.settings})
+    except Exception as error:  # settings of other types fail anywhere in a constructor
+        reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
+        raise CheckpointError(f"{trained.path} cannot be used: {reason}") from error
+    learner.network = trained.network
+    return learner, RunLoaders(task.create_loading(settings, opened), settings)

@@ -12,6 +12,9 @@ from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.settings import Device, Precision
 
 if TYPE_CHECKING:
+    from recursivemix.data.images import ImageData
+    from recursivemix.models.trained import TrainedModel
+
     from .probe import Probe
     from .subject import Subject
 
@@ -36,14 +39,11 @@ def evaluate_checkpoint(
     Args:
         checkpoint: File written by recursivemix fit or transfer. Of detection and segmentation the metrics
             of the training are measured.
-        data: Folder it was trained on, or another with the same classes (default: the digits, or the
-            sample scenes).
-        batch_size: Images per forward pass (default: 256; that of the training for detection and
-            segmentation).
+        data: Folder it was trained on, or another with the same classes (default: the sample data).
+        batch_size: Images per forward pass (default: 256; detection, segmentation: as in training).
         device: cpu, gpu, or auto.
         workers: Number of processes that read images; the digits need none.
-        dataset: Kind of --data, as in recursivemix fit (default: as in training; detected for detection
-            and segmentation).
+        dataset: Kind of --data, as in recursivemix fit (default: as in training).
         images: Size of the subset, spread over the split, that is corrupted, covered, shrunk and combined.
         precision: bf16, 16, 32, or auto as in training; activation maps are always float32.
         seed: Seed of noise, positions and choices.
@@ -59,42 +59,70 @@ def evaluate_checkpoint(
     Raises:
         ValueError: a checkpoint, data or a setting that cannot be used.
     """
-    for name, value in (("batch-size", batch_size), ("images", images)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
+    _check_counts({"batch-size": batch_size, "images": images})
     from recursivemix.models.trained import load
     from recursivemix.training.devices import check_device
 
-    from .checkpoint import open_measured
     from .probes import select_probes
-    from .subject import Predictor, Subject
 
     check_device(device)
     selected = select_probes(probes)
     start = time.perf_counter()
     trained = load(checkpoint)
-    if trained.task != "classification":
-        if probes != DEFAULT_PROBES or dataset is not None:
-            raise ValueError(
-                f"--probes and --dataset are for classification, {checkpoint} is of {trained.task}: leave "
-                f"them out"
-            )
+    if trained.task == "classification":
+        from .checkpoint import open_measured
+
+        opened = open_measured(trained, data, dataset)
+        how = (batch_size or 256, device, precision)
+        measured = _probed(trained, opened, selected, how, 0 if data is None else workers, images, seed)
+    else:
+        _check_for_images(trained, probes, dataset)
         from .dense import evaluate_dense
 
         measured = evaluate_dense(trained, data, batch_size, device, workers, precision)
-        result = {"kind": "evaluation", "checkpoint": str(checkpoint)} | measured
-        return _finished(result, start, out, device)
-    opened = open_measured(trained, data, dataset)
-    predictor = Predictor(trained.network, opened, batch_size or 256, device, precision)
+    return _finished(checkpoint, measured, start, out, device)
+
+
+def _probed(
+    trained: TrainedModel,
+    opened: ImageData,
+    probes: Sequence[Probe],
+    how: tuple[int, Device, Precision],
+    workers: int,
+    images: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what the probes measure of a classifier; ``how`` is the batch size, device and precision."""
+    from .subject import Predictor, Subject
+
+    predictor = Predictor(trained.network, opened, *how)
     begun = time.perf_counter()
-    logits, labels = predictor.split_logits(opened, 0 if data is None else workers)
+    logits, labels = predictor.split_logits(opened, workers)
     subject = Subject(predictor, opened, logits, labels, min(images, len(opened.evaluation)), seed)
-    result = {"kind": "evaluation", "checkpoint": str(checkpoint)} | subject.as_dict()
-    return _finished(result | run_probes(selected, subject, begun), start, out, device)
+    return subject.as_dict() | run_probes(probes, subject, begun)
 
 
-def _finished(evaluation: dict[str, Any], start: float, out: Path | None, device: Device) -> dict[str, Any]:
-    """Return the evaluation with its seconds; write it if that is wanted."""
+def _check_counts(counts: dict[str, int | None]) -> None:
+    """Raise ValueError for an option below 1."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def _check_for_images(trained: TrainedModel, probes: str, dataset: Source | None) -> None:
+    """Raise ValueError for options that a detector or segmenter does not have."""
+    if probes != DEFAULT_PROBES or dataset is not None:
+        raise ValueError(
+            f"--probes and --dataset are for classification, {trained.path} is of {trained.task}: leave "
+            f"them out"
+        )
+
+
+def _finished(
+    checkpoint: Path, measured: dict[str, Any], start: float, out: Path | None, device: Device
+) -> dict[str, Any]:
+    """Return the evaluation with its origin and seconds; write it if that is wanted."""
+    evaluation = {"kind": "evaluation", "checkpoint": str(checkpoint)} | measured
     evaluation |= {"seconds": round(time.perf_counter() - start, 2)}
     if out is not None:
         write_evaluation(out, evaluation, device)
