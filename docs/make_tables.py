@@ -190,7 +190,9 @@ def when_ladder_table() -> str:
         record = read_comparison(file.parent, "none")
         (run,) = method_of(record, "none")["runs"]
         pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
-        gains = [difference(pairs[name], 1) if name in pairs else "-" for name in ("cutmix", "recursivemix")]
+        gains = [
+            difference(pairs[name], 1) if name in pairs else "-" for name in ("cutmix", "recursivemix")
+        ]
         data, last = record["data"], run["epochs"][-1]
         images = data["train_images"] // len(data["classes"])
         lines.append(
