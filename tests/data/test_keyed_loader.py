@@ -39,9 +39,10 @@ def running(pid: str) -> bool:
 def test_workers_end_if_the_run_is_killed_while_they_start(python, tmp_path):
     words = [python, "-c", KILLED_WHILE_THEY_START, str(tmp_path)]
     assert subprocess.run(words, env=os.environ, check=False).returncode == -9
-    workers = [path.name for path in tmp_path.iterdir()]
-    assert len(workers) == 2
     end = time.monotonic() + 30
+    while len(workers := [path.name for path in tmp_path.iterdir()]) < 2 and time.monotonic() < end:
+        time.sleep(0.01)  # a worker may be forked and not yet have said so
+    assert len(workers) == 2
     while any(map(running, workers)) and time.monotonic() < end:
         time.sleep(0.1)
     left = [worker for worker in workers if running(worker)]
