@@ -104,7 +104,7 @@ def readable(message: str, options: Iterable[str]) -> str:
 
 def commands_with(option: str) -> list[str]:
     """Return the commands that train and have an option, such as ``--val_split``."""
-    from recursivemix.tasks import TASKS, settings_class
+    from recursivemix.tasks import TASKS, command_of, settings_class
 
     tasks = [t for t in TASKS if option[2:] in {item.name for item in fields(settings_class(t))}]
-    return ["fit" if task == "classification" else f"transfer {task}" for task in tasks]
+    return [command_of(task) for task in tasks]

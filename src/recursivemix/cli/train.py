@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from recursivemix.recipes import read_recipe
-from recursivemix.tasks import TASKS, settings_class
+from recursivemix.tasks import TASKS, command_of, settings_class
 from recursivemix.tasks.settings import (
     ClassificationSettings,
     DetectionSettings,
@@ -153,7 +153,7 @@ def check_command(command: str, file: Path) -> None:
     if not possible:
         return
     task = possible[0][1]
-    other = "fit" if task == "classification" else f"transfer {task}"
+    other = command_of(task)
     if other != command:
         raise UsageError(f"--resume: {file.parent} is not a run of recursivemix {command}, but of {other}")
 

@@ -52,12 +52,7 @@ def open_measured(trained: TrainedModel, data: Path | None, dataset: Source | No
             f"{checkpoint} was trained on the rows of {origin.table}, whose files --data {data} does not "
             f"hold: for images in DIR/test/CLASS add --dataset folder ({error})"
         ) from error
-    if images.classes != trained.classes:
-        raise ValueError(
-            f"{checkpoint} was trained on {len(trained.classes)} classes "
-            f"({', '.join(trained.classes[:3])}, ...), the data has {len(images.classes)} "
-            f"({', '.join(images.classes[:3])}, ...): give data of the same classes"
-        )
+    check_classes(trained, images.classes)
     if images.multi_label != trained.multi_label:
         counts = ("one label", "any number of labels")
         raise ValueError(
@@ -65,6 +60,16 @@ def open_measured(trained: TrainedModel, data: Path | None, dataset: Source | No
             f"{counts[images.multi_label]} per image: give data of the same kind"
         )
     return images
+
+
+def check_classes(trained: TrainedModel, classes: tuple[str, ...]) -> None:
+    """Raise ValueError if the classes of the data are not those of the training."""
+    if classes != trained.classes:
+        raise ValueError(
+            f"{trained.path} was trained on {len(trained.classes)} classes "
+            f"({', '.join(trained.classes[:3])}, ...), the data has {len(classes)} "
+            f"({', '.join(classes[:3])}, ...): give data of the same classes"
+        )
 
 
 def open_split(settings: ImageSettings, seed: int, is_other: bool) -> ImageData:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from lightning import Trainer
 
 from recursivemix.data.open_annotated import open_detection, open_segmentation
-from recursivemix.models.checkpoint_file import CheckpointError
+from recursivemix.models.trained import TrainedModel, unusable
 from recursivemix.tasks import settings_class
+from recursivemix.tasks.transfer import SCENES
 from recursivemix.training.devices import lightning_precision
 from recursivemix.training.learner import Learner
 from recursivemix.training.loaders import RunLoaders
@@ -20,12 +20,10 @@ from recursivemix.training.settings import Device, Precision
 from recursivemix.training.task import task_of
 from recursivemix.training.trainer import quiet_lightning
 
+from .checkpoint import check_classes
+
 if TYPE_CHECKING:
     from recursivemix.data.annotated import DetectionData, SegmentationData
-    from recursivemix.models.trained import TrainedModel
-
-SCENES = "digit scenes"
-"""Name of the synthetic data, in checkpoints that were trained on them."""
 
 
 def evaluate_dense(
@@ -87,12 +85,7 @@ def _open(trained: TrainedModel, data: Path | None) -> DetectionData | Segmentat
         opened = open_segmentation(data)
     else:
         opened = open_detection(data, masks=trained.task == "instance")
-    if opened.classes != trained.classes:
-        raise ValueError(
-            f"{trained.path} was trained on {len(trained.classes)} classes "
-            f"({', '.join(trained.classes[:3])}, ...), the data has {len(opened.classes)} "
-            f"({', '.join(opened.classes[:3])}, ...): give data of the same classes"
-        )
+    check_classes(trained, opened.classes)
     return opened
 
 
@@ -108,7 +101,6 @@ def _create(
         task = task_of(settings)
         learner = task.create_learner(settings, opened, {"hyper_parameters": trained.settings})
     except Exception as error:  # settings of other types fail anywhere in a constructor
-        reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
-        raise CheckpointError(f"{trained.path} cannot be used: {reason}") from error
+        raise unusable(trained.path, error) from error
     learner.network = trained.network
     return learner, RunLoaders(task.create_loading(settings, opened), settings)

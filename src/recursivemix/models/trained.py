@@ -132,10 +132,15 @@ def load(checkpoint: str | PathLike[str]) -> TrainedModel:
             network = resolve_name(DENSE[task])(settings)
         _load_weights(network, content["state_dict"])
     except Exception as error:  # settings of other types fail anywhere in a constructor
-        reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
-        raise CheckpointError(f"{path} cannot be used: {reason}") from error
+        raise unusable(path, error) from error
     network.eval()
     return TrainedModel(path, task, model, tuple(classes), preprocessing, network, settings)
+
+
+def unusable(path: Path, error: Exception) -> CheckpointError:
+    """Return what to raise if no network can be made of a checkpoint's settings."""
+    reason = shorten(str(error), 400, placeholder=" ...") or type(error).__name__
+    return CheckpointError(f"{path} cannot be used: {reason}")
 
 
 def load_task(checkpoint: Path, *tasks: Task) -> TrainedModel:

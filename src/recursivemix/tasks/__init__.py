@@ -32,3 +32,8 @@ def settings_class(task: str) -> type[RunSettings]:
     """Return the settings class of a task."""
     kind: type[RunSettings] = resolve_name(TASKS[task])
     return kind
+
+
+def command_of(task: str) -> str:
+    """Return the command that trains a task."""
+    return "fit" if task == "classification" else f"transfer {task}"

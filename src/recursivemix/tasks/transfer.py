@@ -22,6 +22,8 @@ from .settings import TransferSettings
 
 RANDOM_LR, TRAINED_LR = 1e-3, 2e-4
 """Default peak learning rates, for AdamW, of backbones with random and with trained weights."""
+SCENES = "digit scenes"
+"""Name of the synthetic data in checkpoints."""
 SettingsT = TypeVar("SettingsT", bound=TransferSettings)
 
 
@@ -110,7 +112,7 @@ def facts_of(
         "classes": list(data.classes),
         "backbone": loaded.settings,
         "data": {
-            "name": "digit scenes" if settings.data is None else str(settings.data),
+            "name": SCENES if settings.data is None else str(settings.data),
             "images": len(data.train),
             "category_ids": list(data.category_ids) if isinstance(data, DetectionData) else None,
             "backbone": loaded.origin,
