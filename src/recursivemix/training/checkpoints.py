@@ -222,9 +222,8 @@ class Checkpoints(Checkpoint):
         kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint"
         epoch = trainer.current_epoch
         names = [self.name_image(i) for i in module.order(rank).batch(epoch, step).tolist()]
-        window = trainer.accumulate_grad_batches
-        done = epoch * -(-int(trainer.num_training_batches) // window) + step // window
-        lr = float(trainer.optimizers[0].defaults["lr"]) * module.lr_factor(done)
+        factor = module.lr_factor(module.optimizer_step_of(epoch, step))
+        lr = float(trainer.optimizers[0].defaults["lr"]) * factor
         raise NonFiniteLossError(
             f"the {what} not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
             f"{kept}. Try a lower --lr, or --warmup-epochs. The images of that batch: {', '.join(names)}"
