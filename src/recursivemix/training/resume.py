@@ -76,11 +76,13 @@ def check_resume(
         raise ResumeError(
             f"the run cannot be resumed from {path}: the number of its epochs or training images is missing"
         ) from error
-    epochs = trainer.max_epochs
+    epochs, stopping = trainer.max_epochs, checkpoint["callbacks"]["Checkpoints"]
     # A run that was killed between its last checkpoint and its record only has the record to write.
-    if epochs is not None and done >= epochs and (path.parents[1] / "record.json").exists():
+    has_record = (path.parents[1] / "record.json").exists()
+    if epochs is not None and done >= epochs and has_record:
         raise ResumeError(f"the run is finished: {path} is of epoch {done} of {epochs}")
-    if checkpoint["callbacks"]["Checkpoints"].get("stopped_early") and not changed:
+    same_patience = not changed or stopping.get("patience") == learner.settings.early_stop
+    if stopping.get("stopped_early") and same_patience and has_record:
         raise ResumeError(
             f"the run is finished: --early-stop ended it after epoch {done}; to train on, add "
             f"--resume-changed and another --early-stop"
