@@ -18,6 +18,7 @@ from recursivemix.training.checkpoints import StoppedError
 from recursivemix.training.fit import fit
 from recursivemix.training.optimizer import lr_factor
 from recursivemix.training.prepare import prepare
+from recursivemix.training.resume import ResumeError
 
 ROOT = Path(__file__).resolve().parents[2]
 # 36 training images and batches of 5: 8 steps an epoch, the last of one image.
@@ -206,6 +207,24 @@ def test_with_several_labels_per_image(image_root, tmp_path):
     assert "map_clean,val_loss,f1_micro,f1_macro,map" in header
     record = json.loads((tmp_path / "whole" / "record.json").read_text())
     assert (record["score"], list(record["per_class"])) == ("map", ["blue", "green", "odd", "red"])
+
+
+class Ends(Callback):
+    """Ends the run after a step, as --trainer.max-time does."""
+
+    def on_train_batch_end(self, trainer, *arguments):
+        trainer.should_stop |= trainer.global_step == STEPS + 3
+
+
+def test_a_run_that_ended_within_an_epoch_goes_on_with_the_next(image_root, tmp_path):
+    run, rates = config(image_root, tmp_path / "run", schedule="constant", warmup_epochs=0.0), Rates()
+    assert len(fit(prepare(run, [Ends()], {})).rows) == 2
+    last = run.out / "checkpoints" / "last.ckpt"
+    with pytest.raises(ResumeError, match="ended within epoch 2"):
+        prepare(run, [], {}, resume=last)
+    result = fit(prepare(run, [rates], {}, resume=last, changed=True))
+    assert len(rates.seen) == STEPS
+    assert "acc_clean" in result.rows[2]  # evaluated as every epoch
 
 
 class Rates(Callback):

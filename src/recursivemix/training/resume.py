@@ -70,7 +70,9 @@ def check_resume(
                 f"{hparams[name]}"
             )
     try:
-        done = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"])
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs_begun, done = (int(loop["epoch_progress"]["total"][name]) for name in ("ready", "processed"))
+        is_cut = epochs_begun == done and not loop["epoch_loop.batch_progress"]["is_last_batch"]
         images = int(saved["data"]["images"])
     except (KeyError, TypeError, ValueError) as error:
         raise ResumeError(
@@ -89,6 +91,11 @@ def check_resume(
         )
     if trainer.max_steps != -1:
         raise ResumeError("a run cannot be resumed exactly with --trainer.max-steps: use --epochs")
+    if is_cut and not changed:
+        raise ResumeError(
+            f"the run ended within epoch {done}, as with --trainer.max-time: it cannot be resumed exactly; "
+            f"add --resume-changed to go on with the next epoch"
+        )
     counts = {
         "processes": (len(checkpoint["ranks"]), trainer.world_size),
         "training images": (images, hparams["data"]["images"]),
