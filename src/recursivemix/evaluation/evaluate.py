@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .probe import Probe
     from .subject import Subject
 
-DEFAULT_PROBES = "accuracy,calibration"
+DEFAULT_PROBES, DEFAULT_IMAGES = "accuracy,calibration", 2000
 
 
 def evaluate_checkpoint(
@@ -28,7 +28,7 @@ def evaluate_checkpoint(
     device: Device = "auto",
     workers: int = 2,
     dataset: Source | None = None,
-    images: int = 2000,
+    images: int = DEFAULT_IMAGES,
     precision: Precision = "auto",
     seed: int = 0,
     probes: str = DEFAULT_PROBES,
@@ -76,7 +76,9 @@ def evaluate_checkpoint(
         how = (batch_size or 256, device, precision)
         measured = _probed(trained, opened, selected, how, 0 if data is None else workers, images, seed)
     else:
-        _check_for_images(trained, probes, dataset)
+        defaults = {"probes": DEFAULT_PROBES, "dataset": None, "images": DEFAULT_IMAGES, "seed": 0}
+        given = {"probes": probes, "dataset": dataset, "images": images, "seed": seed}
+        _check_for_classes(trained, [name for name in given if given[name] != defaults[name]])
         from .dense import evaluate_dense
 
         measured = evaluate_dense(trained, data, batch_size, device, workers, precision)
@@ -109,12 +111,13 @@ def _check_counts(counts: dict[str, int | None]) -> None:
             raise ValueError(f"--{name} must be at least 1, got {value}")
 
 
-def _check_for_images(trained: TrainedModel, probes: str, dataset: Source | None) -> None:
-    """Raise ValueError for options that a detector or segmenter does not have."""
-    if probes != DEFAULT_PROBES or dataset is not None:
+def _check_for_classes(trained: TrainedModel, given: list[str]) -> None:
+    """Raise ValueError for options, by name, that a detector or segmenter does not have."""
+    if given:
+        flags, verb = " and ".join(f"--{name}" for name in given), "is" if len(given) == 1 else "are"
         raise ValueError(
-            f"--probes and --dataset are for classification, {trained.path} is of {trained.task}: leave "
-            f"them out"
+            f"{flags} {verb} for classification, {trained.path} is of {trained.task}: leave "
+            f"{'it' if len(given) == 1 else 'them'} out"
         )
 
 

@@ -18,6 +18,7 @@ from recursivemix.data.annotated import (
     Objects,
     SegmentationData,
     SegmentationFormat,
+    distinct,
     is_finite,
     passing,
     shortened,
@@ -145,7 +146,7 @@ def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationD
     files = [passing(pair, names, skipped) for names, _ in splits]
     listed = root / "classes.txt"
     if listed.is_file():
-        classes = tuple(lines_of(listed))
+        classes = distinct(lines_of(listed))
     else:
         largest = MapImages(files[0], None, 0).largest(skip_bad)
         classes = (BACKGROUND, *(str(k) for k in range(1, largest + 1)))
