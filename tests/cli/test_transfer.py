@@ -283,7 +283,8 @@ def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--probes", "all"], "--probes and --dataset are for classification"),
+        (["--probes", "all"], "for classification only: --probes; "),
+        (["--images", "8", "--seed", "1"], "for classification only: --images, --seed; "),
         ([], "was not trained on the sample scenes: name its images with --data DIR"),
         (["--data", "nowhere"], "there is no folder nowhere"),
     ],
