@@ -177,23 +177,12 @@ class SegmentationData:
 
 
 @dataclass(frozen=True)
-class DetectionFormat:
-    """A format of images with objects; `recursivemix.data.names.DETECTION_FORMATS` lists them."""
+class AnnotatedFormat:
+    """A format of images with objects or label maps; `recursivemix.data.names` lists them."""
 
-    open: Callable[[Path, bool, bool], DetectionData]
-    """Open a folder; the other arguments ask for masks, and to leave out images with broken annotations."""
-    detect: Callable[[Path], bool] | None = None
-    """Tell whether a folder is in this format; None if the format needs no folder."""
-    layout: str = ""
-    """Files that a folder must have, for messages."""
-
-
-@dataclass(frozen=True)
-class SegmentationFormat:
-    """A format of images with label maps; `recursivemix.data.names.SEGMENTATION_FORMATS` lists them."""
-
-    open: Callable[[Path, bool], SegmentationData]
-    """Open a folder; the second argument asks to leave out images with broken annotations."""
+    open: Callable[..., Any]
+    """Open a folder as `DetectionData` or `SegmentationData`. The keyword ``skip_bad`` asks to leave out
+    images with broken annotations, and ``masks``, of detection alone, for masks."""
     detect: Callable[[Path], bool] | None = None
     """Tell whether a folder is in this format; None if the format needs no folder."""
     layout: str = ""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
-from recursivemix.data.annotated import IGNORE, AnnotationError, SegmentationData, SegmentationFormat
+from recursivemix.data.annotated import IGNORE, AnnotatedFormat, AnnotationError, SegmentationData
 from recursivemix.data.decode import UnreadableImageError, open_image_file, whole_image
 
 MOST_CLASSES = 254
@@ -172,7 +172,7 @@ def lines_of(file: Path) -> list[str]:
         raise AnnotationError(f"{file} is not a text file in UTF-8: {error}") from error
 
 
-ADE20K = SegmentationFormat(
+ADE20K = AnnotatedFormat(
     open=open_ade20k,
     detect=lambda folder: (folder / "annotations").is_dir(),
     layout="images/training and images/validation beside annotations/",

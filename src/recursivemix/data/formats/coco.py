@@ -14,9 +14,9 @@ from torch import Tensor
 
 from recursivemix.data.annotated import (
     LARGEST_SIDE,
+    AnnotatedFormat,
     AnnotationError,
     DetectionData,
-    DetectionFormat,
     DetectionImages,
     Objects,
     is_finite,
@@ -354,8 +354,8 @@ def annotation_dict(images: DetectionImages, data: DetectionData) -> dict[str, A
     return {"images": entries, "annotations": annotations, "categories": categories}
 
 
-COCO = DetectionFormat(
-    open=lambda folder, masks, skip_bad: open_coco(folder, masks=masks, skip_bad=skip_bad),
+COCO = AnnotatedFormat(
+    open=open_coco,
     detect=lambda folder: (folder / "annotations").is_dir(),
     layout="annotations/train.json and val.json beside train/ and val/",
 )

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from recursivemix.data.annotated import (
     LARGEST_SIDE,
+    AnnotatedFormat,
     AnnotationError,
     DetectionData,
-    DetectionFormat,
     Objects,
     SegmentationData,
-    SegmentationFormat,
     is_finite,
     passing,
     shortened,
@@ -83,7 +82,7 @@ class VocImages:
         return index + 1
 
 
-def open_voc_detection(folder: Path, skip_bad: bool = False) -> DetectionData:
+def open_voc_detection(folder: Path, *, masks: bool = False, skip_bad: bool = False) -> DetectionData:
     """Open the boxes of Annotations, for the splits of ImageSets/Main, with the training images' classes.
 
     VOC counts pixels from 1 and its boxes include their last pixel, so 1 is subtracted from the first
@@ -91,12 +90,15 @@ def open_voc_detection(folder: Path, skip_bad: bool = False) -> DetectionData:
 
     Args:
         folder: the folder that holds JPEGImages, or one above it.
+        masks: must be False; the layout has none.
         skip_bad: leave out images that are missing or have a broken annotation.
 
     Raises:
         AnnotationError: an image is missing, or an annotation is missing or broken.
-        ValueError: the folder is missing.
+        ValueError: the folder is missing, or masks are requested.
     """
+    if masks:
+        raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
     root = voc_root(folder)
     skipped: list[str] | None = [] if skip_bad else None
     splits = [names_of(root, "Main", names) for names in (TRAIN, EVALUATION)]
@@ -268,20 +270,14 @@ def read_annotation(root: Path, name: str) -> Annotation:
     return annotation
 
 
-def _open_objects(folder: Path, masks: bool, skip_bad: bool) -> DetectionData:
-    if masks:
-        raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
-    return open_voc_detection(folder, skip_bad)
-
-
 def _is_voc(folder: Path) -> bool:
     return bool(_voc_roots(folder))
 
 
-VOC_OBJECTS = DetectionFormat(
-    open=_open_objects, detect=_is_voc, layout="Annotations, ImageSets/Main and JPEGImages"
+VOC_OBJECTS = AnnotatedFormat(
+    open=open_voc_detection, detect=_is_voc, layout="Annotations, ImageSets/Main and JPEGImages"
 )
-VOC_MAPS = SegmentationFormat(
+VOC_MAPS = AnnotatedFormat(
     open=open_voc_segmentation,
     detect=_is_voc,
     layout="SegmentationClass, ImageSets/Segmentation and JPEGImages",
