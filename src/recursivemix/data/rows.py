@@ -13,6 +13,8 @@ from .settings import ImageSettings
 from .splits import image_data
 
 SEPARATOR = ";"
+LABEL_NAMES = ("label", "labels", "class", "target")
+"""Usual names of columns or fields with the label."""
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ from torch import Tensor
 from .atomic_write import atomic_write
 from .images import ImageData
 from .printable import encodable
-from .rows import Row, Words, is_number, rows_data
+from .rows import Row, is_number, rows_data
 from .settings import ImageSettings
+from .splits import SPLIT_OPTIONS
+from .tar_file import Member, tar_members
 
 T = TypeVar("T")
 CACHE = Path("~/.cache/recursivemix/shards")
@@ -42,29 +44,9 @@ LONGEST_KEY = 500
 """Bytes of a sample's key that are kept, for messages."""
 FORMAT = 2
 """Version of the index files."""
-SHARD_OPTIONS = frozenset(
-    {"shard_cache", "shard_cache_gb", "multi_label", "val_split", "folds", "fold", "image_size", "skip_bad"}
-)
+SHARD_OPTIONS = SPLIT_OPTIONS | {"shard_cache", "shard_cache_gb", "multi_label", "skip_bad"}
 """Fields of `ImageSettings` that apply to formats of shards."""
 FIX = "replace the shard, or leave out all such images with --skip-bad"
-
-
-def open_to_read(path: Path) -> int:
-    """Return a file descriptor for reading."""
-    return os.open(path, os.O_RDONLY)
-
-
-class Member(NamedTuple):
-    """An encoded image in a shard."""
-
-    key: str
-    offset: int
-    """Of the first byte in the file."""
-    size: int
-    """In bytes."""
-    labels: Words
-    problem: str | None = None
-    """Why the sample cannot be used; None if it can."""
 
 
 class LimitedFile:
@@ -91,7 +73,7 @@ class LimitedFile:
 
 
 class Shard(Protocol):
-    """A file of encoded images; picklable, for loader workers."""
+    """A tar file of samples, or what becomes one; picklable, for loader workers."""
 
     @property
     def name(self) -> str:
@@ -109,11 +91,7 @@ class Shard(Protocol):
         ...
 
     def copy(self, target: LimitedFile) -> None:
-        """Write the content of a file that can be read at any position."""
-        ...
-
-    def members(self, file: Path) -> list[Member]:
-        """Return the images of the shard itself, or of its copy."""
+        """Write the shard as a tar file that can be read at any position."""
         ...
 
 
@@ -143,7 +121,7 @@ class ShardCache:
         except (OSError, ValueError, LookupError, TypeError):
             pass  # there is none, or another version wrote it
         try:
-            members = self.use(shard, shard.members)
+            members = self.use(shard, tar_members)
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
         self._write(index, json.dumps({"format": FORMAT, "shard": shard.name, "members": members}))
@@ -250,7 +228,9 @@ class ShardRows:
         if shard not in self._descriptors:
             if len(self._descriptors) >= 64:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = self.cache.use(self.shards[shard], open_to_read)
+            self._descriptors[shard] = self.cache.use(
+                self.shards[shard], lambda path: os.open(path, os.O_RDONLY)
+            )
         return os.pread(self._descriptors[shard], size, offset)
 
     def name(self, row: int) -> str:

@@ -17,6 +17,9 @@ from .decode import Decoding, map_decoding
 from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages, spread_indices
 from .settings import ImageSettings
 
+SPLIT_OPTIONS = frozenset({"val_split", "folds", "fold", "image_size"})
+"""Fields of `ImageSettings` that apply to formats whose data set `image_data` makes."""
+
 
 class NoEvaluationSplitError(ValueError):
     """There is no evaluation split, and no option that makes one."""

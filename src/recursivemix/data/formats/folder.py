@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.images import EncodedImages, ImageData, ImageFiles, ImageFormat
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 
 ANNOTATED = {
     "annotations/*.json": ("boxes in the layout of COCO", "detection"),
@@ -108,5 +108,5 @@ def _first_five(names: Sequence[str]) -> str:
 FOLDER = ImageFormat(
     open=image_folder,
     detect=lambda settings: False,  # what every folder is that no other format recognizes
-    options=frozenset({"val_split", "folds", "fold", "image_size", "skip_bad"}),
+    options=SPLIT_OPTIONS | {"skip_bad"},
 )

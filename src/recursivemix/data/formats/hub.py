@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 
 EXTRA = "pip install 'recursivemix[hub]'"
 # Names of evaluation splits on the hub, in order of preference, and the name of our split for each.
@@ -245,5 +245,5 @@ def _is_saved_dataset(settings: ImageSettings) -> bool:
 HUB = ImageFormat(
     open=hugging_face,
     detect=_is_saved_dataset,
-    options=frozenset({"val_split", "folds", "fold", "image_size"}),
+    options=SPLIT_OPTIONS,
 )

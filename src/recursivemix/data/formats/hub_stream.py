@@ -15,10 +15,9 @@ from typing import IO, Any, cast
 
 from recursivemix.data.images import ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.shards import SHARD_OPTIONS, LimitedFile, Member, Shard, sharded_images
+from recursivemix.data.shards import SHARD_OPTIONS, LimitedFile, Shard, sharded_images
 
 from .hub import EVALUATION, find_columns, library, load_splits
-from .webdataset import tar_members
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,6 @@ class StreamShard:
                         entry = tarfile.TarInfo(f"{row:08d}.{suffix}")
                         entry.size = len(data)
                         archive.addfile(entry, io.BytesIO(data))
-
-    def members(self, file: Path) -> list[Member]:
-        """Return the rows of the copy."""
-        return tar_members(file)
 
 
 def open_stream(settings: ImageSettings, seed: int = 0) -> ImageData:

@@ -24,7 +24,7 @@ from torch import Tensor
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 from recursivemix.models.preprocessing import three_numbers
 
 MAGIC = b"rmpack1\n"
@@ -191,5 +191,5 @@ def is_pack(path: Path | None) -> bool:
 PACK = ImageFormat(
     open=open_pack,
     detect=lambda settings: is_pack(settings.data),
-    options=frozenset({"val_split", "folds", "fold", "image_size", "skip_bad"}),
+    options=SPLIT_OPTIONS | {"skip_bad"},
 )

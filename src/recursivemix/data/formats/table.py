@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from recursivemix.data.images import ImageData, ImageFormat
-from recursivemix.data.rows import SPLITS, Row, Words, rows_data, split_words
+from recursivemix.data.rows import LABEL_NAMES, SPLITS, Row, Words, rows_data, split_words
 from recursivemix.data.settings import ImageSettings
+from recursivemix.data.splits import SPLIT_OPTIONS
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
-LABEL_COLUMNS = ("label", "labels", "class", "target")
 TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """Values of a column of 0 and 1, as text in lower case."""
 FIX = "fix the row, or leave out all such rows with --skip-bad"
@@ -85,7 +85,7 @@ def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
     image_column = _find_column(path, columns, "--image-column", settings.image_column, IMAGE_COLUMNS)
     source = TableRows(path, columns[image_column], settings.data or path.parent)
     asked: Sequence[str | None] = settings.label_column or [None]
-    names = [_find_column(path, columns, "--label-column", name, LABEL_COLUMNS) for name in asked]
+    names = [_find_column(path, columns, "--label-column", name, LABEL_NAMES) for name in asked]
     marked = len(names) > 1  # columns of 0 and 1
     labels = _marked(columns, names) if marked else [split_words(value) for value in columns[names[0]]]
     splits: Sequence[Any] = ["train"] * len(source)
@@ -189,18 +189,7 @@ def usable_rows(
 TABLE = ImageFormat(
     open=open_table,
     detect=lambda settings: settings.table is not None,
-    options=frozenset(
-        {
-            "data",
-            "image_column",
-            "label_column",
-            "split_column",
-            "multi_label",
-            "val_split",
-            "folds",
-            "fold",
-        }
-        | {"image_size", "skip_bad"}
-    ),
+    options=SPLIT_OPTIONS
+    | {"data", "image_column", "label_column", "split_column", "multi_label", "skip_bad"},
     needs="table",
 )
