@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.atomic_write import atomic_write, write_json, write_text
-from recursivemix.report.cells import AGE_COLOURS, GROUND, INK
+from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Cell, Cells
 from recursivemix.report.names import Theme
-from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table, render
+from recursivemix.report.page import Page, Plot, Section, Table, render
 from recursivemix.report.plots import Figure, Series, lines
 
 from .process import AGES, BINS, Statistics
@@ -71,7 +71,7 @@ def statistics_page(measured: Statistics, record: dict[str, Any]) -> Page:
     drawn = {trace["meta"]["label"] for plot in plots for trace in plot.figure["data"]}
     least, most = float(measured.coverage.min()), float(measured.coverage.max())
     caption = f"{least:.3f} (dark) to {most:.3f} (bright)"
-    coverage = GridCell(coverage_png(measured.coverage), [], [caption])
+    coverage = Cell(coverage_picture(measured.coverage), (caption,))
     facts = f"{record['batches']} batches of {record['batch_size']} images of {record['size']} pixels"
     return Page(
         title=f"The mixing process of {measured.mixer}",
@@ -87,7 +87,15 @@ def statistics_page(measured: Statistics, record: dict[str, Any]) -> Page:
             Section("Plots", plots=plots),
             Section(
                 "Coverage",
-                grids=[Grid("How often each pixel shows another image", [""], [[coverage]], [""])],
+                grids=[
+                    Cells(
+                        "How often each pixel shows another image",
+                        ("",),
+                        ((coverage,),),
+                        ("",),
+                        lossless=True,
+                    )
+                ],
             ),
         ],
     )
@@ -148,18 +156,15 @@ def from_zero(figure: Figure) -> None:
     figure["layout"]["yaxis"] |= {"rangemode": "tozero"}
 
 
-def coverage_png(coverage: Tensor) -> bytes:
-    """Draw a map from its minimum (dark) to its maximum (bright), at least 256 pixels per side."""
+def coverage_picture(coverage: Tensor) -> Tensor:
+    """Draw a map from its minimum (dark) to its maximum (bright): uint8, at least 256 pixels per side."""
     from matplotlib import colormaps
-    from PIL import Image
 
     low, high = float(coverage.min()), float(coverage.max())
     scaled = (coverage - low) / (high - low) if high > low else torch.zeros_like(coverage)
-    image = Image.fromarray(colormaps["cividis"](scaled.numpy(), bytes=True)[..., :3].copy())
-    times = max(1, 256 // min(image.size))
-    held = io.BytesIO()
-    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(held, "png")
-    return held.getvalue()
+    picture = torch.from_numpy(colormaps["cividis"](scaled.numpy(), bytes=True)[..., :3]).permute(2, 0, 1)
+    times = max(1, 256 // min(coverage.shape))
+    return picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
 def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) -> bytes:

@@ -27,7 +27,7 @@ from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import DECODING_ERRORS, as_rgb
 from recursivemix.data.images import ImageData, denormalise
 from recursivemix.mixing import MIXERS
-from recursivemix.report.cells import Cell, Cells, as_bytes, as_grid
+from recursivemix.report.cells import Cell, Cells, as_bytes
 from recursivemix.report.page import render_grid
 
 from .activation import NamedModel
@@ -163,9 +163,9 @@ class Studio:
             columns, pictures = self._columns(settings, image)
             first = settings.step - len(columns) + 1
             cells = in_rows(f"{settings.mixer}, iteration {settings.step}", columns, first)
-            html = render_grid(as_grid(cells))
+            html = render_grid(cells)
             if self.trained is not None:
-                html += render_grid(as_grid(map_cells(self.trained, pictures)))
+                html += render_grid(map_cells(self.trained, pictures))
         return html
 
     def _columns(self, settings: Settings, image: Tensor | None) -> tuple[list[list[Cell]], list[Tensor]]:
