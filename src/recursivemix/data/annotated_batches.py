@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,10 +37,8 @@ class AnnotatedBatch(NamedTuple, Generic[Target]):
     """Index of each image in its data set."""
 
 
-class JointTransform(Protocol):
-    """Random transform of an image together with its target; it draws from the generator only."""
-
-    def __call__(self, image: Tensor, target: Any, generator: torch.Generator) -> tuple[Tensor, Any]: ...
+JointTransform = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
+"""Random transform of an image together with its target; it draws from the generator only."""
 
 
 @dataclass(frozen=True)

@@ -160,35 +160,27 @@ def _notices(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield issues that do not stop training but may surprise."""
     if diagnosis.unread_folders:
         yield f"ignored: {_listed(diagnosis.unread_folders)}; splits must be named train, val or test"
-    if diagnosis.stray_images:
-        yield (
-            f"{_images(len(diagnosis.stray_images))} outside the class folders, ignored: "
-            f"{_listed(diagnosis.stray_images)}"
-        )
-    if diagnosis.exif_rotated:
-        yield (
-            f"{_images(diagnosis.exif_rotated)} with an EXIF rotation, which training ignores: store the "
-            f"pixels upright"
-        )
-    if diagnosis.transparent:
-        yield (
-            f"{_images(diagnosis.transparent)} with transparent pixels, whose hidden colours are trained "
-            f"on: put them on a background"
-        )
-    if "CMYK" in diagnosis.modes:
-        yield (
-            f"{_images(diagnosis.modes['CMYK'])} in CMYK, converted without a colour profile: convert to "
-            f"RGB yourself if colours matter"
-        )
-    if diagnosis.several_frames:
-        yield f"{_images(diagnosis.several_frames)} with several frames: only the first is read"
-    if diagnosis.elongated:
-        yield (
-            f"{_images(diagnosis.elongated)} with one side more than {ELONGATED} times the other: square "
-            f"crops show little of them"
-        )
-    if diagnosis.small:
-        yield f"{_images(diagnosis.small)} with a side below {SMALL} pixels"
+    stray = diagnosis.stray_images
+    for count, words in (
+        (len(stray), f"outside the class folders, ignored: {_listed(stray)}"),
+        (diagnosis.exif_rotated, "with an EXIF rotation, which training ignores: store the pixels upright"),
+        (
+            diagnosis.transparent,
+            "with transparent pixels, whose hidden colours are trained on: put them on a background",
+        ),
+        (
+            diagnosis.modes.get("CMYK", 0),
+            "in CMYK, converted without a colour profile: convert to RGB yourself if colours matter",
+        ),
+        (diagnosis.several_frames, "with several frames: only the first is read"),
+        (
+            diagnosis.elongated,
+            f"with one side more than {ELONGATED} times the other: square crops show little of them",
+        ),
+        (diagnosis.small, f"with a side below {SMALL} pixels"),
+    ):
+        if count:
+            yield f"{_images(count)} {words}"
     if diagnosis.not_images:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in diagnosis.not_images)
         counts = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(SHOWN))
