@@ -14,6 +14,7 @@ from recursivemix.data.annotated import DetectionData, SegmentationData
 from recursivemix.data.annotated_batches import AnnotatedTraining, DetectionTransform, SegmentationTransform
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import TrainingOrder
+from recursivemix.data.printable import counted
 from recursivemix.mixing import DenseBatch, DenseRecursiveMix, DenseTarget
 from recursivemix.mixing.checks import options_named
 from recursivemix.report.cells import Cell, Part, enlarged, scaled, short
@@ -132,8 +133,7 @@ def dense_cell(
     x1, y1, x2, y2 = batch.boxes[index].tolist()
     box = (x1, y1, x2, y2) if lam < 1 else None
     large, times = enlarged(image)
-    visible = sum(part.pixels >= VISIBLE for part in parts)
-    count = f"{visible} image{'' if visible == 1 else 's'} visible"
+    count = f"{counted(sum(part.pixels >= VISIBLE for part in parts), 'image')} visible"
     lines = (*annotated_lines(target, classes), lam_line(lam, box), count)
     return Cell(draw_target(large, target, times), lines, tuple(parts), scaled(box, times))
 

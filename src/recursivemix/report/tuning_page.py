@@ -9,10 +9,12 @@ from typing import Any
 import yaml
 from scipy.stats import spearmanr
 
+from recursivemix.data.printable import counted
+
 from .page import Code, Page, Plot, Section, Table, render
 from .plots import Figure, Series, lines, points
 from .sections import environment_table
-from .words import NOTHING, counted, number, with_interval
+from .words import NOTHING, number, with_interval
 
 STATES = {"complete": "full length", "pruned": "stopped at a rung", "fail": "failed", "running": "open"}
 """States of Optuna's trials, and how they are called here."""
