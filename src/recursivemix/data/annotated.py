@@ -40,10 +40,7 @@ def passing(
 ) -> list[Result]:
     """Return the results of a check that raises `AnnotationError`, without the items that fail it.
 
-    Args:
-        check: applied to each item.
-        items: entries or files of a data set.
-        skipped: reasons of failures are appended; None to raise the first one.
+    The reasons of failures are appended to ``skipped``; None raises the first one.
     """
     results = []
     for item in items:
@@ -109,14 +106,10 @@ class SegmentationImages(Protocol):
 
 @dataclass(frozen=True)
 class SelectedImages:
-    """Some images of a data set, as a data set of the same kind.
-
-    Args:
-        images: `DetectionImages` or `SegmentationImages`.
-        indices: of the selected ones.
-    """
+    """Some images of a data set, as a data set of the same kind."""
 
     images: Any
+    """`DetectionImages` or `SegmentationImages`."""
     indices: Sequence[int]
 
     def __len__(self) -> int:
@@ -127,21 +120,17 @@ class SelectedImages:
         return pair
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of an image without reading the image."""
         objects: Objects = self.images.objects(self.indices[index])
         return objects
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the (H, W) of an image without reading it."""
         size: tuple[int, int] = self.images.size(self.indices[index])
         return size
 
     def name(self, index: int) -> str:
-        """Return the name of an image."""
         return str(self.images.name(self.indices[index]))
 
     def image_id(self, index: int) -> int:
-        """Return the id of an image in COCO's files."""
         return int(self.images.image_id(self.indices[index]))
 
 

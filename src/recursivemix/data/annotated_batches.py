@@ -43,15 +43,11 @@ JointTransform = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
 
 @dataclass(frozen=True)
 class DetectionTransform:
-    """Mirror half of the images, with boxes and masks, and vary their colors; the detector resizes.
-
-    Args:
-        flip: mirror half of the images.
-        color_jitter: largest relative change of brightness, contrast and saturation.
-    """
+    """Mirror half of the images, with boxes and masks, and vary their colors; the detector resizes."""
 
     flip: bool
     color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
 
     def __call__(
         self, image: Tensor, target: Objects, generator: torch.Generator
@@ -156,16 +152,7 @@ class TransformedImages(Dataset[Sample]):
 
 
 class AnnotatedTraining(Generic[Target]):
-    """Training batches of one process, epoch by epoch.
-
-    Args:
-        images: the training set.
-        order: which images make up which batch.
-        transform: applied to each image and its target.
-        epoch: returns the epoch that starts; called when the first batch of an iteration is requested.
-        device: of the batches.
-        workers: number of processes that read images.
-    """
+    """Training batches of one process, epoch by epoch; arguments as in `TrainingBatches`."""
 
     def __init__(
         self,
@@ -200,11 +187,7 @@ class AnnotatedTraining(Generic[Target]):
 class AnnotatedEvaluation(Generic[Target]):
     """Evaluation batches of one process, without transforms, always in the same order.
 
-    Args:
-        images: the data set.
-        batches: the images of each batch; -1 is an empty place, which is left out.
-        device: of the batches.
-        workers: number of processes that read images.
+    In ``batches``, which hold the images of each batch, -1 is an empty place, which is left out.
     """
 
     def __init__(

@@ -117,13 +117,7 @@ class Reader:
 
 
 class HeldImages:
-    """Images in memory, packed; on the device if they fit.
-
-    Args:
-        images: `StackedImages` of the network's input size.
-        padding: width of the black border in pixels.
-        device: of the batches.
-    """
+    """`StackedImages` of the input size, packed with a black border; on the device if they fit."""
 
     def __init__(self, images: LabelledImages, padding: int, device: torch.device) -> None:
         assert isinstance(images, StackedImages)
@@ -240,9 +234,7 @@ class EvaluationBatches:
         images: the data set.
         batches: the images of each batch; -1 is an empty place.
         augmentation: gives the size and the normalization.
-        device: of the batches.
-        hold: see `TrainingBatches`.
-        workers: number of processes that read images that are not held in memory.
+        device, hold, workers: as in `TrainingBatches`.
     """
 
     def __init__(

@@ -37,16 +37,7 @@ def open_detection(
 def open_segmentation(
     data: Path | None, dataset: SegmentationSource = "auto", *, skip_bad: bool = False
 ) -> SegmentationData:
-    """Open images with label maps.
-
-    Args:
-        data: the folder; None for the synthetic scenes.
-        dataset: its format; "auto" detects it.
-        skip_bad: leave out images that cannot be read or have a broken label map; reads them all.
-
-    Raises:
-        ValueError: no format recognizes the folder, or an annotation is broken.
-    """
+    """Open images with label maps; arguments and errors as in `open_detection`."""
     chosen = _choose_format(data, dataset, SEGMENTATION_FORMATS, "label maps")
     opened: SegmentationData = chosen.open(data or Path(), skip_bad=skip_bad)
     return _readable(opened) if skip_bad else opened

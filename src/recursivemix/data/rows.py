@@ -54,8 +54,7 @@ def rows_data(
     """Make a data set of rows.
 
     Args:
-        settings: how to split, and whether to leave out bad rows.
-        seed: of held-out images.
+        settings, seed: as in `image_data`.
         source: the encoded images.
         rows: the usable rows of "train", and of "val" or "test".
         bad: what is wrong with other rows, by number.

@@ -64,12 +64,7 @@ class StreamShard:
 
 
 def open_stream(settings: ImageSettings, seed: int = 0) -> ImageData:
-    """Open a data set of the hub, or of local files, as shards.
-
-    Args:
-        settings: ``data`` is the name, as for `recursivemix.data.formats.hub.hugging_face`. The network is
-            used whenever a shard is read.
-        seed: of held-out images.
+    """Open a data set as `hugging_face` does, but as shards; the network is used whenever one is read.
 
     Raises:
         ValueError: ``datasets`` is not installed, or the data set is not there or lacks columns or splits.

@@ -56,16 +56,13 @@ class SceneImages:
         return self.scenes[index].image, self.targets[index]
 
     def objects(self, index: int) -> Objects:
-        """Return the digits of a scene."""
         objects: Objects = self.targets[index]
         return objects
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the (H, W) of a scene."""
         return SIDE, SIDE
 
     def name(self, index: int) -> str:
-        """Return the position of a scene in its split."""
         return f"digit scenes, {self.split}, scene {index}"
 
     def image_id(self, index: int) -> int:

@@ -22,11 +22,7 @@ FIX = "fix the row, or leave out all such rows with --skip-bad"
 
 
 class ParquetCells(Sequence[Any]):
-    """Cells of a Parquet column of images; they stay in Arrow's memory, which loader workers share.
-
-    Args:
-        column: a ``pyarrow.ChunkedArray``.
-    """
+    """Cells of a ``pyarrow.ChunkedArray``; they stay in Arrow's memory, which loader workers share."""
 
     def __init__(self, column: Any) -> None:
         self.column = column
@@ -39,13 +35,7 @@ class ParquetCells(Sequence[Any]):
 
 
 class TableRows:
-    """Encoded images of a table, by row.
-
-    Args:
-        table: path of the table.
-        cells: path or encoded bytes of each row.
-        folder: that paths are relative to.
-    """
+    """Encoded images of a table, by row: bytes, or paths relative to a folder; see `EncodedSource`."""
 
     fix = FIX
     blocks: Tensor | None = None

@@ -58,11 +58,9 @@ class TarShard:
 def open_webdataset(settings: ImageSettings, seed: int = 0) -> ImageData:
     """Open the images of tar shards.
 
-    Args:
-        settings: ``data`` is a folder of shards, a shard, or a pattern of paths or URLs such as
-            ``https://host/train-{000..099}.tar``. The split of a shard is the first word of its file name,
-            or else the name of its folder; without either it is for training.
-        seed: of held-out images.
+    ``data`` is a folder of shards, a shard, or a pattern of paths or URLs such as
+    ``https://host/train-{000..099}.tar``. The split of a shard is the first word of its file name, or else
+    the name of its folder; without either it is for training.
 
     Raises:
         ValueError: there is no shard, a shard is broken or empty, or a sample has no image or label.
