@@ -6,9 +6,10 @@ start an epoch at any step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,11 +30,13 @@ from .augment import (
 )
 from .crop import evaluation_crop
 from .images import EncodedImages, LabelledImages, StackedImages, cropped
-from .keyed_loader import Key, KeyedLoader, Keys
+from .keyed_loader import Key, KeyedLoader
 from .order import SHUFFLED, TrainingOrder, generator_of
 
 ON_DEVICE_SHARE = 0.25
 """Largest share of a device's free memory that cached images may take."""
+PREFETCHED = 4
+"""Batches that each loader worker is ahead."""
 
 
 class Batch(NamedTuple):
@@ -87,32 +90,67 @@ class AugmentedImages(Dataset[Tensor]):
         return image.permute(1, 2, 0)
 
 
+class SharedBatches(Dataset[tuple[int, int]]):
+    """Writes batches into memory that all processes share; for loader workers.
+
+    To allocate and send memory for each batch, as `DataLoader` does, takes longer than to fill it.
+
+    Args:
+        images: read by key.
+        slots: number of batches that are in memory at a time; one is for reading in this process.
+        batch_size: most images of a batch.
+    """
+
+    def __init__(self, images: AugmentedImages, slots: int, batch_size: int) -> None:
+        self.images = images
+        shape = (slots, batch_size, images.size, images.size, 3)
+        # `Tensor.share_memory_` would fill all slots at once; these take memory when they are written.
+        allocate: Any = torch.UntypedStorage._new_shared if slots > 1 else torch.UntypedStorage
+        self.slots = torch.empty(0, dtype=torch.uint8).set_(allocate(math.prod(shape))).view(shape)
+
+    def __getitems__(self, request: tuple[int, list[Key]]) -> tuple[int, int]:
+        """Write the images of these keys into a slot; return the slot and their number."""
+        slot, keys = request
+        for place, key in zip(self.slots[slot], keys, strict=False):
+            place.copy_(self.images[key])
+        return slot, len(keys)
+
+
 class Reader:
     """Reads images by key in loader workers and copies them to the device, as bytes.
 
-    With ``training`` they are augmented; otherwise their central crop is taken.
+    With ``training`` they are augmented; otherwise their central crop is taken. A batch has at most
+    ``batch_size`` images.
     """
 
     def __init__(
         self,
         images: LabelledImages,
         augmentation: Augmentation,
+        batch_size: int,
         *,
         training: bool,
         workers: int,
         device: torch.device,
     ) -> None:
         self.device = device
-        self.loader = KeyedLoader(
-            AugmentedImages(images, augmentation, training),
-            workers,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers > 0 else None,
-        )
+        items = AugmentedImages(images, augmentation, training)
+        # Those that the workers have been asked for, and the one that was received last.
+        self.batches = SharedBatches(items, PREFETCHED * workers + 1, batch_size)
+        ahead = {"prefetch_factor": PREFETCHED} if workers > 0 else {}
+        self.loader = KeyedLoader(self.batches, workers, collate_fn=tuple, **ahead)
 
-    def read(self, keys: Keys) -> Iterator[Tensor]:
-        """Yield (B, 3, S, S) uint8 batches, in the order of the keys."""
-        for images in self.loader.load(keys):
+    def read(self, keys: Iterable[list[Key]]) -> Iterator[Tensor]:
+        """Yield (B, 3, S, S) uint8 batches, in the order of the keys.
+
+        Valid until the next one is asked for, which may overwrite it.
+        """
+        slots = len(self.batches.slots)
+        requests = ((step % slots, batch) for step, batch in enumerate(keys))
+        for slot, count in self.loader.load(requests):
+            images = self.batches.slots[slot, :count]
+            if self.device.type == "cuda":
+                images = images.pin_memory()  # a copy, so that the one to the device need not be waited for
             yield images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
 
@@ -187,7 +225,9 @@ class TrainingBatches:
         if hold:
             self._held = HeldImages(images, self._padding, device)
         else:
-            self._reader = Reader(images, augmentation, training=True, workers=workers, device=device)
+            self._reader = Reader(
+                images, augmentation, order.batch_size, training=True, workers=workers, device=device
+            )
 
     def __len__(self) -> int:
         return self.order.steps
@@ -254,7 +294,10 @@ class EvaluationBatches:
         if hold:
             self._held = HeldImages(images, 0, device)
         else:
-            self._reader = Reader(images, augmentation, training=False, workers=workers, device=device)
+            longest = max(map(len, batches), default=1)
+            self._reader = Reader(
+                images, augmentation, longest, training=False, workers=workers, device=device
+            )
 
     def __len__(self) -> int:
         return len(self.batches)
