@@ -29,12 +29,9 @@ class KeySampler:
 
 
 class KeyedLoader(Generic[Item]):
-    """Loads the items of a data set by batches of keys, in loader workers.
+    """Loads the items of a data set by batches of keys, in loader workers; 0 loads in this process.
 
-    Args:
-        items: the data set.
-        workers: number of processes; 0 loads in this process.
-        options: further arguments of `DataLoader`.
+    The options are further arguments of `DataLoader`.
     """
 
     def __init__(self, items: Dataset[Item], workers: int, **options: Any) -> None:
