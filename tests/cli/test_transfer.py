@@ -284,8 +284,8 @@ def test_a_classifier_is_no_detector(save_trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--probes", "all"], "--probes is for classification"),
-        (["--images", "9", "--seed", "3"], "--images and --seed are for classification"),
+        (["--probes", "all"], "for classification only: --probes; "),
+        (["--images", "8", "--seed", "1"], "for classification only: --images, --seed; "),
         ([], "was not trained on the sample scenes: name its images with --data DIR"),
         (["--data", "nowhere"], "there is no folder nowhere"),
     ],

@@ -51,10 +51,7 @@ def passing(
 ) -> list[Result]:
     """Return the results of a check that raises `AnnotationError`, without the items that fail it.
 
-    Args:
-        check: applied to each item.
-        items: entries or files of a data set.
-        skipped: reasons of failures are appended; None to raise the first one.
+    The reasons of failures are appended to ``skipped``; None raises the first one.
     """
     results = []
     for item in items:
@@ -120,14 +117,10 @@ class SegmentationImages(Protocol):
 
 @dataclass(frozen=True)
 class SelectedImages:
-    """Some images of a data set, as a data set of the same kind.
-
-    Args:
-        images: `DetectionImages` or `SegmentationImages`.
-        indices: of the selected ones.
-    """
+    """Some images of a data set, as a data set of the same kind."""
 
     images: Any
+    """`DetectionImages` or `SegmentationImages`."""
     indices: Sequence[int]
 
     def __len__(self) -> int:
@@ -138,21 +131,17 @@ class SelectedImages:
         return pair
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of an image without reading the image."""
         objects: Objects = self.images.objects(self.indices[index])
         return objects
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the (H, W) of an image without reading it."""
         size: tuple[int, int] = self.images.size(self.indices[index])
         return size
 
     def name(self, index: int) -> str:
-        """Return the name of an image."""
         return str(self.images.name(self.indices[index]))
 
     def image_id(self, index: int) -> int:
-        """Return the id of an image in COCO's files."""
         return int(self.images.image_id(self.indices[index]))
 
 
@@ -188,23 +177,12 @@ class SegmentationData:
 
 
 @dataclass(frozen=True)
-class DetectionFormat:
-    """A format of images with objects; `recursivemix.data.names.DETECTION_FORMATS` lists them."""
+class AnnotatedFormat:
+    """A format of images with objects or label maps; `recursivemix.data.names` lists them."""
 
-    open: Callable[[Path, bool, bool], DetectionData]
-    """Open a folder; the other arguments ask for masks, and to leave out images with broken annotations."""
-    detect: Callable[[Path], bool] | None = None
-    """Tell whether a folder is in this format; None if the format needs no folder."""
-    layout: str = ""
-    """Files that a folder must have, for messages."""
-
-
-@dataclass(frozen=True)
-class SegmentationFormat:
-    """A format of images with label maps; `recursivemix.data.names.SEGMENTATION_FORMATS` lists them."""
-
-    open: Callable[[Path, bool], SegmentationData]
-    """Open a folder; the second argument asks to leave out images with broken annotations."""
+    open: Callable[..., Any]
+    """Open a folder as `DetectionData` or `SegmentationData`. The keyword ``skip_bad`` asks to leave out
+    images with broken annotations, and ``masks``, of detection alone, for masks."""
     detect: Callable[[Path], bool] | None = None
     """Tell whether a folder is in this format; None if the format needs no folder."""
     layout: str = ""

@@ -1,8 +1,9 @@
 """Registry of data formats, and the values of the data options. Standard library only.
 
 To add a format, write a module in `recursivemix.data.formats` and add one line here. The value of an entry
-is ``MODULE:OBJECT``: the object describes the format (`ImageFormat`, `DetectionFormat` or
-`SegmentationFormat`). ``--dataset auto`` asks the formats in the order of their registry.
+is ``MODULE:OBJECT``: the object describes the format (`ImageFormat` or `AnnotatedFormat`).
+
+``--dataset auto`` asks the formats in the order of their registry.
 """
 
 from __future__ import annotations

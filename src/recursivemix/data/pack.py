@@ -107,12 +107,7 @@ def write_contents(
 ) -> int:
     """Write the encoded images and their index to an empty file, then the header that makes it complete.
 
-    Args:
-        file: to write, from its start.
-        contents: the encoded images.
-        labels: (N,) or (N, K) labels of all images.
-        names: of all images.
-        facts: of the data set, for the index.
+    Contents, (N,) or (N, K) labels and names are of all images, the facts of the data set.
 
     Returns:
         The bytes of the file.
@@ -203,15 +198,12 @@ def open_whole(settings: ImageSettings) -> ImageData:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes images for a pack.
-
-    Args:
-        size: largest shorter side in pixels; None for any.
-        quality: of JPEG; None stores pixels, as PPM.
-    """
+    """Encodes images for a pack."""
 
     size: int | None
+    """Largest shorter side in pixels; None for any."""
     quality: int | None
+    """Of JPEG; None stores pixels, as PPM."""
 
     def __call__(self, images: LabelledImages, index: int) -> bytes:
         """Return an encoded image."""

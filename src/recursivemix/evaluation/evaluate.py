@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .probe import Probe
     from .subject import Subject
 
-DEFAULT_PROBES, DEFAULT_IMAGES = "accuracy,calibration", 2000
+DEFAULT_PROBES = "accuracy,calibration"
 
 
 def evaluate_checkpoint(
@@ -28,7 +29,7 @@ def evaluate_checkpoint(
     device: Device = "auto",
     workers: int = 2,
     dataset: Source | None = None,
-    images: int = DEFAULT_IMAGES,
+    images: int = 2000,
     precision: Precision = "auto",
     seed: int = 0,
     probes: str = DEFAULT_PROBES,
@@ -76,9 +77,7 @@ def evaluate_checkpoint(
         how = (batch_size or 256, device, precision)
         measured = _probed(trained, opened, selected, how, 0 if data is None else workers, images, seed)
     else:
-        defaults = {"probes": DEFAULT_PROBES, "dataset": None, "images": DEFAULT_IMAGES, "seed": 0}
-        given = {"probes": probes, "dataset": dataset, "images": images, "seed": seed}
-        _check_for_classes(trained, [name for name in given if given[name] != defaults[name]])
+        _check_for_images(trained, {"probes": probes, "dataset": dataset, "images": images, "seed": seed})
         from .dense import evaluate_dense
 
         measured = evaluate_dense(trained, data, batch_size, device, workers, precision)
@@ -111,13 +110,13 @@ def _check_counts(counts: dict[str, int | None]) -> None:
             raise ValueError(f"--{name} must be at least 1, got {value}")
 
 
-def _check_for_classes(trained: TrainedModel, given: list[str]) -> None:
-    """Raise ValueError for options, by name, that a detector or segmenter does not have."""
-    if given:
-        flags, verb = " and ".join(f"--{name}" for name in given), "is" if len(given) == 1 else "are"
+def _check_for_images(trained: TrainedModel, options: dict[str, Any]) -> None:
+    """Raise ValueError for options that a detector or segmenter does not have."""
+    defaults = signature(evaluate_checkpoint).parameters
+    changed = ", ".join(f"--{name}" for name, value in options.items() if value != defaults[name].default)
+    if changed:
         raise ValueError(
-            f"{flags} {verb} for classification, {trained.path} is of {trained.task}: leave "
-            f"{'it' if len(given) == 1 else 'them'} out"
+            f"for classification only: {changed}; {trained.path} is of {trained.task}: leave them out"
         )
 
 

@@ -18,7 +18,7 @@ from recursivemix.evaluation.names import Method
 from recursivemix.evaluation.predict import network_inputs
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.trained import TrainedModel, load_task
-from recursivemix.report.cells import Cell, Cells, as_grid, enlarged, short, write_cells
+from recursivemix.report.cells import Cell, Cells, enlarged, short, write_cells
 from recursivemix.report.names import Theme
 from recursivemix.report.overlays import draw_heat
 from recursivemix.report.page import Page, Section, render
@@ -153,7 +153,7 @@ def explained_page(cells: Cells, lines: list[str]) -> Page:
         answer=cells.title,
         facts="One row per image, one column per checkpoint and class.",
         labels=(),
-        sections=[Section("Maps", text, grids=[as_grid(cells)])],
+        sections=[Section("Maps", text, grids=[cells])],
     )
 
 

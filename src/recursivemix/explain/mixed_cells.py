@@ -35,12 +35,12 @@ class MixedStep(NamedTuple):
 def mixed_steps(tracker: SourceTracker, steps: Iterable[Step]) -> Iterator[MixedStep]:
     """Mix batches one after another."""
     classes = torch.zeros(tracker.batch_size * tracker.steps, dtype=torch.long)
-    for number, step in enumerate(steps):
-        if step.starts_epoch:
+    for number, (starts_epoch, batch) in enumerate(steps):
+        if starts_epoch:
             tracker.start_epoch()
         first = number * tracker.batch_size
-        classes[first : first + len(step.labels)] = step.labels
-        composition = tracker(step.images, step.indices)
+        classes[first : first + len(batch.targets)] = batch.targets
+        composition = tracker(batch.images, batch.indices)
         yield MixedStep(number, tracker.batch_size, composition, classes)
 
 
@@ -72,14 +72,7 @@ def mixed_columns(
 
 
 def mixed_cell(step: MixedStep, index: int, picture: Tensor, names: tuple[str, ...]) -> Cell:
-    """Return the cell of one image of a mixed batch.
-
-    Args:
-        step: the batch.
-        index: of the image.
-        picture: (3, H, W) uint8, the mixed image.
-        names: of the classes.
-    """
+    """Return the cell of one image of a mixed batch, a (3, H, W) uint8 picture."""
     composition = step.composition
     label, pixels = composition.label[index], composition.pixels[index]
     own = step.number * step.batch_size + index

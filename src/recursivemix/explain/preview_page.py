@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recursivemix.data.atomic_write import write_text
-from recursivemix.report.cells import Cell, Cells, as_grid, write_cells, write_frames
+from recursivemix.report.cells import Cell, Cells, write_cells, write_frames
 from recursivemix.report.names import Theme
 from recursivemix.report.page import Page, Section, render
 
@@ -38,5 +38,5 @@ def preview_page(cells: Cells, mixer: str) -> Page:
         answer=cells.title,
         facts="Each row is a sample, each column an iteration.",
         labels=(),
-        sections=[Section(mixer, text, grids=[as_grid(cells)])],
+        sections=[Section(mixer, text, grids=[cells])],
     )

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from recursivemix.data.printable import one_line
 from recursivemix.mixing import MIXERS
 from recursivemix.report.page import templates
 
@@ -74,11 +75,6 @@ def guarded(app: ASGIApp) -> ASGIApp:
             logging.getLogger("uvicorn.error").error("%s: %s", scope["path"], one_line(error))
 
     return guarded_app
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def make_app(studio: Studio) -> Starlette:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -143,17 +143,11 @@ def open_table(
                 yield ParquetTable(part, columns, features)
                 return
             with nullcontext(sys.stdout) if part is None else part.open("w", newline="") as file:
-                yield _text_table(file, models, kind, columns)
+                yield JsonTable(file, models) if kind == "json" else CsvTable(file, columns)
     except BrokenPipeError:  # of standard output
         raise
     except OSError as error:
         raise ValueError(f"cannot write the predictions ({error}): name another place") from error
-
-
-def _text_table(
-    file: IO[str], models: list[TrainedModel], kind: str, columns: list[str]
-) -> PredictionTable:
-    return JsonTable(file, models) if kind == "json" else CsvTable(file, columns)
 
 
 def write_predictions(

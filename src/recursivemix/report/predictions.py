@@ -37,8 +37,10 @@ def write_predictions(
     annotated, predicted = [], []
     seen: set[int] = set()
     for index in order:
-        image, annotation = data.evaluation[index]
-        truth = annotation if isinstance(annotation, Tensor) else as_target(annotation)
+        truth: Objects | DenseTarget | Tensor
+        image, truth = data.evaluation[index]
+        if not isinstance(truth, Tensor):
+            truth = DenseTarget(truth.boxes, truth.labels, truth.masks)
         target, scores = confident(*predict_one(module, image))
         annotated.append(drawn(image, truth, None, data.classes))
         predicted.append(drawn(image, target, scores, data.classes))
@@ -86,11 +88,6 @@ def drawn(
     if scores is not None:
         names = [f"{name} {score:.2f}" for name, score in zip(names, scores.tolist(), strict=True)]
     return draw_target(large, target, times, names)
-
-
-def as_target(objects: Objects) -> DenseTarget:
-    """Return the boxes, labels and masks of annotated objects."""
-    return DenseTarget(objects.boxes, objects.labels, objects.masks)
 
 
 def labels_in(target: DenseTarget | Tensor) -> set[int]:

@@ -12,7 +12,7 @@ from recursivemix.tasks import METRIC_NAMES
 from .page import Code, Plot, Section, Table
 from .plots import Series, forest, lines, points
 from .statistics import UNBOUNDED, Bounds, estimate
-from .table import decimals
+from .table import decimals, estimated_metrics, titled
 from .words import NOTHING, heading, mean_of, number, p_words, verdict, with_interval
 
 Comparison = dict[str, Any]
@@ -24,18 +24,9 @@ OPEN_CLASSES = 30
 BAND = "Mean over seeds; the band is its 95 % interval."
 
 
-def titled(about: Mapping[str, Any]) -> str:
-    """Return a metric's name with its unit."""
-    return f"{about['name']} ({about['unit']})" if about["unit"] else str(about["name"])
-
-
 def methods_section(comparison: Comparison) -> Section:
     """Tabulate every metric of every method."""
-    metrics = {
-        name: about
-        for name, about in comparison["metrics"].items()
-        if any(name in method["estimates"] for method in comparison["methods"])
-    }
+    metrics = estimated_metrics(comparison)
     rows = [
         [
             method["label"],

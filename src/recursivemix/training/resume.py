@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recursivemix.data.annotated import AnnotationError
 from recursivemix.data.decode import UnreadableImageError
+from recursivemix.data.printable import one_line
 from recursivemix.models.checkpoint_file import CheckpointError
 
 from .checkpoints import NonFiniteLossError, StoppedError
@@ -148,7 +149,6 @@ def restoring(path: Path | None, is_restored: Callable[[], bool]) -> Iterator[No
     except Exception as error:
         if path is None or is_restored() or isinstance(error, NOT_OF_THE_CHECKPOINT):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ResumeError(
-            f"the run cannot be resumed from {path}: {type(error).__name__}: {reason}"[:500]
+            f"the run cannot be resumed from {path}: {type(error).__name__}: {one_line(error)}"[:500]
         ) from error

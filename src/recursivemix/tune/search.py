@@ -38,7 +38,7 @@ from recursivemix.compare.pace import Pace
 from recursivemix.compare.processes import RunError
 from recursivemix.compare.settings import budget_seconds
 from recursivemix.data.atomic_write import write_text
-from recursivemix.report.words import counted
+from recursivemix.data.printable import counted
 from recursivemix.training.plain_file import read_json, read_yaml
 
 from .settings import FOUND, TuneSettings

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from math import ceil
+from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from recursivemix.compare.pace import Pace, measure_run, threads_of
 from recursivemix.compare.settings import budget_seconds, task_settings
 from recursivemix.data.atomic_write import write_json, write_text
 from recursivemix.data.open import open_images
+from recursivemix.data.printable import counted
 from recursivemix.report.tuning_page import build_tuning_page
-from recursivemix.report.words import counted, listed
+from recursivemix.report.words import listed
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.environment import environment
 from recursivemix.training.folder_lock import locked_folder
@@ -161,6 +163,18 @@ def settings_of_fit(values: dict[str, Any]) -> ClassificationSettings:
     checked = task_settings("classification", values, "--settings or --space")
     assert isinstance(checked, ClassificationSettings)
     return checked
+
+
+def check_not_search(folder: Path) -> None:
+    """Raise ValueError if a folder holds a search, which has a page and comparisons of its own."""
+    if (folder / SETTINGS).is_file():
+        page = folder / PAGE
+        confirmations = sorted(str(file.parent) for file in folder.glob("confirmation/*/comparison.yaml"))
+        raise ValueError(
+            f"{folder} holds a search of recursivemix tune, "
+            f"{f'with the page {page}' if page.is_file() else 'which has no page yet'}"
+            f"{f'; report the confirmation in {listed(confirmations)}' if confirmations else ''}"
+        )
 
 
 # -- before the search ------------------------------------------------------------------------------

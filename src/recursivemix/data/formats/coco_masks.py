@@ -20,9 +20,6 @@ def check_segmentation(where: str, segmentation: Any, size: tuple[int, int]) -> 
         where: file and annotation, for messages.
         segmentation: ``segmentation`` of the annotation.
         size: (H, W) of its image.
-
-    Raises:
-        AnnotationError: it cannot be decoded.
     """
     height, width = size
     if not segmentation:

@@ -13,8 +13,9 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.images import EncodedImages, ImageData, ImageFiles, ImageFormat
+from recursivemix.data.printable import first_few
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 
 ANNOTATED = {
     "annotations/*.json": ("boxes in the layout of COCO", "detection"),
@@ -27,12 +28,7 @@ File = tuple[Path, int]
 
 
 def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
-    """Open a folder of images.
-
-    Args:
-        settings: ``data`` holds ``train/CLASS`` and ``val/CLASS`` or ``test/CLASS``; or CLASS folders
-            alone, with ``val_split`` or ``folds``.
-        seed: of the held-out images.
+    """Open a folder that holds ``train/CLASS`` and ``val/CLASS`` or ``test/CLASS``, or CLASS folders alone.
 
     Raises:
         ValueError: a folder is missing or empty, the splits have different classes, or a class has no
@@ -95,18 +91,13 @@ def check_same_classes(source: str, train: Sequence[str], split: str, other: Seq
     missing, extra = sorted(set(train) - set(other)), sorted(set(other) - set(train))
     if missing or extra:
         raise ValueError(
-            f"train and {split} of {source} have different classes: only in train: {_first_five(missing)}; "
-            f"only in {split}: {_first_five(extra)}"
+            f"train and {split} of {source} have different classes: only in train: "
+            f"{first_few(missing) or 'none'}; only in {split}: {first_few(extra) or 'none'}"
         )
-
-
-def _first_five(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5]) or "none"
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 FOLDER = ImageFormat(
     open=image_folder,
     detect=lambda settings: False,  # what every folder is that no other format recognizes
-    options=frozenset({"val_split", "folds", "fold", "image_size", "skip_bad"}),
+    options=SPLIT_OPTIONS | {"skip_bad"},
 )
