@@ -64,7 +64,7 @@ class OptimizerSettings(Checked):
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(0, "momentum", "weight_decay", "clip", "gamma", "warmup_epochs")
         self.check_least(0, "min_lr", "cooldown_epochs")
-        if self.lr is not None and self.lr <= 0:
+        if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"--lr must be > 0, got {self.lr}")
         if self.lr is not None and self.min_lr > self.lr:
             raise ValueError(f"--min-lr must be at most --lr {self.lr}, got {self.min_lr}")
@@ -142,16 +142,21 @@ def schedule_notes(settings: OptimizerSettings, epochs: int) -> list[str]:
     return notes
 
 
-def check_optimizer(name: str) -> None:
-    """Raise ValueError for an optimizer that timm does not have."""
+def check_optimizer(settings: OptimizerSettings) -> None:
+    """Raise ValueError for an optimizer that a run cannot use, or options that it does not take."""
     import timm.optim
+    from torch import nn
 
-    known = timm.optim.list_optimizers()
+    name, known = settings.optimizer, timm.optim.list_optimizers()
     if name not in known:
         raise ValueError(
             f"--optimizer {name} is unknown: use sgd (with Nesterov momentum), momentum (without), adamw, "
-            f"or any of timm.optim.list_optimizers(), such as {', '.join(str(name) for name in known[:12])}"
+            f"or any of timm.optim.list_optimizers(), such as {', '.join(str(name) for name in known[:6])}"
         )
+    if timm.optim.get_optimizer_info(name).second_order:
+        raise ValueError(f"--optimizer {name} needs second derivatives, which a run does not compute")
+    tried = OptimizerSettings(name, settings.optimizer_options, lr=1.0, weight_decay=settings.weight_decay)
+    create_optimizer(nn.Linear(1, 1), tried, fused=False)
 
 
 def parameter_groups(
@@ -192,12 +197,11 @@ def create_optimizer(
         rates: peak learning rate of each parameter, if they differ.
 
     Raises:
-        ValueError: unknown name, or options that the optimizer does not take.
+        ValueError: options that the optimizer does not take, or an optimizer for other hardware.
     """
     import timm.optim
 
     name, options = settings.optimizer, dict(settings.optimizer_options)
-    check_optimizer(name)
     if name in FUSED and "foreach" not in options:
         options.setdefault("fused", fused)
     try:
@@ -210,8 +214,9 @@ def create_optimizer(
             filter_bias_and_bn=not settings.decay_norms,
             **options,
         )
-    except TypeError as error:
-        raise ValueError(f"--optimizer-options of {name}: {error}") from error
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
+        flag = "--optimizer-options of" if options.keys() - {"fused"} else "--optimizer"
+        raise ValueError(f"{flag} {name}: {error}") from error
     return optimizer
 
 
