@@ -1,11 +1,13 @@
 """Corrupted, covered, shrunk and combined images against rules stated in loops."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from recursivemix.evaluation.corruption import SEVERITIES, corrupted
-from recursivemix.evaluation.multiple import found_in_top4, four_in_one
+from recursivemix.evaluation.multiple import found_in_top4, four_in_one, run
 from recursivemix.evaluation.occlusion import occluded
 from recursivemix.evaluation.scale import on_other_image, shrunk
 
@@ -103,6 +105,17 @@ def test_found_in_top4():
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5, 6]])
     found = found_in_top4(logits, torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]]))
     assert found.tolist() == [[True] * 4, [False, False, True, True]]
+
+
+def test_the_top_4_of_four_classes_tell_nothing():
+    """All four classes are among the top 4 of any prediction: no figure of 100 % is measured."""
+    labels = torch.arange(4).repeat_interleave(3)
+    subset = SimpleNamespace(images=photos(12), labels=labels)
+    for classes in (4, 5):
+        logits = torch.zeros(12, classes)
+        predictor = SimpleNamespace(logits=lambda images, k=classes: torch.zeros(len(images), k))
+        measured = run(SimpleNamespace(logits=logits, subset=subset, predictor=predictor, seed=0))
+        assert (measured["multiple"] is None) == (classes == 4)
 
 
 def test_shrinking_is_antialiased():

@@ -77,8 +77,9 @@ def test_every_kind_of_image(save_trained, files):
     ("image", "message"),
     [
         (torch.zeros(1, 8, 8), r"got shape \(1, 8, 8\)"),
-        (torch.zeros(3, 8, 8) + 2, r"floating with values in \[0, 1\]"),
-        (torch.full((3, 8, 8), torch.nan), r"floating with values in \[0, 1\]"),
+        (torch.zeros(3, 8, 8) + 2, r"floating with values in \[0, 1\], got torch.float32 from 2 to 2"),
+        (torch.full((3, 8, 8), torch.nan), r"floating with values in \[0, 1\], got .* from nan to nan"),
+        (np.zeros((3, 8, 9), np.uint8), r"got shape \(3, 8, 9\)"),
         (torch.zeros(3, 8, 8).long(), "must be uint8.*got torch.int64"),
         (np.zeros((8, 8)), "must be a file name, a PIL image"),
         (5, "got int"),
@@ -87,6 +88,14 @@ def test_every_kind_of_image(save_trained, files):
 def test_other_images_are_named(save_trained, image, message):
     with pytest.raises(ValueError, match=message):
         load(save_trained()).predict([image])
+
+
+@pytest.mark.parametrize(
+    ("image", "found"), [(np.zeros((8, 9)), r"shape \(8, 9\)"), (None, "NoneType"), (5, "int")]
+)
+def test_what_is_neither_an_image_nor_a_sequence(save_trained, image, found):
+    with pytest.raises(ValueError, match=f"must be a file name, a PIL image.* got {found}"):
+        load(save_trained()).predict(image)
 
 
 def test_averages_of_networks(save_trained, files):

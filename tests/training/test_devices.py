@@ -240,6 +240,33 @@ def test_the_images_of_the_process_whose_loss_is_bad_are_named(python, data, tmp
     assert finish(launched) == [8, 8]
 
 
+LOST = f"""
+import sys; sys.path[:0] = {PATHS!r}
+import os
+from pathlib import Path
+from lightning import Callback
+from test_resume import config
+from recursivemix.cli.errors import Failed
+from recursivemix.cli.running import train
+class Killed(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if os.environ["RANK"] == "1" and trainer.global_step == 2:
+            os._exit(7)
+out = Path(sys.argv[2])
+try:
+    train(config(Path(sys.argv[1]), out, devices=2, checkpoint_every=1), {{}}, None, False, Killed())
+except Failed as error:
+    assert str(error).startswith("another process of the run has ended ("), error
+    assert str(error).endswith(f"; resume with: recursivemix fit --resume {{out}}"), error
+    os._exit(6)
+"""
+
+
+def test_the_loss_of_a_process_is_one_line_that_says_how_to_resume(python, data, tmp_path):
+    launched = launch(python, ["-c", LOST, str(data), str(tmp_path / "run")], 2, free_port())
+    assert finish(launched) == [6, 7]
+
+
 def test_the_command_line_with_two_devices(python, data, tmp_path):
     """``--devices 2`` starts its own second process."""
     command = [

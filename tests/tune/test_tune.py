@@ -163,6 +163,24 @@ def test_the_page_shows_every_trial(pretend, tmp_path):
         assert words in page
 
 
+def test_report_names_the_page_and_the_confirmation_of_a_search(pretend, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / tune.SETTINGS).write_text("epochs: 9\n")
+    assert main(["report", str(out)]) == 2
+    assert f"{out} holds a search of recursivemix tune, which has no page yet\n" in capsys.readouterr().err
+    (out / tune.SETTINGS).unlink()
+    pretend()
+    confirmation = out / "confirmation" / "trial-001"
+    confirmation.mkdir(parents=True)
+    (confirmation / "comparison.yaml").write_text("{}")
+    assert main(["report", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert f"with the page {out / 'page.html'}; report the confirmation in {confirmation}\n" in told
+    assert main(["report", str(out / "nothing")]) == 2
+    assert f"there is no folder {out / 'nothing'}\n" in capsys.readouterr().err
+
+
 def test_the_same_command_keeps_its_epochs_and_refuses_other_settings(pretend, tmp_path):
     pretend(*BETTER)
     before = (tmp_path / "out" / "study.journal").read_text()

@@ -76,8 +76,10 @@ def report(
     from recursivemix.compare.compare import report as make_report
     from recursivemix.data.atomic_write import write_text
     from recursivemix.report.table import as_csv, as_json, as_latex
+    from recursivemix.tune.tune import check_not_search
 
     with usage_errors():
+        check_not_search(folder)
         comparison = make_report(folder, baseline)
         for file, table in ((json, as_json), (csv, as_csv), (latex, as_latex)):
             if file is not None:

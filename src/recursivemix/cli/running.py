@@ -19,6 +19,7 @@ from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.report.predictions import write_predictions
 from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
+from recursivemix.training.devices import is_lost_process
 from recursivemix.training.fit import fit
 from recursivemix.training.folder_lock import FolderInUseError
 from recursivemix.training.optimizer import schedule_notes
@@ -98,6 +99,12 @@ def train(
         raise UsageError(one_line(error)) from error
     except OSError as error:
         raise Failed(one_line(error)) from error
+    except RuntimeError as error:
+        if run.trainer.world_size == 1 or not is_lost_process(error):
+            raise
+        raise Failed(
+            f"another process of the run has ended ({one_line(error)}); {resume_hint(run)}"
+        ) from error
     if first:
         print_result(run, result)
 
@@ -118,8 +125,11 @@ def print_result(run: PreparedRun, result: Result) -> None:
     table.add_column(overflow="fold")  # show paths in full
     name = METRIC_NAMES[result.score]
     images = f"{result.evaluated} images ({run.data.split})"
-    table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
-    table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
+    if finite(result.last) is None:  # no object, or no labelled pixel
+        table.add_row(name, f"- (nothing is annotated in {images})")
+    else:
+        table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
+        table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
     for metric in learner.evaluated:
         value = finite(last.get(metric))
         if metric != result.score:

@@ -32,6 +32,8 @@ def read_comparison(folder: Path, baseline: str | None = None) -> Comparison:
         ValueError: there is no record, or no such method.
     """
     file = next((folder / name for name in (COMPARISON, OLDER) if (folder / name).is_file()), None)
+    if file is None and not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
     if file is None:
         raise ValueError(f"{folder} has no {COMPARISON}: expected the --out folder of recursivemix compare")
     record = read_json(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,16 @@ def shortened(value: Any) -> str:
     brief = reprlib.Repr()
     brief.maxstring = 100
     return brief.repr(value)
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of classes; the second class of a name gets " (2)", and so on."""
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(result)
 
 
 def passing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def evaluate_checkpoint(
         how = (batch_size or 256, device, precision)
         measured = _probed(trained, opened, selected, how, 0 if data is None else workers, images, seed)
     else:
-        _check_for_images(trained, probes, dataset)
+        _check_for_images(trained, {"probes": probes, "dataset": dataset, "images": images, "seed": seed})
         from .dense import evaluate_dense
 
         measured = evaluate_dense(trained, data, batch_size, device, workers, precision)
@@ -109,12 +110,13 @@ def _check_counts(counts: dict[str, int | None]) -> None:
             raise ValueError(f"--{name} must be at least 1, got {value}")
 
 
-def _check_for_images(trained: TrainedModel, probes: str, dataset: Source | None) -> None:
+def _check_for_images(trained: TrainedModel, options: dict[str, Any]) -> None:
     """Raise ValueError for options that a detector or segmenter does not have."""
-    if probes != DEFAULT_PROBES or dataset is not None:
+    defaults = signature(evaluate_checkpoint).parameters
+    changed = ", ".join(f"--{name}" for name, value in options.items() if value != defaults[name].default)
+    if changed:
         raise ValueError(
-            f"--probes and --dataset are for classification, {trained.path} is of {trained.task}: leave "
-            f"them out"
+            f"for classification only: {changed}; {trained.path} is of {trained.task}: leave them out"
         )
 
 

@@ -29,8 +29,8 @@ class FourInOne(NamedTuple):
 
 
 def run(subject: Subject) -> dict[str, Any]:
-    """Measure how many of the four classes are among the top 4 predictions."""
-    four = pictures_of(subject, PICTURES)
+    """Measure how many of the four classes are among the top 4 predictions; of four classes, all are."""
+    four = pictures_of(subject, PICTURES) if subject.logits.shape[1] > 4 else None
     if four is None:
         return {"multiple": None}
     in_top4 = found_in_top4(subject.predictor.logits(four.images), four.labels)

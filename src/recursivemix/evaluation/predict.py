@@ -187,7 +187,9 @@ def predict(
         UnreadableImageError: a ValueError that names the file.
         ValueError: networks that do not go together, or images of another form.
     """
-    alone = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", None) == 3
+    # Anything else that cannot be iterated over is refused as an image.
+    many = isinstance(images, Iterable) and not isinstance(images, (str, Path, Image.Image))
+    alone = not many or getattr(images, "ndim", None) in (2, 3)
     results = []
     for result in predictions(
         models,
@@ -314,17 +316,21 @@ def as_pixels(image: Any) -> Tensor:
     """
     if isinstance(image, Image.Image):
         return as_rgb(image)
+    pixels = image
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image.copy())
-        image = image.permute(2, 0, 1) if image.ndim == 3 else image
-    if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or 0 in image.shape:
-        found = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        pixels = torch.from_numpy(image.copy())
+        pixels = pixels.permute(2, 0, 1) if image.ndim == 3 else pixels
+    if not isinstance(pixels, Tensor) or pixels.ndim != 3 or len(pixels) != 3 or 0 in pixels.shape:
+        found = f"shape {tuple(image.shape)}" if isinstance(pixels, Tensor) else type(image).__name__
         raise ValueError(
             f"an image must be a file name, a PIL image, an (H, W, 3) array or a (3, H, W) tensor, got "
             f"{found}"
         )
-    if image.dtype == torch.uint8:
-        return image.cpu()
-    if not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):
-        raise ValueError(f"a tensor must be uint8, or floating with values in [0, 1], got {image.dtype}")
-    return (255 * image.float()).round().byte().cpu()
+    if pixels.dtype == torch.uint8:
+        return pixels.cpu()
+    span = f" from {pixels.min():.4g} to {pixels.max():.4g}" if pixels.is_floating_point() else ""
+    if not (span and pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(
+            f"an image must be uint8, or floating with values in [0, 1], got {image.dtype}{span}"
+        )
+    return (255 * pixels.float()).round().byte().cpu()

@@ -169,7 +169,12 @@ class Studio:
             steps = [with_image(steps[0], image, data), *steps[1:]]
         sources = BATCH_SIZE * MOST_STEPS
         network = network_for(settings.mixer, self.model, sources, data.image_size, settings.seed)
-        tracker = SourceTracker(settings.mixer, BATCH_SIZE, MOST_STEPS, network, **settings.options())
+        try:
+            tracker = SourceTracker(settings.mixer, BATCH_SIZE, MOST_STEPS, network, **settings.options())
+        except ValueError as error:
+            if network is None:
+                raise
+            raise ValueError(f"{error}, or start the studio with a --model that has it") from error
         columns: list[list[Cell]] = []
         pictures: list[Tensor] = []
         for step in mixed_steps(tracker, steps):

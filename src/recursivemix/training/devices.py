@@ -51,6 +51,11 @@ def launched_rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
 
 
+def is_lost_process(error: RuntimeError) -> bool:
+    """Return whether gloo or NCCL reports that it cannot reach another process of the run."""
+    return "gloo/transport" in str(error) or "NCCL" in str(error)
+
+
 def peak_memory(device: torch.device) -> int | None:
     """Return the peak memory in bytes: of the GPU, else of this process; None where it is unknown."""
     if device.type == "cuda":

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from math import ceil
+from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,18 @@ def settings_of_fit(values: dict[str, Any]) -> ClassificationSettings:
     checked = task_settings("classification", values, "--settings or --space")
     assert isinstance(checked, ClassificationSettings)
     return checked
+
+
+def check_not_search(folder: Path) -> None:
+    """Raise ValueError if a folder holds a search, which has a page and comparisons of its own."""
+    if (folder / SETTINGS).is_file():
+        page = folder / PAGE
+        confirmations = sorted(str(file.parent) for file in folder.glob("confirmation/*/comparison.yaml"))
+        raise ValueError(
+            f"{folder} holds a search of recursivemix tune, "
+            f"{f'with the page {page}' if page.is_file() else 'which has no page yet'}"
+            f"{f'; report the confirmation in {listed(confirmations)}' if confirmations else ''}"
+        )
 
 
 # -- before the search ------------------------------------------------------------------------------

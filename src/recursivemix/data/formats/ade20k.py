@@ -10,7 +10,13 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
-from recursivemix.data.annotated import IGNORE, AnnotatedFormat, AnnotationError, SegmentationData
+from recursivemix.data.annotated import (
+    IGNORE,
+    AnnotatedFormat,
+    AnnotationError,
+    SegmentationData,
+    distinct,
+)
 from recursivemix.data.decode import UnreadableImageError, open_image_file, whole_image
 
 MOST_CLASSES = 254
@@ -105,7 +111,7 @@ def open_ade20k(folder: Path, skip_bad: bool = False) -> SegmentationData:
     return SegmentationData(
         train=MapImages(train, len(classes), 1),
         evaluation=MapImages(evaluation, len(classes), 1),
-        classes=tuple(classes),
+        classes=distinct(classes),
         split="validation",
         skipped=tuple(skipped or ()),
     )

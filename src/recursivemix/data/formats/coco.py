@@ -19,6 +19,7 @@ from recursivemix.data.annotated import (
     DetectionData,
     DetectionImages,
     Objects,
+    distinct,
     is_finite,
     passing,
     shortened,
@@ -279,7 +280,7 @@ def open_coco(folder: Path, *, masks: bool = False, skip_bad: bool = False) -> D
     return DetectionData(
         train=train,
         evaluation=evaluation,
-        classes=tuple(train.categories.values()),
+        classes=distinct(train.categories.values()),
         category_ids=tuple(train.categories),
         split=split,
         has_masks=masks,

@@ -17,6 +17,7 @@ from recursivemix.data.annotated import (
     DetectionData,
     Objects,
     SegmentationData,
+    distinct,
     is_finite,
     passing,
     shortened,
@@ -133,7 +134,7 @@ def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationD
     files = [passing(pair, names, skipped) for names, _ in splits]
     listed = root / "classes.txt"
     if listed.is_file():
-        classes = tuple(lines_of(listed))
+        classes = distinct(lines_of(listed))
     else:
         largest = largest_number(files[0], skip_bad)
         classes = (BACKGROUND, *(str(k) for k in range(1, largest + 1)))
