@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,34 +116,24 @@ class SegmentationImages(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SelectedImages:
-    """Some images of a data set, as a data set of the same kind."""
+class SelectedImages(Subset[Any]):
+    """Some `DetectionImages` or `SegmentationImages` of a data set, as a data set of the same kind."""
 
-    images: Any
-    """`DetectionImages` or `SegmentationImages`."""
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        pair: tuple[Tensor, Any] = self.images[self.indices[index]]
-        return pair
+    dataset: Any
 
     def objects(self, index: int) -> Objects:
-        objects: Objects = self.images.objects(self.indices[index])
+        objects: Objects = self.dataset.objects(self.indices[index])
         return objects
 
     def size(self, index: int) -> tuple[int, int]:
-        size: tuple[int, int] = self.images.size(self.indices[index])
+        size: tuple[int, int] = self.dataset.size(self.indices[index])
         return size
 
     def name(self, index: int) -> str:
-        return str(self.images.name(self.indices[index]))
+        return str(self.dataset.name(self.indices[index]))
 
     def image_id(self, index: int) -> int:
-        return int(self.images.image_id(self.indices[index]))
+        return int(self.dataset.image_id(self.indices[index]))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Augmentation(AugmentationSettings):
 
     @property
     def one_by_one(self) -> bool:
-        """Whether images are augmented one by one: by more than shifts and mirroring."""
+        """Whether images are augmented one by one: by more than shifts, mirroring and lighting."""
         shares = (self.color_jitter, self.grayscale, self.blur, self.random_erasing)
         policy = self.auto_augment != "none"
         return self.crop == "resized" or policy or self.vertical_flip or any(shares)
@@ -109,12 +109,7 @@ class Mirror(nn.Module):
 
 
 class NoiseErasing(v2.RandomErasing):  # type: ignore[misc]  # torchvision has no types
-    """Random erasing (arXiv 1708.04896) of bytes: a rectangle of noise with the data's mean and deviation.
-
-    Args:
-        share: of the images.
-        mean, std: of the channels, RGB in [0, 1].
-    """
+    """Random erasing (arXiv 1708.04896) of bytes, by noise with the data's mean and deviation."""
 
     def __init__(self, share: float, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(p=share, value="random")

@@ -119,11 +119,7 @@ def whole_image(path: Path) -> Tensor:
 
 
 def check_sides(width: int, height: int) -> None:
-    """Check the sides of an image of detection or segmentation.
-
-    Raises:
-        UnreadableImageError: one side is more than `MOST_ELONGATED` times the other.
-    """
+    """Raise UnreadableImageError if one side of an image is more than `MOST_ELONGATED` times the other."""
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise UnreadableImageError(
             f"{width}x{height} pixels, one side is more than {MOST_ELONGATED} times the other"

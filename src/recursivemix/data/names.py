@@ -48,11 +48,7 @@ Cache = Literal["auto", "yes", "no"]
 
 
 def load_format(registry: Mapping[str, str], name: str) -> Any:
-    """Import the description of a format.
-
-    Raises:
-        ValueError: the registry has no format of this name.
-    """
+    """Import the description of a format; raise ValueError if the registry has none of this name."""
     if name not in registry:
         raise ValueError(f"--dataset must be auto, {', '.join(registry)}; got {name!r}")
     return resolve_name(f"recursivemix.data.formats.{registry[name]}")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
@@ -242,11 +243,10 @@ def _encoded(
 ) -> Iterator[bytes]:
     """Yield the encoded images of all parts in order; a block of them is in memory at a time."""
     places = [(images, index) for images in parts for index in range(len(images))]
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        task = bar.add_task("packing", total=len(places))
-        for start in range(0, len(places), 256):
-            block = places[start : start + 256]
-            for content in pool.map(lambda place: encoder(*place), block):
-                yield content
-                bar.advance(task)
+    blocks = (places[start : start + 256] for start in range(0, len(places), 256))
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(workers) as pool:
+        contents = chain.from_iterable(pool.map(lambda place: encoder(*place), block) for block in blocks)
+        yield from track(
+            contents, "packing", len(places), console=console, transient=True, disable=not progress
+        )

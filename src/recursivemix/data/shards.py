@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
 from .atomic_write import atomic_write
@@ -89,7 +89,8 @@ class Shard(Protocol):
 class ShardCache:
     """Copies and indexes of shards in a folder that several processes share.
 
-    Above ``limit`` bytes of all copies, the oldest are deleted. A larger shard is refused.
+    Above ``limit`` bytes of all copies, the oldest are deleted. A larger shard is refused. The methods
+    raise ValueError for a shard that cannot be read.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -97,11 +98,7 @@ class ShardCache:
         self.limit = limit
 
     def members(self, shard: Shard) -> list[Member]:
-        """Return the images of a shard, from its index file if there is one.
-
-        Raises:
-            ValueError: the shard cannot be read.
-        """
+        """Return the images of a shard, from its index file if there is one."""
         index = self._file(shard, ".json")
         try:
             content: Any = json.loads(index.read_text())
@@ -117,11 +114,7 @@ class ShardCache:
         return members
 
     def file(self, shard: Shard) -> Path:
-        """Return the file of a shard; copy it first if need be. Other processes wait for the copy.
-
-        Raises:
-            ValueError: the shard cannot be read.
-        """
+        """Return the file of a shard; copy it first if need be. Other processes wait for the copy."""
         if shard.path is not None:
             return shard.path
         copy = self._file(shard, ".shard")
@@ -140,11 +133,7 @@ class ShardCache:
         return copy
 
     def use(self, shard: Shard, read: Callable[[Path], T]) -> T:
-        """Call a function with the file of a shard; copy it again if another process deletes it before.
-
-        Raises:
-            ValueError: the shard cannot be read.
-        """
+        """Call a function with the file of a shard; copy it again if another process deletes it before."""
         for _ in range(MOST_COPIES):
             try:
                 return read(self.file(shard))
@@ -245,10 +234,10 @@ def index_shards(shards: Sequence[Shard], cache: ShardCache) -> list[list[Member
         except ValueError as error:
             return error
 
-    bar = Progress(console=Console(stderr=True), transient=True)
-    with bar, ThreadPoolExecutor(FETCHES) as pool:
+    with ThreadPoolExecutor(FETCHES) as pool:
+        results = pool.map(members_or_error, shards)
         return list(
-            bar.track(pool.map(members_or_error, shards), len(shards), description="indexing shards")
+            track(results, "indexing shards", len(shards), console=Console(stderr=True), transient=True)
         )
 
 

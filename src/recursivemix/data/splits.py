@@ -117,11 +117,7 @@ def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) ->
 
 
 def without_unreadable(images: EncodedImages, classes: Sequence[str], skipped: list[str]) -> EncodedImages:
-    """Decode all images and return those that can be decoded; add the others to ``skipped``.
-
-    Raises:
-        ValueError: no image of a class can be decoded.
-    """
+    """Decode all images and return those that can be decoded, some of each class; list the others."""
 
     def decode(index: int) -> None:
         images[index]

@@ -31,11 +31,7 @@ T = TypeVar("T")
 def open_images(
     data: Path | None, dataset: Source | None, val_split: float | None, image_size: int | None, seed: int
 ) -> ImageData:
-    """Open images as for training; without ``data`` and ``dataset``, crops of two photographs.
-
-    Raises:
-        ValueError: data that cannot be opened, or options without data that they apply to.
-    """
+    """Open images as for training; without ``data`` and ``dataset``, crops of two photographs."""
     if data is None and dataset is None:
         if val_split is not None or image_size is not None:
             raise ValueError("--val-split and --image-size need a folder of images: add --data DIR")

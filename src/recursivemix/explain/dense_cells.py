@@ -39,11 +39,7 @@ def dense_columns(
     image_size: int | None,
     seed: int,
 ) -> list[list[Cell]]:
-    """Return the first ``samples`` cells of each of the first ``steps`` batches of a run.
-
-    Raises:
-        ValueError: a mixer, options or data that cannot be used.
-    """
+    """Return the first ``samples`` cells of each of the first ``steps`` batches of a run."""
     if mixer not in ("none", "recursivemix"):
         raise ValueError(f"--mixer must be none or recursivemix with --task {task}, got {mixer}")
     batches, classes = open_batches(data, task, batch_size, image_size, seed)
@@ -75,11 +71,7 @@ def dense_columns(
 def open_batches(
     data: Path | None, task: DenseTask, batch_size: int, image_size: int | None, seed: int
 ) -> tuple[AnnotatedTraining[Any], tuple[str, ...]]:
-    """Open annotated images; return the training batches of a run, and the names of the classes.
-
-    Raises:
-        ValueError: data that cannot be opened, or an image size where images keep theirs.
-    """
+    """Open annotated images; return the training batches of a run, and the names of the classes."""
     opened: DetectionData | SegmentationData
     transform: DetectionTransform | SegmentationTransform
     if task == "segmentation":

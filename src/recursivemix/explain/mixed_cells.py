@@ -55,11 +55,7 @@ def mixed_columns(
     seed: int,
     augmentation: AugmentationSettings,
 ) -> list[list[Cell]]:
-    """Return the cells of the first ``samples`` images of each of the first ``steps`` batches of a run.
-
-    Raises:
-        ValueError: a mixer or options that cannot be used.
-    """
+    """Return the cells of the first ``samples`` images of each of the first ``steps`` batches of a run."""
     network = network_for(mixer, model, batch_size * steps, images.image_size, seed)
     tracker = SourceTracker(mixer, batch_size, steps, network, **options)
     batches = itertools.islice(first_batches(images, batch_size, seed, augmentation), steps)

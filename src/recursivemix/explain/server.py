@@ -37,11 +37,7 @@ MISSING = "the studio needs starlette and uvicorn: pip install 'recursivemix[stu
 
 
 def make_server(studio: Studio) -> Server:
-    """Create the server.
-
-    Raises:
-        ValueError: starlette or uvicorn is not installed.
-    """
+    """Create the server; raise ValueError if starlette or uvicorn is not installed."""
     try:
         from uvicorn import Config, Server
 
@@ -136,11 +132,7 @@ def make_app(studio: Studio) -> Starlette:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the body of a request.
-
-    Raises:
-        TooLargeError: it has more than `MOST_BYTES`; the rest is not read.
-    """
+    """Read the body of a request; raise TooLargeError after `MOST_BYTES`, without reading the rest."""
     content = bytearray()
     async for part in request.stream():
         content += part

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from recursivemix.data.atomic_write import atomic_write, write_json, write_text
-from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Cell, Cells
+from recursivemix.data.atomic_write import write_json, write_text
+from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Cell, Cells, repeated, write_figure
 from recursivemix.report.names import Theme
 from recursivemix.report.page import Page, Plot, Section, Table, render
 from recursivemix.report.plots import Series, lines
@@ -19,6 +18,7 @@ from .process import AGES, BINS, THRESHOLDS, Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABEL, EXACT, PIXELS = "label weight", "label weight, closed form", "share of pixels"
 
@@ -160,16 +160,15 @@ def coverage_picture(coverage: Tensor) -> Tensor:
     low, high = float(coverage.min()), float(coverage.max())
     scaled = (coverage - low) / (high - low) if high > low else torch.zeros_like(coverage)
     picture = torch.from_numpy(colormaps["cividis"](scaled.numpy(), bytes=True)[..., :3]).permute(2, 0, 1)
-    times = max(1, 256 // min(coverage.shape))
-    return picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
+    return repeated(picture, max(1, 256 // min(coverage.shape)))
 
 
-def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) -> bytes:
-    """Draw four plots into one PNG."""
-    from matplotlib.figure import Figure as Canvas
+def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) -> Figure:
+    """Draw four plots into one figure."""
+    from matplotlib.figure import Figure
 
     ink, colours = INK[theme], AGE_COLOURS[theme]
-    canvas = Canvas(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")
+    canvas = Figure(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")
     title = f"{measured.mixer}, {record['batches']} batches at {record['size']} pixels"
     canvas.suptitle(title, color=ink, fontsize=12)
     (by_age, in_label), (of_lam, coverage) = axes = canvas.subplots(2, 2)
@@ -190,9 +189,7 @@ def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) 
         axis.tick_params(colors=ink)
         for part in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.spines.values()):
             part.set_color(ink)
-    held = io.BytesIO()
-    canvas.savefig(held, format="png", dpi=110, facecolor=GROUND[theme])
-    return held.getvalue()
+    return canvas
 
 
 def draw_ages(axis: Axes, measured: Statistics, record: dict[str, Any], theme: Theme) -> None:
@@ -216,7 +213,6 @@ def write_statistics(measured: Statistics, record: dict[str, Any], theme: Theme,
     if out.suffix.lower() == ".json":
         write_json(out, record)
     elif out.suffix.lower() == ".png":
-        with atomic_write(out) as part:
-            part.write_bytes(draw_statistics(measured, record, theme))
+        write_figure(draw_statistics(measured, record, theme), out, 110)
     else:
         write_text(out, render(statistics_page(measured, record)))

@@ -89,11 +89,7 @@ def sliders_of(mixer: str) -> list[str]:
 
 
 def settings_from(query: Mapping[str, str]) -> Settings:
-    """Return the settings of an address.
-
-    Raises:
-        ValueError: a value of another type or out of range.
-    """
+    """Return the settings of an address; raise ValueError for one of another type or out of range."""
     mixer = query.get("mixer", "recursivemix")
     if mixer not in MIXERS:
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")

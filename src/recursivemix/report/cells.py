@@ -97,7 +97,7 @@ class Cells:
 
 def write_cells(cells: Cells, path: Path, theme: Theme, dpi: int = 110) -> None:
     """Write a PNG atomically."""
-    _write(path, _png(draw_cells(cells, theme), dpi))
+    write_figure(draw_cells(cells, theme), path, dpi)
 
 
 def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
@@ -226,7 +226,12 @@ def short(name: str, length: int = 14) -> str:
 def enlarged(picture: Tensor) -> tuple[Tensor, int]:
     """Enlarge a small (3, H, W) picture by repeating pixels; return it and the factor."""
     times = max(1, -(-SHORTEST_SIDE // min(picture.shape[-2:])))
-    return picture.repeat_interleave(times, -2).repeat_interleave(times, -1), times
+    return repeated(picture, times), times
+
+
+def repeated(pixels: Tensor, times: int) -> Tensor:
+    """Enlarge (..., H, W) pixels by repeating each ``times`` in both directions."""
+    return pixels.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def scaled(box: tuple[int, int, int, int] | None, times: int) -> tuple[int, int, int, int] | None:
@@ -258,6 +263,11 @@ def encoded(picture: Tensor, kind: str | None = None) -> bytes:
         held, format=kind or ("png" if min(picture.shape[-2:]) < SHORTEST_SIDE else "jpeg"), quality=88
     )
     return held.getvalue()
+
+
+def write_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure atomically as PNG."""
+    _write(path, _png(figure, dpi))
 
 
 def _png(figure: Figure, dpi: int) -> bytes:

@@ -10,11 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recursivemix.data.atomic_write import write_text
 from recursivemix.data.printable import printable
 
-from .cells import AGES, Cells, encoded
+from .cells import AGES, Cells, encoded, write_cells, write_frames
+from .names import Theme
 from .plots import COLOURS, DASHES, SYMBOLS, Figure
 
 if TYPE_CHECKING:
@@ -99,11 +102,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the HTML of a page.
-
-    Raises:
-        ValueError: plotly is not installed.
-    """
+    """Return the HTML of a page; raise ValueError if plotly is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
@@ -129,6 +128,19 @@ def render(page: Page) -> str:
     )
 
 
+def write_grid(
+    cells: Cells, out: Path, theme: Theme, *, title: str, facts: str, heading: str, text: Sequence[str]
+) -> None:
+    """Write a grid of pictures as PNG, GIF or page, by the suffix; the texts are those of the page."""
+    if out.suffix.lower() == ".png":
+        write_cells(cells, out, theme)
+    elif out.suffix.lower() == ".gif":
+        write_frames(cells, out, theme)
+    else:
+        section = Section(heading, text, grids=[cells])
+        write_text(out, render(Page(title, cells.title, facts, labels=(), sections=[section])))
+
+
 def render_grid(cells: Cells) -> str:
     """Return the HTML of a grid, for pages with a template of their own."""
     macro = templates().get_template("grid.html.jinja").module.grid  # type: ignore[attr-defined]
@@ -138,8 +150,7 @@ def render_grid(cells: Cells) -> str:
 def templates(folder: str = "report") -> Environment:
     """Return the Jinja environment of a folder of the package: text is escaped and printable.
 
-    Raises:
-        ValueError: Jinja is not installed.
+    Raises ValueError if Jinja is not installed.
     """
     try:
         from jinja2 import Environment, PackageLoader

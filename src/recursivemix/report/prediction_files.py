@@ -86,11 +86,7 @@ def check_outputs(
 
 
 def find_images(sources: list[str]) -> tuple[list[Path], Path | None]:
-    """Return the files of ``--images``, and the folder that names are relative to if it is the only source.
-
-    Raises:
-        ValueError: a source that does not exist, or a folder without images.
-    """
+    """Return the files of ``--images``, and the folder that their names are relative to, if any."""
     files: list[Path] = []
     for source in sources:
         path = Path(source)
@@ -130,11 +126,7 @@ def output_names(files: list[Path], root: Path | None) -> list[str]:
 def open_table(
     models: list[TrainedModel], kind: str, out: Path | None, top_k: int, features: bool
 ) -> Iterator[PredictionTable]:
-    """Open the table of predictions; a file appears under its name once it is complete.
-
-    Raises:
-        ValueError: the file cannot be written.
-    """
+    """Open the table of predictions; a file appears under its name once it is complete."""
     columns = columns_of(models[0], top_k)
     try:
         with nullcontext() if out is None else atomic_write(out) as part:
@@ -159,11 +151,7 @@ def write_predictions(
     maps: Path | None,
     pictures: Path | None,
 ) -> list[UnreadableImage]:
-    """Write the results of files to a table, and to folders of label maps and pictures.
-
-    Returns:
-        The files that could not be read.
-    """
+    """Write the results of files to a table and to folders; return the files that could not be read."""
     unreadable: list[UnreadableImage] = []
     names = output_names(files, root)
     for file, name, result in zip(files, names, with_progress(results, len(files)), strict=True):

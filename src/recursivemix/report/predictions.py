@@ -27,13 +27,10 @@ DPI = 220
 
 
 def write_predictions(
-    module: DetectionLearner | SegmentationLearner,
-    data: DetectionData | SegmentationData,
-    path: Path,
-    count: int = SHOWN,
+    module: DetectionLearner | SegmentationLearner, data: DetectionData | SegmentationData, path: Path
 ) -> None:
     """Draw a fixed random choice of evaluation images: annotations above, predictions below."""
-    order = torch.randperm(len(data.evaluation), generator=generator_of("shown"))[:count].tolist()
+    order = torch.randperm(len(data.evaluation), generator=generator_of("shown"))[:SHOWN].tolist()
     annotated, predicted = [], []
     seen: set[int] = set()
     for index in order:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import Batch, EvaluationBatches, TrainingBatches
-from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
+from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, stack
 from recursivemix.data.images import ImageData, LabelledImages, StackedImages, spread_indices
 from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
@@ -239,7 +239,7 @@ class ImageLoading:
 
     def _decide(self, settings: ClassificationSettings) -> bool:
         """Return whether the images are kept in memory; raise ValueError if they cannot be."""
-        size, possible = self.augmentation.size, can_be_cached(self.augmentation)
+        size, possible = self.augmentation.size, not self.augmentation.one_by_one
         if settings.cache == "yes" and not possible:
             raise ValueError(
                 "--cache yes needs images that are only shifted and mirrored: with --crop resized, "

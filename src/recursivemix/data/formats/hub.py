@@ -102,11 +102,7 @@ def library() -> Any:
 
 
 def load_splits(name: str, download: bool, stream: bool = False) -> dict[str, Any]:
-    """Load the splits of a data set, by name; with ``stream`` as ``datasets.IterableDataset``.
-
-    Raises:
-        ValueError: the data set is not there, or cannot be read.
-    """
+    """Load the splits of a data set, by name; with ``stream`` as ``datasets.IterableDataset``."""
     datasets = library()
     folder = Path(name).expanduser()
     local = folder.exists()

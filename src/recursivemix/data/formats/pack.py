@@ -91,11 +91,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """Read the index of a pack and check it against the header.
-
-    Raises:
-        ValueError: the file is not a pack, or not a whole one.
-    """
+    """Read the index of a pack; raise ValueError unless the header says that it is a whole pack."""
     try:
         with path.open("rb") as file:
             start = file.read(HEADER)

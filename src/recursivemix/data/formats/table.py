@@ -86,11 +86,7 @@ def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
 
 
 def read_columns(path: Path) -> dict[str, Sequence[Any]]:
-    """Read a CSV, TSV or Parquet file as columns.
-
-    Raises:
-        ValueError: the file is missing, or not in one of these formats.
-    """
+    """Read a CSV, TSV or Parquet file as columns; another file raises ValueError."""
     if not path.is_file():
         raise ValueError(f"--table: there is no file {path}")
     try:

@@ -184,11 +184,7 @@ def _existing(path: Path, kind: str) -> Path:
 
 
 def objects_of(annotation: Annotation, classes: Sequence[str]) -> Objects:
-    """Return the objects of an image; difficult ones count as crowd.
-
-    Raises:
-        AnnotationError: an object is of another class.
-    """
+    """Return the objects of an image, which must be of these classes; difficult ones count as crowd."""
     for number, name in enumerate(annotation.names, start=1):
         if name not in classes:
             raise AnnotationError(
@@ -212,11 +208,7 @@ class _NoDoctype(ET.TreeBuilder):
 
 
 def read_annotation(root: Path, name: str) -> Annotation:
-    """Read the XML file of an image.
-
-    Raises:
-        AnnotationError: it is broken, or it or the image is missing.
-    """
+    """Read the XML file of an image; raise AnnotationError if it is broken or its image missing."""
     file = root / "Annotations" / f"{name}.xml"
     try:
         tree = ET.parse(file, ET.XMLParser(target=_NoDoctype())).getroot()

@@ -99,9 +99,9 @@ def find_shards(address: str) -> list[str]:
 
 def split_of(name: str) -> str:
     """Return the split of a shard from its file name or its folder."""
-    folder, file = name.split("/")[-2:] if "/" in name else ("", name)
-    words = (re.match(r"[a-z]*", file.lower()), re.match(r"[a-z]*", folder.lower()))
-    return next((SPLITS[word[0]] for word in words if word is not None and word[0] in SPLITS), "train")
+    *folders, file = name.lower().split("/")
+    words = (re.split("[^a-z]", part)[0] for part in (file, *folders[-1:]))
+    return next((SPLITS[word] for word in words if word in SPLITS), "train")
 
 
 def _is_webdataset(settings: ImageSettings) -> bool:
