@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Schedule = Literal["cosine", "step", "poly", "constant"]
 FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
 """timm's names of optimizers that torch can update in one pass."""
+STEP_FACTOR, POLY_POWER = 0.1, 0.9
+"""Usual ``gamma`` of the schedules; 0.9 is that of mmsegmentation."""
 SETTINGS_OF_GROUPS = ("initial_lr", "weight_decay", "momentum", "nesterov", "fused")
 """Entries of an optimizer's groups that a resumed run takes from its own settings, besides its options."""
 
@@ -40,7 +42,7 @@ class OptimizerSettings(Checked):
         schedule: cosine, step (times gamma at each milestone), poly (power gamma) or constant; after a
             linear warm-up.
         milestones: Epochs at which --schedule step lowers the learning rate.
-        gamma: Factor of --schedule step, or power of --schedule poly.
+        gamma: Factor of --schedule step (default: 0.1), or power of --schedule poly (default: 0.9).
         warmup_epochs: Epochs of linear warm-up (default: a twentieth of the run).
         min_lr: Learning rate at the end of --schedule cosine and poly.
         cooldown_epochs: Last epochs, which keep --min-lr; part of --epochs.
@@ -55,7 +57,7 @@ class OptimizerSettings(Checked):
     clip: float = 0.0
     schedule: Schedule = "cosine"
     milestones: list[float] = field(default_factory=list)
-    gamma: float = 0.1
+    gamma: float | None = None
     warmup_epochs: float | None = None
     min_lr: float = 0.0
     cooldown_epochs: float = 0.0
@@ -86,7 +88,7 @@ def lr_factor(
     warmup: int,
     schedule: Schedule = "cosine",
     milestones: Sequence[float] = (),
-    gamma: float = 0.1,
+    gamma: float = STEP_FACTOR,
 ) -> float:
     """Return the learning rate of a step, relative to the peak.
 
@@ -117,7 +119,9 @@ def scheduled_factor(settings: OptimizerSettings, step: int, total: int, epochs:
     share = 0.05 if settings.warmup_epochs is None else settings.warmup_epochs / epochs
     milestones = [milestone / epochs for milestone in settings.milestones]
     warmup, cooldown = round(share * total), round(settings.cooldown_epochs / epochs * total)
-    factor = lr_factor(step, total - cooldown, warmup, settings.schedule, milestones, settings.gamma)
+    usual = POLY_POWER if settings.schedule == "poly" else STEP_FACTOR
+    gamma = usual if settings.gamma is None else settings.gamma
+    factor = lr_factor(step, total - cooldown, warmup, settings.schedule, milestones, gamma)
     if step < warmup or not settings.min_lr:
         return factor
     assert settings.lr is not None
