@@ -26,6 +26,7 @@ from recursivemix.training.devices import check_device, device_type
 from recursivemix.training.settings import Device
 
 from .cells import write_picture
+from .names import TOP_K
 from .prediction_table import (
     FORMATS,
     CsvTable,
@@ -57,6 +58,7 @@ def check_outputs(
     features: bool,
     maps: Path | None,
     pictures: Path | None,
+    top_k: int,
 ) -> None:
     """Raise ValueError for options that do not go together, or an output that exists."""
     if not models:
@@ -68,6 +70,8 @@ def check_outputs(
         raise ValueError("--format parquet needs a file: add --out FILE")
     if out is not None and out.exists():
         raise ValueError(f"{out} already exists: name a new file with --out")
+    if top_k != TOP_K and task != "classification":
+        raise ValueError(f"--top-k is for classification, and {models[0].path} is of {task}: leave it out")
     if features and task != "classification" and kind != "json":
         raise ValueError(f"--features of {task} needs --format json: its tables have no row per image")
     if maps is not None and task != "segmentation":

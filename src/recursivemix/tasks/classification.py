@@ -31,7 +31,7 @@ from recursivemix.training.task import Task
 from .class_weights import class_weights
 from .classification_metrics import MultiLabelScores, SingleLabelScores
 from .frozen_part import FrozenPart
-from .initial_weights import initial_weights, run_preprocessing, source_flag
+from .initial_weights import file_weights, initial_weights, run_preprocessing, source_flag
 from .memorization import mixing_advice
 from .settings import ClassificationSettings
 
@@ -318,6 +318,7 @@ def create_classifier(
     loss_weights = None
     if settings.class_weights is not None:
         loss_weights = class_weights(settings.class_weights, data.train.labels, data.classes)
+    file_weights.cache_clear()  # else the weights would stay in memory during the run
     return MixedClassifier(
         settings, data.classes, data.image_size, about, data.multi_label, weights, loss_weights
     )
