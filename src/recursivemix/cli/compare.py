@@ -25,6 +25,7 @@ def compare(settings: CompareSettings) -> None:
     from recursivemix.compare.grid import check_grid
     from recursivemix.compare.pace import measure
     from recursivemix.compare.processes import GridStoppedError
+    from recursivemix.report.words import counted
     from recursivemix.training.checkpoints import StoppedError
 
     try:
@@ -43,7 +44,7 @@ def compare(settings: CompareSettings) -> None:
         raise Interrupted("stopped; the same command resumes the comparison") from error
     conclude(comparison, settings.out)
     if problems:
-        raise Failed(f"{len(problems)} runs failed: {'; '.join(problems.values())}")
+        raise Failed(f"{counted(len(problems), 'run')} failed: {'; '.join(problems.values())}")
 
 
 def transfer_compare(settings: BackboneSettings) -> None:

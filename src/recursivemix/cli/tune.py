@@ -21,6 +21,7 @@ def tune(settings: TuneSettings) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from recursivemix.compare.processes import GridStoppedError, RunError
+    from recursivemix.report.words import counted
     from recursivemix.training.checkpoints import StoppedError
     from recursivemix.tune.tune import tune
 
@@ -37,4 +38,6 @@ def tune(settings: TuneSettings) -> None:
     print(f"settings: {settings.out / 'best.yaml'}, page: {settings.out / 'page.html'}")
     problems = (record["confirmation"] or {}).get("problems", {})
     if problems:
-        raise Failed(f"{len(problems)} runs of the confirmation failed: {'; '.join(problems.values())}")
+        raise Failed(
+            f"{counted(len(problems), 'run')} of the confirmation failed: {'; '.join(problems.values())}"
+        )

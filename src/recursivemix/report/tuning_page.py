@@ -69,7 +69,9 @@ def notices(record: dict[str, Any]) -> list[str]:
         )
     reached = max(int(epochs) for epochs in record["trials"][record["winner"]]["scores"])
     if reached < record["rungs"][-1]:
-        notes.append(f"The time was used up before a run of full length: the winner has {reached} epochs.")
+        notes.append(
+            f"The time was used up before a run of full length: the winner has {counted(reached, 'epoch')}."
+        )
     return notes
 
 
@@ -105,7 +107,7 @@ def trials_section(record: dict[str, Any]) -> Section:
     trials = sorted(record["trials"], key=rank, reverse=True)
     table = Table(
         "All trials, the best first",
-        ["Trial", *(f"{epochs} epochs (%)" for epochs in rungs), "State", *space],
+        ["Trial", *(f"{counted(int(epochs), 'epoch')} (%)" for epochs in rungs), "State", *space],
         [
             [
                 f"{trial['number']}{mark(record, trial)}",
@@ -164,7 +166,13 @@ def settings_section(record: dict[str, Any]) -> Section:
             plots.append(setting_plot(record, name, scored, first))
     table = Table(
         "What was searched",
-        ["Setting", "Values", "Default", "Found", f"Rank correlation with the score after {first} epochs"],
+        [
+            "Setting",
+            "Values",
+            "Default",
+            "Found",
+            f"Rank correlation with the score after {counted(int(first), 'epoch')}",
+        ],
         rows,
     )
     text = (
@@ -185,7 +193,7 @@ def setting_plot(record: dict[str, Any], name: str, trials: list[dict[str, Any]]
         )
         for one in trials
     ]
-    figure: Figure = points(series, name, f"score after {rung} epochs, %")
+    figure: Figure = points(series, name, f"score after {counted(int(rung), 'epoch')}, %")
     for trace, trial in zip(figure["data"], trials, strict=True):
         trace["name"] = f"trial {trial['number']}"
     if name in record["log"]:
@@ -194,7 +202,12 @@ def setting_plot(record: dict[str, Any], name: str, trials: list[dict[str, Any]]
         [str(t["number"]), value_words(t["params"][name]), number(t["scores"][rung], 2)] for t in trials
     ]
     title = f"Score by {name}"
-    return Plot(title, figure, f"After {rung} epochs.", Table(title, ["Trial", name, "Score (%)"], rows))
+    return Plot(
+        title,
+        figure,
+        f"After {counted(int(rung), 'epoch')}.",
+        Table(title, ["Trial", name, "Score (%)"], rows),
+    )
 
 
 def repeat_section(record: dict[str, Any]) -> Section:
