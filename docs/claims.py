@@ -34,7 +34,12 @@ SAME_COST = 1.02
 """A training step costs as much as without mixing up to this ratio: the goal of ``benchmarks/step.py``."""
 OBJECTS = 2
 """An input is claimed to show more than this many objects."""
-DATA_NAMES = {"new": "20 classes of CIFAR-100", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATA_NAMES = {
+    "new": "20 classes of CIFAR-100",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "explore": "CIFAR-100 (validation images)",
+}
 """Names of data sets whose records hold the name of a folder."""
 
 

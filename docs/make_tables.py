@@ -102,7 +102,8 @@ def evidence() -> str:
     The accuracy on training images is that of `recursivemix fit`: on unmixed, unaugmented images, in the last epoch.
     """
     rows = []
-    for record in (*comparisons_by_fit(), *map(read_comparison, finetune_folders())):
+    ladder = [read_comparison(file.parent, "none") for file in ladder_files()]
+    for record in (*comparisons_by_fit(), *ladder, *map(read_comparison, finetune_folders())):
         runs = method_of(record, "none")["runs"]
         pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
         data = record["data"]
@@ -120,8 +121,8 @@ def evidence() -> str:
                     {
                         "method": named(record, label).replace("`", ""),
                         **{
-                            end: None if pairs[label][end] is None else round(pairs[label][end], 2)
-                            for end in ("mean", "low", "high")
+                            end: None if value is None else round(value, 2)
+                            for end, value in interval_over_seeds(pairs[label]).items()
                         },
                     }
                     for label in ("cutmix", "recursivemix")
@@ -130,6 +131,17 @@ def evidence() -> str:
             }
         )
     return json.dumps(rows, indent=1) + "\n"
+
+
+def interval_over_seeds(pair: dict[str, Any]) -> dict[str, float | None]:
+    """Mean, low and high of a pair; no ends where they are of one seed, over its images alone."""
+    ends = ("mean", "low", "high")
+    return {end: None if end != "mean" and pair["n"] < 2 else pair[end] for end in ends}
+
+
+def ladder_files() -> list[Path]:
+    """The comparisons of the ladders, with one seed."""
+    return sorted((RESULTS / "where-it-pays" / "ladder").glob("*/comparison.json"))
 
 
 def difference(pair: dict[str, Any], digits: int) -> str:
@@ -185,8 +197,7 @@ def when_ladder_table() -> str:
         "| network | images per class | epochs | training images predicted by none | accuracy of none | cutmix | recursivemix |",
         "| --- " * 7 + "|",
     ]
-    root = RESULTS / "where-it-pays"
-    for file in sorted([*root.glob("explore/comparison.json"), *root.glob("ladder/*/comparison.json")]):
+    for file in (RESULTS / "where-it-pays" / "explore" / "comparison.json", *ladder_files()):
         record = read_comparison(file.parent, "none")
         (run,) = method_of(record, "none")["runs"]
         pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}

@@ -19,6 +19,7 @@ import yaml
 
 from recursivemix import load
 from recursivemix.cli import main
+from recursivemix.cli.dispatch import parse
 from recursivemix.cli.errors import UsageError
 from recursivemix.cli.train import SettingsSource, checkpoint_of, checkpoint_to_resume, fit
 from recursivemix.tasks.settings import ClassificationSettings
@@ -410,6 +411,20 @@ def test_an_integer_stays_one_whatever_was_imported_before(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     expected = {"limit_train_batches": 0.5, "limit_val_batches": 1, "overfit_batches": 2}
     assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr  # which tells 1 from 1.0
+
+
+def test_a_default_of_lightning_that_is_given_is_kept():
+    """A run has one device unless told otherwise, so ``auto`` is no default there."""
+    assert parse(["fit"]).arguments["trainer"] == {}
+    words = [
+        "--trainer.devices",
+        "auto",
+        "--grad-accum-steps",
+        "4",
+        "--trainer.accumulate-grad-batches",
+        "1",
+    ]
+    assert parse(["fit", *words]).arguments["trainer"] == {"devices": "auto", "accumulate_grad_batches": 1}
 
 
 def test_folders_that_a_run_made_do_not_change_its_settings(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 from recursivemix.cli import main
 from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
 from recursivemix.models.trained import load
+from recursivemix.tasks import backbone
 from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.names import BOX_DETECTORS
 from recursivemix.tasks.segmentation.names import HEADS
@@ -302,7 +303,39 @@ def test_evaluate_needs_the_classes_and_the_settings_of_the_training(save_traine
     classes = list(scenes_with_objects().classes)
     malformed = str(save_trained(task="detection", data=data, classes=classes, batch_size="many"))
     assert main(["evaluate", "--checkpoint", malformed]) == 2
-    assert "cannot be used" in capsys.readouterr().err
+    assert "cannot be used: its batch_size is 'many': give --batch-size" in capsys.readouterr().err
+
+
+def test_evaluate_needs_nothing_of_the_training_but_the_network(save_trained, monkeypatch):
+    """Neither GPUs for --norm sync nor the package of a logger, and only one network."""
+    data, classes = {"name": "digit scenes"}, list(scenes_with_maps().classes)
+    training = {"norm": "sync", "sync_batchnorm": True, "loggers": ["nowhere"], "batch_size": 64}
+    checkpoint = save_trained(task="segmentation", data=data, classes=classes, **training)
+    made, create = [], backbone.create_model
+    monkeypatch.setattr(backbone, "create_model", lambda *a, **o: made.append(a) or create(*a, **o))
+    assert main(["evaluate", "--checkpoint", str(checkpoint), "--device", "cpu"]) == 0
+    assert len(made) == 1
+
+
+def test_label_maps_without_a_label_have_no_score(tmp_path, capsys):
+    for split in ("training", "validation"):
+        for kind, image in (
+            ("images", Image.new("RGB", (32, 32))),
+            ("annotations", Image.new("L", (32, 32))),
+        ):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for i in range(4):
+                if split == "training" and kind == "annotations":
+                    image.putpixel((i, 0), 1 + i % 2)
+                image.save(tmp_path / kind / split / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    words = ["--data", str(tmp_path), "--image-size", "32", "--workers", "0"]
+    assert run("segmentation", tmp_path / "run", *words) == 0
+    told = capsys.readouterr().out
+    assert "nan" not in told
+    assert "nothing is annotated in 4 images" in " ".join(told.split())
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["score_last"], record["score_best"]) == (None, None)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -71,6 +71,16 @@ def test_a_run_is_fitted_evaluated_and_then_left_alone(pretend):
     assert evaluate[evaluate.index("--data") + 1] == "D"
     assert evaluate[evaluate.index("--images") + 1] == "50"
     assert evaluate[evaluate.index("--probes") + 1] == "all"
+    assert "--device" not in evaluate
+
+
+def test_a_run_is_evaluated_as_it_was_trained(pretend):
+    settings = {"data": "D", "device": "cpu", "precision": "32", "workers": 0}
+    assert run_locally([job(**settings)], pretend, 1, lambda *args: None) == {}
+    _, evaluate = commands(pretend / "runs" / "none-seed0.log")
+    assert {name: evaluate[evaluate.index(f"--{name}") + 1] for name in settings} == {
+        name: str(value) for name, value in settings.items()
+    }
 
 
 def test_an_interrupted_run_is_resumed_and_an_unborn_one_begins_anew(pretend):

@@ -29,6 +29,7 @@ from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import stack
 from recursivemix.data.crop import evaluation_image
 from recursivemix.data.images import StackedImages
+from recursivemix.data.keyed_loader import KeyedLoader
 from recursivemix.data.order import TrainingOrder, evaluation_batches, generator_of, seed_of
 from samples import torchvision_evaluation
 
@@ -170,6 +171,36 @@ def test_any_number_of_workers_gives_the_same_batches(workers):
     assert equal(here, batches_of(images, hold=False, workers=workers, **settings))
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_memory_of_batches_is_used_again_only_when_they_have_been_used(workers):
+    """More batches than slots; an iteration that is given up does not write into the next one."""
+    images = Loose(coded(40))
+    order = TrainingOrder(40, 2, 3)
+    batches = TrainingBatches(
+        images, order, augmentation(), lambda: 0, device=CPU, hold=False, workers=workers
+    )
+    assert len(batches) > len(batches._reader.batches.slots)
+    expected = batches_of(images, hold=False)
+    given_up = iter(batches)
+    for _ in range(3):
+        next(given_up)
+    for _ in range(2):
+        found = torch.cat([batch.images for batch in batches])
+        assert torch.equal(found, torch.cat([images for images, _, _ in expected]))
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked_write_into_the_same_memory(monkeypatch):
+    expected = batches_of(Loose(coded(10)), hold=False)
+    started = KeyedLoader.__init__
+
+    def spawned(self, *args, **options):
+        started(self, *args, multiprocessing_context="spawn", **options)
+
+    monkeypatch.setattr(KeyedLoader, "__init__", spawned)
+    assert equal(expected, batches_of(Loose(coded(10)), hold=False, workers=1))
+
+
 @pytest.mark.parametrize("hold", [True, False])
 @pytest.mark.parametrize("first", [0, 1, 2, 3])
 def test_an_epoch_can_begin_in_its_middle(hold, first):
@@ -303,7 +334,7 @@ import torch
 from test_batches import Loose, augmentation, coded
 from recursivemix.data.batches import Reader
 
-reader = Reader(Loose(coded(4)), augmentation(), training=True, workers=1, device=torch.device("cpu"))
+reader = Reader(Loose(coded(4)), augmentation(), 2, training=True, workers=1, device=torch.device("cpu"))
 print(sum(1 for _ in reader.read([[(0, 1), (1, 2)], [(2, 3), (3, 4)]])))
 """
     environment = os.environ | {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recursivemix.data import names
-from recursivemix.data.annotated import DetectionFormat, SegmentationFormat
+from recursivemix.data.annotated import AnnotatedFormat
 from recursivemix.data.images import ImageData, ImageFormat, StackedImages
 from recursivemix.data.names import DETECTION_FORMATS, IMAGE_FORMATS, SEGMENTATION_FORMATS, load_format
 from recursivemix.data.open import open_data
@@ -17,8 +17,8 @@ from recursivemix.data.settings import ImageSettings
 
 REGISTRIES = [
     (IMAGE_FORMATS, ImageFormat, names.Source),
-    (DETECTION_FORMATS, DetectionFormat, names.DetectionSource),
-    (SEGMENTATION_FORMATS, SegmentationFormat, names.SegmentationSource),
+    (DETECTION_FORMATS, AnnotatedFormat, names.DetectionSource),
+    (SEGMENTATION_FORMATS, AnnotatedFormat, names.SegmentationSource),
 ]
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.decode import UnreadableImageError
-from recursivemix.data.formats.webdataset import LONGEST_LABEL, TarShard, find_shards, split_of
+from recursivemix.data.formats.webdataset import TarShard, find_shards, split_of
 from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder, evaluation_batches
 from recursivemix.data.settings import AugmentationSettings
 from recursivemix.data.shards import LimitedFile, ShardCache
+from recursivemix.data.tar_file import LONGEST_LABEL
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")

@@ -64,8 +64,8 @@ def test_cells_tell_what_the_mixer_did():
     tracker = SourceTracker("recursivemix", 4, 5, seed=7)
     columns = mixed_columns(tracker, data, 5, 2, 0)
     mixer = RecursiveMix(len(data.classes), seed=7)
-    for column, step in zip(columns, first_batches(data, 4, 0), strict=False):
-        batch = mixer(step.images, step.labels)
+    for column, (_, step) in zip(columns, first_batches(data, 4, 0), strict=False):
+        batch = mixer(step.images, step.targets)
         mixer.remember(batch, torch.zeros(4, len(data.classes)))
         for i, cell in enumerate(column):
             times = cell.picture.shape[-1] // 32
@@ -91,15 +91,15 @@ def test_these_are_the_batches_of_a_run(tmp_path):
     run.loaders.trainer = run.trainer
     run.loaders.loading.fill_cache()
     trained = next(iter(run.loaders.train_dataloader()))
-    mine = next(first_batches(open_images(None, "digits", None, None, 3), 24, 3))
-    assert torch.equal(mine.labels, trained[1])
+    _, mine = next(first_batches(open_images(None, "digits", None, None, 3), 24, 3))
+    assert torch.equal(mine.targets, trained[1])
     assert torch.equal(mine.images, trained[0])
 
 
 @pytest.mark.parametrize("size", [32, 48])
 def test_the_images_have_the_size_of_the_network(size):
     data = replace(open_images(None, "digits", None, None, 0), image_size=size)
-    batch = next(first_batches(data, 4, 0))
+    _, batch = next(first_batches(data, 4, 0))
     assert batch.images.shape == (4, 3, size, size)
 
 

@@ -14,7 +14,7 @@ from recursivemix.explain.closed_form import (
     mean_pasted_share,
     mean_weight_by_age,
 )
-from recursivemix.explain.process import AGES, measure_process
+from recursivemix.explain.process import AGES, THRESHOLDS, measure_process
 from recursivemix.explain.statistics import statistics
 from recursivemix.mixing import MIXERS
 
@@ -71,7 +71,7 @@ def published():
 
 def test_the_measured_process_is_the_closed_form(published):
     # The mean of 8000 independent shares with a deviation of about 0.11, at four standard errors.
-    assert 1 - published.lam_mean == pytest.approx(
+    assert published.pasted_mean == pytest.approx(
         mean_pasted_share(32, 0.5), abs=4 * 0.11 / math.sqrt(8000)
     )
     assert published.unmixed == pytest.approx(
@@ -84,17 +84,17 @@ def test_the_measured_process_is_the_closed_form(published):
 def test_the_measured_process_is_the_papers(published):
     expected = {0.1: 1.62, 0.05: 1.94, 0.01: 2.70, 0.001: 3.77, 1e-5: 5.89}
     for threshold, count in expected.items():
-        assert published.sources[threshold] == pytest.approx(count, rel=0.025)
+        assert published.sources_above[f"{threshold:g}"] == pytest.approx(count, rel=0.025)
     assert published.most_sources in range(8, 12)
-    assert published.lam_quantiles["p50"] == pytest.approx(0.152, abs=0.01)
-    assert published.lam_quantiles["p90"] == pytest.approx(0.316, abs=0.015)
-    assert published.lam_quantiles["max"] == pytest.approx(0.473, abs=0.03)
+    assert published.pasted["p50"] == pytest.approx(0.152, abs=0.01)
+    assert published.pasted["p90"] == pytest.approx(0.316, abs=0.015)
+    assert published.pasted["max"] == pytest.approx(0.473, abs=0.03)
 
 
 def test_a_simulation_in_loops_counts_the_same_sources(published):
     generator = torch.Generator().manual_seed(9)
     weights: list[float] = []
-    counts = dict.fromkeys(published.sources, 0)
+    counts = dict.fromkeys(THRESHOLDS, 0)
     steps = 8000
     for step in range(steps + 20):
         u, x, y = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
@@ -106,7 +106,7 @@ def test_a_simulation_in_loops_counts_the_same_sources(published):
             for threshold in counts:
                 counts[threshold] += sum(w > threshold for w in weights)
     for threshold, count in counts.items():
-        assert published.sources[threshold] == pytest.approx(count / steps, rel=0.025)
+        assert published.sources_above[f"{threshold:g}"] == pytest.approx(count / steps, rel=0.025)
 
 
 def test_pixels_follow_the_label_and_shrink(published):
@@ -133,7 +133,7 @@ def test_the_scale_is_the_side_of_the_box():
 def test_other_methods():
     cutmix = measure_process("cutmix", (32, 32), 3000, 4, 0)
     # docs/paper.md 1.3: .300 with a partner that is always another image; one in 4 is the image itself.
-    assert 1 - cutmix.lam_mean == pytest.approx(0.300, abs=0.015)
+    assert cutmix.pasted_mean == pytest.approx(0.300, abs=0.015)
     assert cutmix.label_of_partners == pytest.approx(0.300 * 3 / 4, abs=0.02)
     assert cutmix.label_by_age[1:] == (0,) * (AGES - 1)
     assert cutmix.scale_of_partners == pytest.approx(1, abs=1e-3)
@@ -141,7 +141,7 @@ def test_other_methods():
     assert resizemix.scale_of_partners < 0.8
     assert resizemix.scale_by_age[0] == pytest.approx(1, abs=1e-3)
     mixup = measure_process("mixup", (16, 16), 400, 16, 0)
-    assert mixup.lam_mean == pytest.approx(0.5, abs=0.07)
+    assert mixup.pasted_mean == pytest.approx(0.5, abs=0.07)
     assert mixup.scale_by_age == (None,) * AGES
     dlb = measure_process("dlb", (16, 16), 20, 4, 0)
     assert dlb.label_by_age[:2] == (0.5, 0.5)
@@ -149,7 +149,7 @@ def test_other_methods():
 
 def test_coverage_is_densest_in_the_middle():
     found = measure_process("recursivemix", (32, 32), 2000, 1, 0)
-    assert found.coverage.mean() == pytest.approx(1 - found.lam_mean, rel=1e-3)
+    assert found.coverage.mean() == pytest.approx(found.pasted_mean, rel=1e-3)
     assert found.coverage[12:20, 12:20].mean() > 2 * found.coverage[:4, :4].mean()
 
 
@@ -159,7 +159,7 @@ def test_every_mixer_has_numbers_and_a_page(mixer, tmp_path):
     assert found.images == 12
     assert sum(found.label_by_age) + found.label_of_partners == pytest.approx(1, abs=1e-3)
     assert (
-        f"{found.mixer}: {100 * (1 - found.lam_mean):.1f} % of an image comes from other"
+        f"{found.mixer}: {100 * found.pasted_mean:.1f} % of an image comes from other"
         in (tmp_path / "s.html").read_text()
     )
     assert (record["closed_form"] is None) == (mixer != "recursivemix")

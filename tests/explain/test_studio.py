@@ -55,6 +55,7 @@ def test_every_mixer_is_shown(port):
         if mixer == "transmix":  # needs a transformer
             assert answer.status == 400
             assert "class token" in text
+            assert "start the studio with a --model that has it" in text
             continue
         assert answer.status == 200, text
         assert text.count('class="picture"') == 3 * 3 + 3 * 4  # and of each sample four maps

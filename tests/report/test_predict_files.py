@@ -249,6 +249,7 @@ def test_the_old_words(save_trained, photos, tmp_path, capsys):
         ("classification", ["--top-k", "0"], "--top-k must be at least 1, got 0"),
         ("classification", ["--workers", "-1"], "--workers must be at least 0"),
         ("classification", ["--maps", "m"], "--maps is for segmentation"),
+        ("segmentation", ["--top-k", "3"], "--top-k is for classification"),
         ("classification", ["--pictures", "p"], "--pictures is for detection and segmentation"),
         ("detection", ["--features"], "--features of detection needs --format json"),
         ("detection", ["--pictures", "photos"], "photos is not an empty folder"),

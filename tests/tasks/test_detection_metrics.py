@@ -7,8 +7,14 @@ import math
 import pytest
 import torch
 
+from recursivemix.data.annotated_batches import AnnotatedBatch
 from recursivemix.data.formats.coco_masks import as_run_lengths
-from recursivemix.tasks.detection.metrics import NAMES, coco_metrics, detections_as_results
+from recursivemix.tasks.detection.metrics import (
+    NAMES,
+    ObjectScores,
+    coco_metrics,
+    detections_as_results,
+)
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 9, "name": "owl"}]
 SIZE = (120, 160)
@@ -110,6 +116,34 @@ def test_perfect_detections():
     keys = ("image_id", "category_id", "bbox")
     results = [{key: one[key] for key in keys} | {"score": 1.0} for one in truth["annotations"]]
     assert coco_metrics(truth, results)["ap"] == pytest.approx(100)
+
+
+class Oracle:
+    """A detector that finds the objects of the images it is given, in order."""
+
+    def __init__(self, objects):
+        self.objects = iter(objects)
+
+    def __call__(self, images):
+        return [next(self.objects) for _ in images]
+
+
+def test_images_that_were_not_evaluated_do_not_count():
+    """As with --trainer.limit-val-batches: a perfect detector of half of the images has an AP of 100."""
+    truth, _ = made_up(0, masks=False)
+    scores = ObjectScores(truth, [one["id"] for one in CATEGORIES], masks=False)
+    places = {one["id"]: place for place, one in enumerate(CATEGORIES)}
+    objects = []
+    for one in truth["images"][:6]:
+        own = [entry for entry in truth["annotations"] if entry["image_id"] == one["id"]]
+        boxes = torch.tensor([entry["bbox"] for entry in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([places[entry["category_id"]] for entry in own], dtype=torch.long)
+        objects.append({"boxes": boxes, "scores": torch.ones(len(own)), "labels": labels})
+    oracle, image = Oracle(objects), torch.zeros(3, 4, 4, dtype=torch.uint8)
+    for batch in ([0, 1, 2, 3], [], [4, 5]):
+        scores.update(oracle, AnnotatedBatch([image] * len(batch), [], batch))
+    assert scores.compute()["ap"] == pytest.approx(100)
 
 
 def test_no_object_of_a_size():

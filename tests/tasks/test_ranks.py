@@ -66,7 +66,7 @@ def evaluate(rank, processes, port, folder):
     images = SelectedImages(run.data.evaluation, range(IMAGES))
     run.loaders.loading.data = replace(run.data, evaluation=images)
     run.learner.network = Oracle(images)
-    run.learner.truth = annotation_dict(images, run.data)
+    run.learner.scores.truth = annotation_dict(images, run.data)
     with quiet_lightning():
         (scores,) = run.trainer.validate(run.learner, datamodule=run.loaders, verbose=False)
     if rank == 0:

@@ -1,6 +1,7 @@
 """The end of a run: averaged weights, cooldown, early stopping; binary cross-entropy for single labels."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm.scheduler
@@ -108,9 +109,45 @@ def test_a_run_that_stopped_early_is_finished(scripted, image_root, tmp_path):
     last = run.out / "checkpoints" / "last.ckpt"
     with pytest.raises(ResumeError, match="--early-stop ended it after epoch 4"):
         prepare(run, [], {}, resume=last)
+    with pytest.raises(ResumeError, match="another --early-stop"):
+        prepare(replace(run, epochs=9), [], {}, resume=last, changed=True)
     longer = config(image_root, run.out, epochs=6, early_stop=5, mixer="none")
     result = fit(prepare(longer, [], {}, resume=last, changed=True))
     assert len(result.rows) == 6
+
+
+def test_a_run_that_stopped_early_and_lost_its_record_writes_it(scripted, image_root, tmp_path):
+    """As after a kill between the last checkpoint and the record: nothing is trained."""
+    run = config(image_root, tmp_path / "run", epochs=6, early_stop=2, mixer="none")
+    whole, file = trained(run), run.out / "record.json"
+    records = [json.loads(file.read_text())]
+    file.unlink()
+    same(whole, gone_on(run))
+    records.append(json.loads(file.read_text()))
+    for record in records:
+        del record["date"], record["peak_memory_bytes"]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("settings", [{"ema_decay": 0.5}, {"average_last": 2}], ids=str)
+def test_what_draws_at_the_end_gets_the_average(settings, image_root, tmp_path):
+    """Also if nothing but the record is left to do."""
+    run, states = config(image_root, tmp_path / "run", epochs=2, **settings), []
+
+    def keep(prepared):
+        states.append({name: value.clone() for name, value in prepared.learner.state_dict().items()})
+
+    fit(prepare(run, [], {}), keep)
+    (run.out / "record.json").unlink()
+    last = run.out / "checkpoints" / "last.ckpt"
+    fit(prepare(run, [], {}, resume=last), keep)
+    content = torch.load(last, weights_only=True)
+    assert not torch.equal(
+        content["state_dict"]["network.backbone.conv1.weight"],
+        content["current_model_state"]["network.backbone.conv1.weight"],
+    )
+    same(states[0], content["state_dict"])
+    same(states[1], content["state_dict"])
 
 
 # -- cooldown -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from recursivemix import load
 from recursivemix.cli import main
 from recursivemix.models.create import create_model
 from recursivemix.models.pretrained import StoredWeights, load_weights, read_weights
+from recursivemix.tasks import initial_weights
 from recursivemix.training.checkpoints import StoppedError
 from recursivemix.training.fit import fit
 from recursivemix.training.prepare import prepare
@@ -54,6 +55,16 @@ def test_weights_of_timm_and_their_preprocessing(image_root, tmp_path, tiny_file
     assert record["classifier"] == "new"
     assert "the classifier is new" in learner.notes[0]
     assert f"{len(wanted) - 2} of {len(wanted) - 2} keys match" in learner.notes[0]
+
+
+def test_a_file_is_read_once_and_not_kept(image_root, tmp_path, tiny_file, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        initial_weights, "read_weights", lambda *words: read.append(words) or read_weights(*words)
+    )
+    for times in (1, 2):
+        first_steps(config(image_root, tmp_path / "run", model=TINY, weights=tiny_file))
+        assert read == [(tiny_file, TINY)] * times
 
 
 def test_options_override_the_preprocessing(image_root, tmp_path, tiny_file):

@@ -16,7 +16,9 @@ from lightning import Callback
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.checkpoints import StoppedError
 from recursivemix.training.fit import fit
+from recursivemix.training.optimizer import lr_factor
 from recursivemix.training.prepare import prepare
+from recursivemix.training.resume import ResumeError
 
 ROOT = Path(__file__).resolve().parents[2]
 # 36 training images and batches of 5: 8 steps an epoch, the last of one image.
@@ -205,3 +207,65 @@ def test_with_several_labels_per_image(image_root, tmp_path):
     assert "map_clean,val_loss,f1_micro,f1_macro,map" in header
     record = json.loads((tmp_path / "whole" / "record.json").read_text())
     assert (record["score"], list(record["per_class"])) == ("map", ["blue", "green", "odd", "red"])
+
+
+class Ends(Callback):
+    """Ends the run after a step, as --trainer.max-time does."""
+
+    def on_train_batch_end(self, trainer, *arguments):
+        trainer.should_stop |= trainer.global_step == STEPS + 3
+
+
+def test_a_run_that_ended_within_an_epoch_goes_on_with_the_next(image_root, tmp_path):
+    run, rates = config(image_root, tmp_path / "run", schedule="constant", warmup_epochs=0.0), Rates()
+    assert len(fit(prepare(run, [Ends()], {})).rows) == 2
+    last = run.out / "checkpoints" / "last.ckpt"
+    with pytest.raises(ResumeError, match="ended within epoch 2"):
+        prepare(run, [], {}, resume=last)
+    result = fit(prepare(run, [rates], {}, resume=last, changed=True))
+    assert len(rates.seen) == STEPS
+    assert "acc_clean" in result.rows[2]  # evaluated as every epoch
+
+
+class Rates(Callback):
+    """Keeps learning rate, weight decay and momentum of each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, *arguments):
+        (group,) = trainer.optimizers[0].param_groups
+        self.seen.append((group["lr"], group["weight_decay"], group["momentum"]))
+
+
+def rates_after(image_root, out, batch, before, after):
+    """Learning rate, weight decay and momentum of each step of a run resumed with other settings."""
+    plain = {"schedule": "constant", "warmup_epochs": 0.0, "mixer": "none"}
+    with pytest.raises(StoppedError):
+        fit(prepare(config(image_root, out, **plain | before), [Signalled(batch)], {}))
+    rates, last = Rates(), out / "checkpoints" / "last.ckpt"
+    result = fit(prepare(config(image_root, out, **plain | after), [rates], {}, resume=last, changed=True))
+    return rates.seen, result.rows
+
+
+def test_a_changed_optimizer_setting_is_used(image_root, tmp_path):
+    """As the guide advises after a loss that is not finite: --resume RUN --lr 0.05 --resume-changed."""
+    changed = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.5}
+    seen, rows = rates_after(image_root, tmp_path / "run", STEPS + 3, {}, changed)
+    assert seen == [(0.02, 0.1, 0.5)] * (2 * STEPS - 3)
+    assert [row["lr"] for row in rows] == [0.05, 0.05, 0.02]
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(12, 3), (3, 12)])
+def test_a_schedule_goes_on_at_the_same_epoch_with_other_batches(batch_size, steps, image_root, tmp_path):
+    """12 or 3 images per batch instead of 5: the schedule is that of three epochs."""
+    seen, rows = rates_after(
+        image_root,
+        tmp_path / "run",
+        2 * STEPS,
+        {"schedule": "cosine"},
+        {"schedule": "cosine", "batch_size": batch_size},
+    )
+    expected = [0.05 * lr_factor(2 * steps + step, EPOCHS * steps, 0) for step in range(steps)]
+    assert [rate for rate, *_ in seen] == expected
+    assert rows[2]["lr"] == expected[0]

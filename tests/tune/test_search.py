@@ -68,6 +68,13 @@ def pretend(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_trials_are_trusted_as_the_search_is(trusted, pretend):
+    made, *_ = pretend(trust_config=trusted)
+    command = made.job(0, {"prob": 0.5}, 3).runs[0].command
+    assert command == (("fit", "--trust-config") if trusted else ("fit",))
+
+
 def test_rungs_are_fractions_of_the_full_length():
     settings = TuneSettings(trials=9)
     assert rungs_of(27, settings) == Rungs((3, 9, 27), 3)

@@ -7,7 +7,6 @@ positional argument, and any other parameter one option. Options may be typed wi
 from __future__ import annotations
 
 import argparse
-import copy
 import inspect
 import json
 import re
@@ -125,30 +124,34 @@ def with_tables(words: Sequence[str], options: Container[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
-        option, _, path = name.partition(".")
+        option, *keys = name.split(".")
         if name != "--config" and (option not in options or not (equals or rest)):
             done.append(word)
             continue
         value = value if equals else rest.pop(0)
-        key, *keys = path.split(".")
-        if keys:
-            table = tables[f"{option}.{key}"] = copy.deepcopy(tables.get(f"{option}.{key}", {}))
-            for inner in keys[:-1]:
-                if not isinstance(table.get(inner), dict):
-                    table[inner] = {}
-                table = table[inner]
-            table[keys[-1]] = yaml_value(value)
-            name, value = f"{option}.{key}", json.dumps(tables[f"{option}.{key}"])
+        if keys[1:]:
+            name = f"{option}.{keys[0]}"
+            tables[name] = with_value(tables.get(name), keys[1:], yaml_value(value))
+            value = json.dumps(tables[name])
         else:
-            found = yaml_value(value)
-            for part in name.split(".")[:0:-1]:
-                found = {part: found}
-            groups = found if name == "--config" else {option[2:]: found}
-            for group, content in groups.items() if isinstance(groups, dict) else ():
-                for top, item in content.items() if isinstance(content, dict) else ():
-                    tables[f"--{group}.{top}"] = item if isinstance(item, dict) else {}
+            groups = with_value({}, [] if name == "--config" else [option[2:], *keys], yaml_value(value))
+            tables |= {
+                f"--{group}.{key}": item for group, content in items(groups) for key, item in items(content)
+            }
         done.append(f"{name}={value}")
     return done
+
+
+def with_value(table: Any, keys: Sequence[str], value: Any) -> Any:
+    """Return a table with another value below these keys; what is no table there is replaced."""
+    if not keys:
+        return value
+    return dict(items(table)) | {keys[0]: with_value(dict(items(table)).get(keys[0]), keys[1:], value)}
+
+
+def items(table: Any) -> list[tuple[str, Any]]:
+    """Return the entries of a table; none of anything else."""
+    return list(table.items()) if isinstance(table, dict) else []
 
 
 def yaml_value(text: str) -> Any:

@@ -125,8 +125,11 @@ def print_result(run: PreparedRun, result: Result) -> None:
     table.add_column(overflow="fold")  # show paths in full
     name = METRIC_NAMES[result.score]
     images = f"{result.evaluated} images ({run.data.split})"
-    table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
-    table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
+    if finite(result.last) is None:  # no object, or no labelled pixel
+        table.add_row(name, f"- (nothing is annotated in {images})")
+    else:
+        table.add_row(f"{name}, last epoch", f"{result.last:.2f} % of {images}")
+        table.add_row(f"{name}, best epoch", f"{result.best:.2f} % (epoch {result.best_epoch})")
     for metric in learner.evaluated:
         value = finite(last.get(metric))
         if metric != result.score:

@@ -13,9 +13,18 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recursivemix.training.options import helps_of
 
+REPLACED = (
+    "accelerator",
+    "devices",
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+    "sync_batchnorm",
+)
+"""Options whose default is a setting of the run: Lightning's default is a choice like any other."""
+
 
 class TrainerOptions(dict[str, Any]):
-    """Arguments of Lightning's Trainer that differ from its defaults, as a YAML file holds them."""
+    """Arguments of Lightning's Trainer other than the defaults of a run, as a YAML file holds them."""
 
 
 def add_trainer(parser: ArgumentParser) -> None:
@@ -35,17 +44,19 @@ def add_trainer(parser: ArgumentParser) -> None:
         ordered = reduce(operator.or_, sorted(kind, key=lambda one: (one is not int, one is str)))
         default = defaults[name].default
         parser.add_argument(f"--trainer.{name}", type=ordered, default=default, help=helps.get(name))
+    parser.set_defaults({f"trainer.{name}": None for name in REPLACED})
 
 
 def trainer_options(parser: ArgumentParser, values: Namespace) -> TrainerOptions:
-    """Return the options of what was parsed that differ from Lightning's defaults."""
+    """Return the options of what was parsed that differ from the defaults of a run."""
     if "trainer" not in values:
         return TrainerOptions()
     from lightning import Trainer
 
-    defaults = inspect.signature(Trainer.__init__).parameters
+    parameters = inspect.signature(Trainer.__init__).parameters
+    defaults = {name: one.default for name, one in parameters.items()} | dict.fromkeys(REPLACED)
     plain = yaml.safe_load(parser.dump(values, skip_unset=False))["trainer"]
-    return TrainerOptions((n, value) for n, value in plain.items() if value != defaults[n].default)
+    return TrainerOptions((name, value) for name, value in plain.items() if value != defaults[name])
 
 
 class HelpTrainer(argparse.Action):

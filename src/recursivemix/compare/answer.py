@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recursivemix.data.printable import counted
 from recursivemix.report.pairs import PerImageReader, Runs, compare_two
 from recursivemix.report.statistics import LEAST_SEEDS
 from recursivemix.report.table import settled
-from recursivemix.report.words import counted, interval, listed
+from recursivemix.report.words import interval, listed
 
 
 def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImageReader) -> str:

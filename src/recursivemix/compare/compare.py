@@ -172,7 +172,8 @@ def result_line(run: Run, out: Path) -> str:
     """Describe a finished run in one line."""
     record = read_json(out / run.folder / RECORD)
     score = record.get("score_last", record.get("acc1_last"))
-    return f"{run.name}: {score:.2f} % at the last epoch, {record['seconds']:.0f} s"
+    result = "no score" if score is None else f"{score:.2f} %"
+    return f"{run.name}: {result} at the last epoch, {record['seconds']:.0f} s"
 
 
 def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:

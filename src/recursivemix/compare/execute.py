@@ -97,8 +97,8 @@ def _finish_run(run: Run, out: Path, threads: int | None, start: Start) -> None:
         return
     words = ["evaluate", "--checkpoint", str(folder / LAST)]
     words += ["--probes", run.probes, "--images", str(run.images)]
-    for name in ("data", "dataset"):
-        if name in run.settings and run.settings[name] != "auto":
+    for name in ("data", "dataset", "device", "precision", "workers"):
+        if run.settings.get(name, "auto") not in (None, "auto"):
             words += [f"--{name}", str(run.settings[name])]
     words += ["--out", str(folder / EVALUATION)]
     check_code(start([*CLI, *words], log, threads), run.name, log)

@@ -17,6 +17,8 @@ from uuid import uuid4
 
 import torch
 
+from recursivemix.data.atomic_write import atomic_write
+
 from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
 from .processes import GridStoppedError, RunError, environment_with, stop_with_parent
@@ -128,9 +130,8 @@ def run_somewhere(job: Job, out: str, token: str, threads: int) -> dict[str, byt
 def place(files: dict[str, bytes], out: Path) -> None:
     """Write the files of a job into the comparison's folder; the records last, which mark it finished."""
     for name in sorted(files, key=lambda name: name.endswith((RECORD, EVALUATION))):
-        target = out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(files[name])
+        with atomic_write(out / name) as part:
+            part.write_bytes(files[name])
 
 
 def start(words: list[str], log: Path, threads: int | None) -> int:

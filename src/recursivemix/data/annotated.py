@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,15 +37,22 @@ def shortened(value: Any) -> str:
     return brief.repr(value)
 
 
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of classes; the second class of a name gets " (2)", and so on."""
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(result)
+
+
 def passing(
     check: Callable[[Item], Result], items: Iterable[Item], skipped: list[str] | None
 ) -> list[Result]:
     """Return the results of a check that raises `AnnotationError`, without the items that fail it.
 
-    Args:
-        check: applied to each item.
-        items: entries or files of a data set.
-        skipped: reasons of failures are appended; None to raise the first one.
+    The reasons of failures are appended to ``skipped``; None raises the first one.
     """
     results = []
     for item in items:
@@ -107,42 +116,24 @@ class SegmentationImages(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SelectedImages:
-    """Some images of a data set, as a data set of the same kind.
+class SelectedImages(Subset[Any]):
+    """Some `DetectionImages` or `SegmentationImages` of a data set, as a data set of the same kind."""
 
-    Args:
-        images: `DetectionImages` or `SegmentationImages`.
-        indices: of the selected ones.
-    """
-
-    images: Any
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        pair: tuple[Tensor, Any] = self.images[self.indices[index]]
-        return pair
+    dataset: Any
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of an image without reading the image."""
-        objects: Objects = self.images.objects(self.indices[index])
+        objects: Objects = self.dataset.objects(self.indices[index])
         return objects
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the (H, W) of an image without reading it."""
-        size: tuple[int, int] = self.images.size(self.indices[index])
+        size: tuple[int, int] = self.dataset.size(self.indices[index])
         return size
 
     def name(self, index: int) -> str:
-        """Return the name of an image."""
-        return str(self.images.name(self.indices[index]))
+        return str(self.dataset.name(self.indices[index]))
 
     def image_id(self, index: int) -> int:
-        """Return the id of an image in COCO's files."""
-        return int(self.images.image_id(self.indices[index]))
+        return int(self.dataset.image_id(self.indices[index]))
 
 
 @dataclass(frozen=True)
@@ -177,23 +168,12 @@ class SegmentationData:
 
 
 @dataclass(frozen=True)
-class DetectionFormat:
-    """A format of images with objects; `recursivemix.data.names.DETECTION_FORMATS` lists them."""
+class AnnotatedFormat:
+    """A format of images with objects or label maps; `recursivemix.data.names` lists them."""
 
-    open: Callable[[Path, bool, bool], DetectionData]
-    """Open a folder; the other arguments ask for masks, and to leave out images with broken annotations."""
-    detect: Callable[[Path], bool] | None = None
-    """Tell whether a folder is in this format; None if the format needs no folder."""
-    layout: str = ""
-    """Files that a folder must have, for messages."""
-
-
-@dataclass(frozen=True)
-class SegmentationFormat:
-    """A format of images with label maps; `recursivemix.data.names.SEGMENTATION_FORMATS` lists them."""
-
-    open: Callable[[Path, bool], SegmentationData]
-    """Open a folder; the second argument asks to leave out images with broken annotations."""
+    open: Callable[..., Any]
+    """Open a folder as `DetectionData` or `SegmentationData`. The keyword ``skip_bad`` asks to leave out
+    images with broken annotations, and ``masks``, of detection alone, for masks."""
     detect: Callable[[Path], bool] | None = None
     """Tell whether a folder is in this format; None if the format needs no folder."""
     layout: str = ""

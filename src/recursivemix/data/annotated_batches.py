@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,23 +37,17 @@ class AnnotatedBatch(NamedTuple, Generic[Target]):
     """Index of each image in its data set."""
 
 
-class JointTransform(Protocol):
-    """Random transform of an image together with its target; it draws from the generator only."""
-
-    def __call__(self, image: Tensor, target: Any, generator: torch.Generator) -> tuple[Tensor, Any]: ...
+JointTransform = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
+"""Random transform of an image together with its target; it draws from the generator only."""
 
 
 @dataclass(frozen=True)
 class DetectionTransform:
-    """Mirror half of the images, with boxes and masks, and vary their colors; the detector resizes.
-
-    Args:
-        flip: mirror half of the images.
-        color_jitter: largest relative change of brightness, contrast and saturation.
-    """
+    """Mirror half of the images, with boxes and masks, and vary their colors; the detector resizes."""
 
     flip: bool
     color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
 
     def __call__(
         self, image: Tensor, target: Objects, generator: torch.Generator
@@ -158,16 +152,7 @@ class TransformedImages(Dataset[Sample]):
 
 
 class AnnotatedTraining(Generic[Target]):
-    """Training batches of one process, epoch by epoch.
-
-    Args:
-        images: the training set.
-        order: which images make up which batch.
-        transform: applied to each image and its target.
-        epoch: returns the epoch that starts; called when the first batch of an iteration is requested.
-        device: of the batches.
-        workers: number of processes that read images.
-    """
+    """Training batches of one process, epoch by epoch; arguments as in `TrainingBatches`."""
 
     def __init__(
         self,
@@ -202,11 +187,7 @@ class AnnotatedTraining(Generic[Target]):
 class AnnotatedEvaluation(Generic[Target]):
     """Evaluation batches of one process, without transforms, always in the same order.
 
-    Args:
-        images: the data set.
-        batches: the images of each batch; -1 is an empty place, which is left out.
-        device: of the batches.
-        workers: number of processes that read images.
+    In ``batches``, which hold the images of each batch, -1 is an empty place, which is left out.
     """
 
     def __init__(

@@ -6,9 +6,10 @@ start an epoch at any step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,11 +30,13 @@ from .augment import (
 )
 from .crop import evaluation_crop
 from .images import EncodedImages, LabelledImages, StackedImages, cropped
-from .keyed_loader import Key, KeyedLoader, Keys
+from .keyed_loader import Key, KeyedLoader
 from .order import SHUFFLED, TrainingOrder, generator_of
 
 ON_DEVICE_SHARE = 0.25
 """Largest share of a device's free memory that cached images may take."""
+PREFETCHED = 4
+"""Batches that each loader worker is ahead."""
 
 
 class Batch(NamedTuple):
@@ -87,53 +90,82 @@ class AugmentedImages(Dataset[Tensor]):
         return image.permute(1, 2, 0)
 
 
+class SharedBatches(Dataset[tuple[int, int]]):
+    """Writes batches into memory that all processes share; for loader workers.
+
+    To allocate and send memory for each batch, as `DataLoader` does, takes longer than to fill it.
+
+    Args:
+        images: read by key.
+        slots: number of batches that are in memory at a time; one is for reading in this process.
+        batch_size: most images of a batch.
+    """
+
+    def __init__(self, images: AugmentedImages, slots: int, batch_size: int) -> None:
+        self.images = images
+        shape = (slots, batch_size, images.size, images.size, 3)
+        # `Tensor.share_memory_` would fill all slots at once; these take memory when they are written.
+        allocate: Any = torch.UntypedStorage._new_shared if slots > 1 else torch.UntypedStorage
+        self.slots = torch.empty(0, dtype=torch.uint8).set_(allocate(math.prod(shape))).view(shape)
+
+    def __getitems__(self, request: tuple[int, list[Key]]) -> tuple[int, int]:
+        """Write the images of these keys into a slot; return the slot and their number."""
+        slot, keys = request
+        for place, key in zip(self.slots[slot], keys, strict=False):
+            place.copy_(self.images[key])
+        return slot, len(keys)
+
+
 class Reader:
     """Reads images by key in loader workers and copies them to the device, as bytes.
 
-    Args:
-        images: the data set.
-        augmentation: applied to each image.
-        training: augment; otherwise take the central crop.
-        workers: number of processes; 0 reads in this process.
-        device: of the batches.
+    With ``training`` they are augmented; otherwise their central crop is taken. A batch has at most
+    ``batch_size`` images.
     """
 
     def __init__(
         self,
         images: LabelledImages,
         augmentation: Augmentation,
+        batch_size: int,
         *,
         training: bool,
         workers: int,
         device: torch.device,
     ) -> None:
         self.device = device
-        self.loader = KeyedLoader(
-            AugmentedImages(images, augmentation, training),
-            workers,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers > 0 else None,
-        )
+        items = AugmentedImages(images, augmentation, training)
+        # Those that the workers have been asked for, and the one that was received last.
+        self.batches = SharedBatches(items, PREFETCHED * workers + 1, batch_size)
+        ahead = {"prefetch_factor": PREFETCHED} if workers > 0 else {}
+        self.loader = KeyedLoader(self.batches, workers, collate_fn=tuple, **ahead)
 
-    def read(self, keys: Keys) -> Iterator[Tensor]:
-        """Yield (B, 3, S, S) uint8 batches, in the order of the keys."""
-        for images in self.loader.load(keys):
+    def read(self, keys: Iterable[list[Key]]) -> Iterator[Tensor]:
+        """Yield (B, 3, S, S) uint8 batches, in the order of the keys.
+
+        Valid until the next one is asked for, which may overwrite it.
+        """
+        slots = len(self.batches.slots)
+        requests = ((step % slots, batch) for step, batch in enumerate(keys))
+        for slot, count in self.loader.load(requests):
+            images = self.batches.slots[slot, :count]
+            if self.device.type == "cuda":
+                images = images.pin_memory()  # a copy, so that the one to the device need not be waited for
             yield images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 class HeldImages:
-    """Images in memory, packed; on the device if they fit.
+    """`StackedImages` of the input size, packed with a black border; on the device if they fit."""
 
-    Args:
-        images: images of one size.
-        padding: width of the black border in pixels.
-        device: of the batches.
-    """
-
-    def __init__(self, images: StackedImages, padding: int, device: torch.device) -> None:
+    def __init__(self, images: LabelledImages, padding: int, device: torch.device) -> None:
+        assert isinstance(images, StackedImages)
         self.size = images.images.shape[-1]
-        packed = pack(images.images, padding)
-        self.packed = packed.to(device if _fits(packed, device) else "cpu")
+        self.packed = pack(images.images, padding)
+        if (
+            device.type != "cuda"
+            or self.packed.nbytes <= ON_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+        ):
+            self.packed = self.packed.to(device)
         self.device = device
 
     def take(self, indices: Tensor, draw: CropDraw) -> Tensor:
@@ -144,25 +176,13 @@ class HeldImages:
         return unpack(pixels.to(self.device, non_blocking=True))
 
 
-class Targets:
-    """Labels of a data set, on the device.
-
-    Args:
-        labels: (N,) int64 class indices, or (N, K) uint8 multi-hot.
-        device: of the targets.
-    """
-
-    def __init__(self, labels: Tensor, device: torch.device) -> None:
-        self.labels = labels.to(device)
-        self.device = device
-
-    def take(self, indices: Tensor) -> Tensor:
-        """Return the targets of (B,) images: (B,) int64 or (B, K) float32; -1 where the index is -1."""
-        indices = indices.to(self.device, non_blocking=True)
-        targets = self.labels[indices.clamp(min=0)]
-        if targets.ndim == 2:
-            return targets.float().masked_fill(indices[:, None] < 0, -1)
-        return targets.masked_fill(indices < 0, -1)
+def take_targets(labels: Tensor, indices: Tensor) -> Tensor:
+    """Return the targets of (B,) images: (B,) int64 or (B, K) float32; -1 where the index is -1."""
+    indices = indices.to(labels.device, non_blocking=True)
+    targets = labels[indices.clamp(min=0)]
+    if targets.ndim == 2:
+        return targets.float().masked_fill(indices[:, None] < 0, -1)
+    return targets.masked_fill(indices < 0, -1)
 
 
 class TrainingBatches:
@@ -176,8 +196,7 @@ class TrainingBatches:
         augmentation: applied to the images.
         epoch: returns the epoch that starts; called when the first batch of an iteration is requested.
         device: of the batches.
-        hold: keep the images in memory, on the device if they fit; they must be `StackedImages` of the
-            network's input size.
+        hold: keep the images in memory, as `HeldImages`.
         workers: number of processes that read images that are not held in memory.
     """
 
@@ -198,16 +217,17 @@ class TrainingBatches:
         self.epoch = epoch
         self.first = 0
         """First step of the next iteration; reset to 0 when it starts."""
-        self._targets = Targets(images.labels, device)
+        self._labels = images.labels.to(device)
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._device = device
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
         self._held: HeldImages | None = None
         if hold:
-            assert isinstance(images, StackedImages)
             self._held = HeldImages(images, self._padding, device)
         else:
-            self._reader = Reader(images, augmentation, training=True, workers=workers, device=device)
+            self._reader = Reader(
+                images, augmentation, order.batch_size, training=True, workers=workers, device=device
+            )
 
     def __len__(self) -> int:
         return self.order.steps
@@ -219,7 +239,7 @@ class TrainingBatches:
         batches = self._from_memory(epoch, first, order) if self._held else self._read(epoch, first, order)
         for step, images in enumerate(batches, start=first):
             normalised = normalise(images, self._colours, self._lighting(epoch, step, len(images)))
-            yield Batch(normalised, self._targets.take(order[step]), order[step])
+            yield Batch(normalised, take_targets(self._labels, order[step]), order[step])
 
     def _from_memory(self, epoch: int, first: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
         assert self._held is not None
@@ -254,9 +274,7 @@ class EvaluationBatches:
         images: the data set.
         batches: the images of each batch; -1 is an empty place.
         augmentation: gives the size and the normalization.
-        device: of the batches.
-        hold: see `TrainingBatches`.
-        workers: number of processes that read images that are not held in memory.
+        device, hold, workers: as in `TrainingBatches`.
     """
 
     def __init__(
@@ -270,14 +288,16 @@ class EvaluationBatches:
         workers: int = 0,
     ) -> None:
         self.batches = batches
-        self._targets = Targets(images.labels, device)
+        self._labels = images.labels.to(device)
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._held: HeldImages | None = None
         if hold:
-            assert isinstance(images, StackedImages)
             self._held = HeldImages(images, 0, device)
         else:
-            self._reader = Reader(images, augmentation, training=False, workers=workers, device=device)
+            longest = max(map(len, batches), default=1)
+            self._reader = Reader(
+                images, augmentation, longest, training=False, workers=workers, device=device
+            )
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -285,7 +305,7 @@ class EvaluationBatches:
     def __iter__(self) -> Iterator[Batch]:
         images = self._from_memory(self._held) if self._held else self._read()
         for pixels, indices in zip(images, self.batches, strict=True):
-            yield Batch(normalise(pixels, self._colours), self._targets.take(indices), indices)
+            yield Batch(normalise(pixels, self._colours), take_targets(self._labels, indices), indices)
 
     def _from_memory(self, held: HeldImages) -> Iterator[Tensor]:
         for indices in self.batches:
@@ -294,10 +314,3 @@ class EvaluationBatches:
 
     def _read(self) -> Iterator[Tensor]:
         return self._reader.read([(index, 0) for index in batch.tolist()] for batch in self.batches)
-
-
-def _fits(packed: Tensor, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return packed.nbytes <= ON_DEVICE_SHARE * free

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from rich.progress import Progress, TimeRemainingColumn
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recursivemix.models.preprocessing import Interpolation
 
-from .augment import Augmentation
 from .crop import ChooseCrop, evaluation_crop
 from .images import LabelledImages, StackedImages, cropped
 from .keyed_loader import start_worker
@@ -17,6 +16,8 @@ from .keyed_loader import start_worker
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
 with a cache draws other random numbers than one without, and must be the same on every machine."""
+BATCH = 256
+"""Images that a process decodes at a time."""
 
 
 class CenterCrops(Dataset[Tensor]):
@@ -42,16 +43,9 @@ def stack(
     resize: int | None = None,
     interpolation: Interpolation = "bilinear",
 ) -> StackedImages:
-    """Decode every image once and crop it to (3, size, size).
+    """Decode every image once and take its `evaluation_crop`, (3, size, size).
 
-    Args:
-        images: the data set.
-        size: side of the crops in pixels.
-        workers: processes that decode; 0 decodes in this process.
-        progress: show a progress bar.
-        what: name of the images in the progress bar.
-        resize: shorter side before the crop; None: see `evaluation_resize`.
-        interpolation: of the resize.
+    ``workers`` processes decode; 0 decodes in this process. ``what`` names the images in the progress bar.
     """
     crops = resize is not None and resize != size
     if isinstance(images, StackedImages) and images.images.shape[-2:] == (size, size) and not crops:
@@ -61,19 +55,15 @@ def stack(
     crop = CenterCrops(images, evaluation_crop(size, resize, interpolation))
     loader = DataLoader(
         crop,
-        batch_size=256,
+        batch_size=BATCH,
         num_workers=workers,
         generator=torch.Generator(),
         worker_init_fn=start_worker,
     )
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not progress) as bar:
-        task = bar.add_task(f"reading {what}", total=len(images))
-        start = 0
-        for batch in loader:
-            pixels[start : start + len(batch)] = batch
-            start += len(batch)
-            bar.update(task, completed=start)
+    started = iter(loader)  # its processes are forked before the bar starts a thread
+    batches = track(started, f"reading {what}", len(loader), transient=True, disable=not progress)
+    for start, batch in zip(range(0, len(images), BATCH), batches, strict=True):
+        pixels[start : start + len(batch)] = batch
     return StackedImages(pixels, images.labels, what, images.name)
 
 
@@ -81,8 +71,3 @@ def cache_bytes(counts: list[int], size: int) -> int:
     """Return the bytes that sets with these numbers of images take, decoded and packed with a border."""
     border = size // 8
     return sum(counts) * (3 * size**2 + 4 * (size + 2 * border) ** 2)
-
-
-def can_be_cached(augmentation: Augmentation) -> bool:
-    """Tell whether a whole batch can be augmented at once: shifts, mirroring and lighting only."""
-    return not augmentation.one_by_one

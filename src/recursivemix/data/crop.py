@@ -43,11 +43,7 @@ class Crop(NamedTuple):
         return next(fitting, 1)
 
     def apply(self, image: Tensor, scale: int = 1) -> Tensor:
-        """Cut the region out of (3, H, W) uint8 and resize it, antialiased.
-
-        Args:
-            image: the image, reduced by ``scale``.
-            scale: factor; `Crop.scale` is the largest that makes sense.
+        """Cut the region out of (3, H, W) uint8, an image reduced by ``scale``; resize it, antialiased.
 
         Returns:
             (3, size, size) uint8, channels last in memory: resizing and the normalization of a batch are
@@ -94,10 +90,7 @@ def evaluation_crop(
 ) -> ChooseCrop:
     """Return the crop of evaluation; see `recursivemix.models.preprocessing.Preprocessing`.
 
-    Args:
-        size: side of the network's input in pixels.
-        resize: shorter side before the crop; None: see `evaluation_resize`.
-        interpolation: of the resize.
+    The shorter side before the crop is ``resize`` pixels; None: see `evaluation_resize`.
     """
     return partial(center_crop, size, evaluation_resize(size) if resize is None else resize, interpolation)
 

@@ -119,11 +119,7 @@ def whole_image(path: Path) -> Tensor:
 
 
 def check_sides(width: int, height: int) -> None:
-    """Check the sides of an image of detection or segmentation.
-
-    Raises:
-        UnreadableImageError: one side is more than `MOST_ELONGATED` times the other.
-    """
+    """Raise UnreadableImageError if one side of an image is more than `MOST_ELONGATED` times the other."""
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise UnreadableImageError(
             f"{width}x{height} pixels, one side is more than {MOST_ELONGATED} times the other"
@@ -168,9 +164,7 @@ def decode_crop(
     """Decode the part of an image that the network receives, at about the resolution that it needs.
 
     Args:
-        content: a file, or the encoded bytes; None if the data set stores no image here.
-        name: the image's name in error messages.
-        fix: what the user can do about an unreadable image, for error messages.
+        content, name, fix: as in `open_image`.
         choose: called once, with the size of the image, before it is decoded.
         decoding: whether to decode at full size, and the largest number of pixels.
 
@@ -250,13 +244,9 @@ def _decode_reduced(image: ImageFile.ImageFile, scale: int) -> Tensor:
 def map_decoding(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, progress: bool
 ) -> list[Result | str]:
-    """Apply a function that decodes an image to every item, in threads.
+    """Apply a function that decodes an image, and may raise anything, to every item, in threads.
 
-    Args:
-        function: decodes one image; may raise anything.
-        items: the arguments of the function, such as files.
-        workers: number of threads; Pillow releases the interpreter lock.
-        progress: show a progress bar on standard error.
+    Pillow releases the interpreter lock. ``progress`` shows a progress bar on standard error.
 
     Returns:
         For each item, in order, the function's result, or the reason as text if it raised an error.

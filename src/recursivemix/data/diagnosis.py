@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .printable import counted, first_few
 
 SMALL = 32
 """An image is small if its shorter side has fewer pixels."""
@@ -107,17 +109,17 @@ def _fatal_problems(diagnosis: Diagnosis) -> Iterator[str]:
     if not diagnosis.images:
         yield f"no image file in any class folder (that is {', '.join(IMG_EXTENSIONS)})"
     if "train" not in diagnosis.counts and "all" not in diagnosis.counts:
-        yield f"no train folder beside {_listed(diagnosis.counts)}"
+        yield f"no train folder beside {first_few(diagnosis.counts)}"
     for split, classes in diagnosis.counts.items():
         if len(classes) < 2:
-            present = f"only {_listed(classes)}" if classes else "none"
+            present = f"only {first_few(classes)}" if classes else "none"
             yield f"at least two class folders are needed, {split} has {present}"
     for split, names in diagnosis.missing_classes.items():
-        yield f"no folder in {split} for {_listed(names)}: every split needs the same class folders"
+        yield f"no folder in {split} for {first_few(names)}: every split needs the same class folders"
     if diagnosis.empty_classes:
         yield (
-            f"{_counted(len(diagnosis.empty_classes), 'class folder')} without any image: "
-            f"{_listed(diagnosis.empty_classes)}; fill them, or remove the class from every split"
+            f"{counted(len(diagnosis.empty_classes), 'class folder')} without any image: "
+            f"{first_few(diagnosis.empty_classes)}; fill them, or remove the class from every split"
         )
     if diagnosis.unreadable:
         path, reason = diagnosis.unreadable[0]
@@ -138,15 +140,15 @@ def _leaks_and_duplicates(diagnosis: Diagnosis) -> Iterator[str]:
         )
     if diagnosis.contradicting:
         yield (
-            f"{_counted(len(diagnosis.contradicting), 'set')} of identical images in different classes: "
-            f"keep each in the right one; for example {_listed(diagnosis.contradicting[0].files)}"
+            f"{counted(len(diagnosis.contradicting), 'set')} of identical images in different classes: "
+            f"keep each in the right one; for example {first_few(diagnosis.contradicting[0].files)}"
         )
     within = [d for d in diagnosis.duplicates if len(set(d.splits)) < len(d.splits)]
     if within:
         surplus = sum(len(d.splits) - len(set(d.splits)) for d in within)
         yield (
             f"{_images(surplus)} repeated within a split: keep one of each; for example "
-            f"{_listed(within[0].files)}"
+            f"{first_few(within[0].files)}"
         )
     for split, ratio in diagnosis.imbalance.items():
         if ratio > IMBALANCE:
@@ -159,42 +161,34 @@ def _leaks_and_duplicates(diagnosis: Diagnosis) -> Iterator[str]:
 def _notices(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield issues that do not stop training but may surprise."""
     if diagnosis.unread_folders:
-        yield f"ignored: {_listed(diagnosis.unread_folders)}; splits must be named train, val or test"
-    if diagnosis.stray_images:
-        yield (
-            f"{_images(len(diagnosis.stray_images))} outside the class folders, ignored: "
-            f"{_listed(diagnosis.stray_images)}"
-        )
-    if diagnosis.exif_rotated:
-        yield (
-            f"{_images(diagnosis.exif_rotated)} with an EXIF rotation, which training ignores: store the "
-            f"pixels upright"
-        )
-    if diagnosis.transparent:
-        yield (
-            f"{_images(diagnosis.transparent)} with transparent pixels, whose hidden colours are trained "
-            f"on: put them on a background"
-        )
-    if "CMYK" in diagnosis.modes:
-        yield (
-            f"{_images(diagnosis.modes['CMYK'])} in CMYK, converted without a colour profile: convert to "
-            f"RGB yourself if colours matter"
-        )
-    if diagnosis.several_frames:
-        yield f"{_images(diagnosis.several_frames)} with several frames: only the first is read"
-    if diagnosis.elongated:
-        yield (
-            f"{_images(diagnosis.elongated)} with one side more than {ELONGATED} times the other: square "
-            f"crops show little of them"
-        )
-    if diagnosis.small:
-        yield f"{_images(diagnosis.small)} with a side below {SMALL} pixels"
+        yield f"ignored: {first_few(diagnosis.unread_folders)}; splits must be named train, val or test"
+    stray = diagnosis.stray_images
+    for count, words in (
+        (len(stray), f"outside the class folders, ignored: {first_few(stray)}"),
+        (diagnosis.exif_rotated, "with an EXIF rotation, which training ignores: store the pixels upright"),
+        (
+            diagnosis.transparent,
+            "with transparent pixels, whose hidden colours are trained on: put them on a background",
+        ),
+        (
+            diagnosis.modes.get("CMYK", 0),
+            "in CMYK, converted without a colour profile: convert to RGB yourself if colours matter",
+        ),
+        (diagnosis.several_frames, "with several frames: only the first is read"),
+        (
+            diagnosis.elongated,
+            f"with one side more than {ELONGATED} times the other: square crops show little of them",
+        ),
+        (diagnosis.small, f"with a side below {SMALL} pixels"),
+    ):
+        if count:
+            yield f"{_images(count)} {words}"
     if diagnosis.not_images:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in diagnosis.not_images)
         counts = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(SHOWN))
         yield (
             f"files in class folders that are not images, ignored: {counts}; for example "
-            f"{_listed(diagnosis.not_images)}"
+            f"{first_few(diagnosis.not_images)}"
         )
 
 
@@ -267,14 +261,4 @@ def _files_to_check(diagnosis: Diagnosis) -> dict[str, list[str]]:
 
 
 def _images(count: int) -> str:
-    return _counted(count, "image")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - SHOWN:,} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+    return counted(count, "image")

@@ -1,15 +1,14 @@
 """Examine a folder of images before training: decode every file once and look for defects.
 
 It reads the layouts of `image_folder`, and also those that `image_folder` refuses. Images count as
-duplicates
-if their RGB pixels are equal: copies in another lossless format or with other metadata are detected,
-recompressed or resized ones are not.
+duplicates if their RGB pixels are equal: copies in another lossless format or with other metadata are
+detected, recompressed or resized ones are not.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import combinations
@@ -33,20 +32,6 @@ class ImageFile:
     path: Path
     split: str
     label: str
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Content of a folder, from file names only."""
-
-    folders: dict[str, Path]
-    """Folder of each split."""
-    counts: dict[str, dict[str, int]]
-    """Image files by split and class."""
-    files: list[ImageFile]
-    unread_folders: list[Path]
-    stray_images: list[Path]
-    not_images: list[Path]
 
 
 @dataclass(frozen=True)
@@ -77,31 +62,39 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
     if not root.is_dir():
         raise ValueError(f"there is no folder {root} to examine: name one that holds train/CLASS or CLASS")
     check_not_annotated(root)
-    tree = _list_files(root)
-    results = map_decoding(image_properties, [file.path for file in tree.files], workers, progress)
-    pairs = list(zip(tree.files, results, strict=True))
+    splits = {name: root / name for name in SPLITS if (root / name).is_dir()}
+    folders = splits or {"all": root}
+    counts, files, not_images = _list_files(folders)
+    results = map_decoding(image_properties, [file.path for file in files], workers, progress)
+    pairs = list(zip(files, results, strict=True))
     readable = [(file, result) for file, result in pairs if isinstance(result, Properties)]
     properties = [result for _, result in readable]
     duplicates, leaks = _duplicates(readable, root)
-    every_class = {name for classes in tree.counts.values() for name in classes}
+    every_class = {name for classes in counts.values() for name in classes}
+    beside = dict.fromkeys((root, *folders.values()))
     return Diagnosis(
         root=str(root),
-        counts=tree.counts,
-        imbalance={split: _imbalance(classes) for split, classes in tree.counts.items()},
+        counts=counts,
+        imbalance={split: _imbalance(classes) for split, classes in counts.items()},
         missing_classes={
             split: tuple(sorted(every_class - set(classes)))
-            for split, classes in tree.counts.items()
+            for split, classes in counts.items()
             if every_class - set(classes)
         },
         empty_classes=tuple(
-            _relative(tree.folders[split] / name, root)
-            for split, classes in tree.counts.items()
+            _relative(folders[split] / name, root)
+            for split, classes in counts.items()
             for name, count in classes.items()
             if not count
         ),
-        unread_folders=tuple(folder.name for folder in tree.unread_folders),
-        stray_images=tuple(_relative(path, root) for path in tree.stray_images),
-        not_images=tuple(_relative(path, root) for path in tree.not_images),
+        unread_folders=tuple(f.name for f in _subfolders(root) if splits and f.name not in splits),
+        stray_images=tuple(
+            _relative(path, root)
+            for folder in beside
+            for path in sorted(folder.iterdir())
+            if _is_image(path)
+        ),
+        not_images=tuple(_relative(path, root) for path in not_images),
         unreadable=tuple((_relative(file.path, root), why) for file, why in pairs if isinstance(why, str)),
         duplicates=duplicates,
         leaks=leaks,
@@ -133,28 +126,22 @@ def image_properties(path: Path) -> Properties:
     return Properties(size, mode, frames > 1, rotated, transparent, digest.digest())
 
 
-def _list_files(root: Path) -> Tree:
-    present = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    tree = Tree(
-        folders=present or {"all": root},
-        counts={},
-        files=[],
-        unread_folders=[f for f in _subfolders(root) if f.name not in present] if present else [],
-        stray_images=[p for p in sorted(root.iterdir()) if _is_image(p)],
-        not_images=[],
-    )
-    for split, folder in tree.folders.items():
-        if present:
-            tree.stray_images.extend(p for p in sorted(folder.iterdir()) if _is_image(p))
-        counts = tree.counts[split] = {child.name: 0 for child in _subfolders(folder)}
+def _list_files(
+    folders: Mapping[str, Path],
+) -> tuple[dict[str, dict[str, int]], list[ImageFile], list[Path]]:
+    """List the folder of each split: images by split and class, the image files, and other files."""
+    counts: dict[str, dict[str, int]] = {}
+    files: list[ImageFile] = []
+    not_images: list[Path] = []
+    for split, folder in folders.items():
+        counts[split] = {}
         for child in _subfolders(folder):
-            for path in sorted(p for p in child.rglob("*") if not p.is_dir()):
-                if _is_image(path):
-                    counts[child.name] += 1
-                    tree.files.append(ImageFile(path, split, child.name))
-                elif not path.name.startswith("."):
-                    tree.not_images.append(path)
-    return tree
+            inside = sorted(p for p in child.rglob("*") if not p.is_dir())
+            images = [ImageFile(path, split, child.name) for path in inside if _is_image(path)]
+            counts[split][child.name] = len(images)
+            files += images
+            not_images += [p for p in inside if not _is_image(p) and not p.name.startswith(".")]
+    return counts, files, not_images
 
 
 def _duplicates(

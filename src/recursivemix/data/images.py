@@ -84,15 +84,12 @@ class StackedImages:
         return self.images[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return (H, W), the same for all images."""
         return self.images.shape[-2], self.images.shape[-1]
 
     def name(self, index: int) -> str:
-        """Return the name of an image."""
         return f"{self.source}, image {index}" if self._names is None else self._names(index)
 
     def select(self, indices: Tensor) -> StackedImages:
-        """Return the images at these indices."""
         names = [self.name(index) for index in indices.tolist()]
         return StackedImages(self.images[indices], self.labels[indices], self.source, names.__getitem__)
 
@@ -127,7 +124,6 @@ class ImageFiles:
         return self.paths[row]
 
     def name(self, row: int) -> str:
-        """Return the path of an image."""
         return str(self.paths[row])
 
 
@@ -179,7 +175,6 @@ class EncodedImages:
 
     @property
     def blocks(self) -> Tensor | None:
-        """The shard of each image; None if images are read one by one from anywhere."""
         return None if self.source.blocks is None else self.source.blocks[self.rows]
 
     def prefetch(self, indices: Tensor) -> None:
@@ -194,7 +189,6 @@ class EncodedImages:
             return image.height, image.width
 
     def name(self, index: int) -> str:
-        """Return the name of an image."""
         return self.source.name(int(self.rows[index]))
 
     def decoded(self, decoding: Decoding) -> EncodedImages:
@@ -202,7 +196,6 @@ class EncodedImages:
         return EncodedImages(self.source, self.labels, self.rows, decoding)
 
     def select(self, indices: Tensor) -> EncodedImages:
-        """Return the images at these indices."""
         return EncodedImages(self.source, self.labels[indices], self.rows[indices], self.decoding)
 
 

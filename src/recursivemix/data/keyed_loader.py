@@ -16,26 +16,22 @@ from torch.utils.data import DataLoader, Dataset
 Item = TypeVar("Item")
 Key = tuple[int, int]
 """Index of an image and the seed of its augmentation; index -1 is an empty place."""
-Keys = Iterable[list[Key]]
 
 
 class KeySampler:
     """Batch sampler of the loader: the keys of the next iteration."""
 
     def __init__(self) -> None:
-        self.keys: Keys = []
+        self.keys: Iterable[Any] = []
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.keys)
 
 
 class KeyedLoader(Generic[Item]):
-    """Loads the items of a data set by batches of keys, in loader workers.
+    """Loads the items of a data set by batches of keys, in loader workers; 0 loads in this process.
 
-    Args:
-        items: the data set.
-        workers: number of processes; 0 loads in this process.
-        options: further arguments of `DataLoader`.
+    The options are further arguments of `DataLoader`.
     """
 
     def __init__(self, items: Dataset[Item], workers: int, **options: Any) -> None:
@@ -53,8 +49,12 @@ class KeyedLoader(Generic[Item]):
         # Before multiprocessing kills them at exit, which leaves their folders for temporary files.
         weakref.finalize(self, _end_workers, self.loader)
 
-    def load(self, keys: Keys) -> Iterator[Any]:
-        """Iterate over the batches, in the order of the keys."""
+    def load(self, keys: Iterable[Any]) -> Iterator[Any]:
+        """Iterate over the batches, in the order of the keys.
+
+        Args:
+            keys: a list of keys for each batch, or what the data set's ``__getitems__`` takes.
+        """
         self.sampler.keys = keys
         return iter(self.loader)
 

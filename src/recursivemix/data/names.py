@@ -1,8 +1,9 @@
 """Registry of data formats, and the values of the data options. Standard library only.
 
 To add a format, write a module in `recursivemix.data.formats` and add one line here. The value of an entry
-is ``MODULE:OBJECT``: the object describes the format (`ImageFormat`, `DetectionFormat` or
-`SegmentationFormat`). ``--dataset auto`` asks the formats in the order of their registry.
+is ``MODULE:OBJECT``: the object describes the format (`ImageFormat` or `AnnotatedFormat`).
+
+``--dataset auto`` asks the formats in the order of their registry.
 """
 
 from __future__ import annotations
@@ -47,11 +48,7 @@ Cache = Literal["auto", "yes", "no"]
 
 
 def load_format(registry: Mapping[str, str], name: str) -> Any:
-    """Import the description of a format.
-
-    Raises:
-        ValueError: the registry has no format of this name.
-    """
+    """Import the description of a format; raise ValueError if the registry has none of this name."""
     if name not in registry:
         raise ValueError(f"--dataset must be auto, {', '.join(registry)}; got {name!r}")
     return resolve_name(f"recursivemix.data.formats.{registry[name]}")

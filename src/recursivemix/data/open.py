@@ -74,11 +74,7 @@ def inapplicable(settings: ImageSettings, name: str) -> dict[str, Any]:
 
 
 def detect_format(settings: ImageSettings) -> str:
-    """Return the name of the format that recognizes the data.
-
-    Raises:
-        ValueError: no format recognizes it, or several do.
-    """
+    """Return the name of the format that recognizes the data; raise ValueError for none or several."""
     formats: dict[str, ImageFormat] = {name: load_format(IMAGE_FORMATS, name) for name in IMAGE_FORMATS}
     names = [name for name, image_format in formats.items() if image_format.detect(settings)]
     if len(names) > 1:

@@ -8,14 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .annotated import (
-    AnnotationError,
-    DetectionData,
-    DetectionFormat,
-    SegmentationData,
-    SegmentationFormat,
-    SelectedImages,
-)
+from .annotated import AnnotatedFormat, AnnotationError, DetectionData, SegmentationData, SelectedImages
 from .decode import FIX_FILE, UnreadableImageError
 from .names import DETECTION_FORMATS, SEGMENTATION_FORMATS, DetectionSource, SegmentationSource, load_format
 
@@ -36,28 +29,17 @@ def open_detection(
     Raises:
         ValueError: no format recognizes the folder, it has no masks, or an annotation is broken.
     """
-    detection_format: DetectionFormat = _choose_format(data, dataset, DETECTION_FORMATS, "boxes")
-    opened = detection_format.open(data or Path(), masks, skip_bad)
+    chosen = _choose_format(data, dataset, DETECTION_FORMATS, "boxes")
+    opened: DetectionData = chosen.open(data or Path(), masks=masks, skip_bad=skip_bad)
     return _readable(opened) if skip_bad else opened
 
 
 def open_segmentation(
     data: Path | None, dataset: SegmentationSource = "auto", *, skip_bad: bool = False
 ) -> SegmentationData:
-    """Open images with label maps.
-
-    Args:
-        data: the folder; None for the synthetic scenes.
-        dataset: its format; "auto" detects it.
-        skip_bad: leave out images that cannot be read or have a broken label map; reads them all.
-
-    Raises:
-        ValueError: no format recognizes the folder, or an annotation is broken.
-    """
-    segmentation_format: SegmentationFormat = _choose_format(
-        data, dataset, SEGMENTATION_FORMATS, "label maps"
-    )
-    opened = segmentation_format.open(data or Path(), skip_bad)
+    """Open images with label maps; arguments and errors as in `open_detection`."""
+    chosen = _choose_format(data, dataset, SEGMENTATION_FORMATS, "label maps")
+    opened: SegmentationData = chosen.open(data or Path(), skip_bad=skip_bad)
     return _readable(opened) if skip_bad else opened
 
 
@@ -85,19 +67,21 @@ def _readable(data: AnnotatedData) -> AnnotatedData:
     return replace(data, train=train, evaluation=evaluation, skipped=tuple(skipped))
 
 
-def _choose_format(data: Path | None, dataset: str, registry: Mapping[str, str], what: str) -> Any:
+def _choose_format(
+    data: Path | None, dataset: str, registry: Mapping[str, str], what: str
+) -> AnnotatedFormat:
     """Return the format of this name, or for "auto" the first one that recognizes the folder."""
     if data is not None and not data.is_dir():
         raise ValueError(f"--data: there is no folder {data}")
     if dataset != "auto":
-        chosen = load_format(registry, dataset)
+        chosen: AnnotatedFormat = load_format(registry, dataset)
         if (chosen.detect is None) != (data is None):
             raise ValueError(
                 f"--dataset {dataset} needs "
                 f"{'no --data: leave it out' if data is not None else '--data DIR'}"
             )
         return chosen
-    formats = {name: load_format(registry, name) for name in registry}
+    formats: dict[str, AnnotatedFormat] = {name: load_format(registry, name) for name in registry}
     for candidate in formats.values():
         if data is None and candidate.detect is None:
             return candidate

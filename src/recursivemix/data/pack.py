@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
 from recursivemix.models import SMALL_IMAGE
@@ -107,12 +108,7 @@ def write_contents(
 ) -> int:
     """Write the encoded images and their index to an empty file, then the header that makes it complete.
 
-    Args:
-        file: to write, from its start.
-        contents: the encoded images.
-        labels: (N,) or (N, K) labels of all images.
-        names: of all images.
-        facts: of the data set, for the index.
+    Contents, (N,) or (N, K) labels and names are of all images, the facts of the data set.
 
     Returns:
         The bytes of the file.
@@ -203,15 +199,12 @@ def open_whole(settings: ImageSettings) -> ImageData:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes images for a pack.
-
-    Args:
-        size: largest shorter side in pixels; None for any.
-        quality: of JPEG; None stores pixels, as PPM.
-    """
+    """Encodes images for a pack."""
 
     size: int | None
+    """Largest shorter side in pixels; None for any."""
     quality: int | None
+    """Of JPEG; None stores pixels, as PPM."""
 
     def __call__(self, images: LabelledImages, index: int) -> bytes:
         """Return an encoded image."""
@@ -250,11 +243,10 @@ def _encoded(
 ) -> Iterator[bytes]:
     """Yield the encoded images of all parts in order; a block of them is in memory at a time."""
     places = [(images, index) for images in parts for index in range(len(images))]
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        task = bar.add_task("packing", total=len(places))
-        for start in range(0, len(places), 256):
-            block = places[start : start + 256]
-            for content in pool.map(lambda place: encoder(*place), block):
-                yield content
-                bar.advance(task)
+    blocks = (places[start : start + 256] for start in range(0, len(places), 256))
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(workers) as pool:
+        contents = chain.from_iterable(pool.map(lambda place: encoder(*place), block) for block in blocks)
+        yield from track(
+            contents, "packing", len(places), console=console, transient=True, disable=not progress
+        )

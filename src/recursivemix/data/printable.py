@@ -1,8 +1,9 @@
-"""Text from data as people may see it: no control characters, and none that change the order of letters."""
+"""Text for people: without hidden characters, in one line, with counts and short lists."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -18,3 +19,20 @@ def printable(text: str) -> str:
 def encodable(text: str) -> str:
     r"""Return a text that UTF-8 can encode: bytes of a file name that are none become ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line; its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun, in the plural where needed."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def first_few(names: Iterable[str], most: int = 5) -> str:
+    """Return the first of some names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

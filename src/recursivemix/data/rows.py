@@ -13,6 +13,8 @@ from .settings import ImageSettings
 from .splits import image_data
 
 SEPARATOR = ";"
+LABEL_NAMES = ("label", "labels", "class", "target")
+"""Usual names of columns or fields with the label."""
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test",
@@ -52,8 +54,7 @@ def rows_data(
     """Make a data set of rows.
 
     Args:
-        settings: how to split, and whether to leave out bad rows.
-        seed: of held-out images.
+        settings, seed: as in `image_data`.
         source: the encoded images.
         rows: the usable rows of "train", and of "val" or "test".
         bad: what is wrong with other rows, by number.

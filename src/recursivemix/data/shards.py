@@ -17,20 +17,22 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
 from .atomic_write import atomic_write
 from .images import ImageData
-from .printable import encodable
-from .rows import Row, Words, is_number, rows_data
+from .printable import encodable, one_line
+from .rows import Row, is_number, rows_data
 from .settings import ImageSettings
+from .splits import SPLIT_OPTIONS
+from .tar_file import Member, tar_members
 
 T = TypeVar("T")
 CACHE = Path("~/.cache/recursivemix/shards")
@@ -42,56 +44,27 @@ LONGEST_KEY = 500
 """Bytes of a sample's key that are kept, for messages."""
 FORMAT = 2
 """Version of the index files."""
-SHARD_OPTIONS = frozenset(
-    {"shard_cache", "shard_cache_gb", "multi_label", "val_split", "folds", "fold", "image_size", "skip_bad"}
-)
+SHARD_OPTIONS = SPLIT_OPTIONS | {"shard_cache", "shard_cache_gb", "multi_label", "skip_bad"}
 """Fields of `ImageSettings` that apply to formats of shards."""
 FIX = "replace the shard, or leave out all such images with --skip-bad"
 
 
-def open_to_read(path: Path) -> int:
-    """Return a file descriptor for reading."""
-    return os.open(path, os.O_RDONLY)
-
-
-class Member(NamedTuple):
-    """An encoded image in a shard."""
-
-    key: str
-    offset: int
-    """Of the first byte in the file."""
-    size: int
-    """In bytes."""
-    labels: Words
-    problem: str | None = None
-    """Why the sample cannot be used; None if it can."""
-
-
 class LimitedFile:
-    """A file that does not grow above a limit: a small gzipped shard can hold more than a disk.
-
-    Args:
-        file: opened for writing.
-        limit: its largest number of bytes.
-    """
+    """A file that does not grow above ``limit`` bytes: a small gzipped shard can hold more than a disk."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self.file = file
         self.limit = limit
 
     def write(self, content: bytes) -> int:
-        """Append bytes.
-
-        Raises:
-            ValueError: the file would grow above the limit.
-        """
+        """Append bytes; raise ValueError if the file would grow above the limit."""
         if self.file.tell() + len(content) > self.limit:
             raise ValueError(f"it has more than {self.limit:,} bytes: raise --shard-cache-gb")
         return self.file.write(content)
 
 
 class Shard(Protocol):
-    """A file of encoded images; picklable, for loader workers."""
+    """A tar file of samples, or what becomes one; picklable, for loader workers."""
 
     @property
     def name(self) -> str:
@@ -109,20 +82,15 @@ class Shard(Protocol):
         ...
 
     def copy(self, target: LimitedFile) -> None:
-        """Write the content of a file that can be read at any position."""
-        ...
-
-    def members(self, file: Path) -> list[Member]:
-        """Return the images of the shard itself, or of its copy."""
+        """Write the shard as a tar file that can be read at any position."""
         ...
 
 
 class ShardCache:
     """Copies and indexes of shards in a folder that several processes share.
 
-    Args:
-        folder: made if it does not exist.
-        limit: bytes of all copies; the oldest are deleted above it. A larger shard is refused.
+    Above ``limit`` bytes of all copies, the oldest are deleted. A larger shard is refused. The methods
+    raise ValueError for a shard that cannot be read.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -130,11 +98,7 @@ class ShardCache:
         self.limit = limit
 
     def members(self, shard: Shard) -> list[Member]:
-        """Return the images of a shard, from its index file if there is one.
-
-        Raises:
-            ValueError: the shard cannot be read.
-        """
+        """Return the images of a shard, from its index file if there is one."""
         index = self._file(shard, ".json")
         try:
             content: Any = json.loads(index.read_text())
@@ -143,18 +107,14 @@ class ShardCache:
         except (OSError, ValueError, LookupError, TypeError):
             pass  # there is none, or another version wrote it
         try:
-            members = self.use(shard, shard.members)
+            members = self.use(shard, tar_members)
         except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
+            raise ValueError(f"cannot read the shard {shard.name}: {_reason(error)}") from error
         self._write(index, json.dumps({"format": FORMAT, "shard": shard.name, "members": members}))
         return members
 
     def file(self, shard: Shard) -> Path:
-        """Return the file of a shard; copy it first if need be. Other processes wait for the copy.
-
-        Raises:
-            ValueError: the shard cannot be read.
-        """
+        """Return the file of a shard; copy it first if need be. Other processes wait for the copy."""
         if shard.path is not None:
             return shard.path
         copy = self._file(shard, ".shard")
@@ -167,17 +127,13 @@ class ShardCache:
                             shard.copy(LimitedFile(file, self.limit))
                         self._delete_oldest(copy)
             except Exception as error:  # a library for each kind of address, with errors of its own
-                raise ValueError(f"cannot read the shard {shard.name}: {_one_line(error)}") from error
+                raise ValueError(f"cannot read the shard {shard.name}: {_reason(error)}") from error
         with contextlib.suppress(FileNotFoundError):  # another process needed the room: see `use`
             os.utime(copy)
         return copy
 
     def use(self, shard: Shard, read: Callable[[Path], T]) -> T:
-        """Call a function with the file of a shard; copy it again if another process deletes it before.
-
-        Raises:
-            ValueError: the shard cannot be read.
-        """
+        """Call a function with the file of a shard; copy it again if another process deletes it before."""
         for _ in range(MOST_COPIES):
             try:
                 return read(self.file(shard))
@@ -218,11 +174,7 @@ class ShardCache:
 class ShardRows:
     """Encoded images of many shards, by row; see `EncodedSource`.
 
-    Args:
-        shards: all shards.
-        cache: of their copies.
-        blocks: (rows,) int64, the shard of each row.
-        members: position of each row in its shard.
+    ``blocks``, (rows,) int64, is the shard of each row, and ``members`` its position there.
     """
 
     fix = FIX
@@ -250,11 +202,12 @@ class ShardRows:
         if shard not in self._descriptors:
             if len(self._descriptors) >= 64:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = self.cache.use(self.shards[shard], open_to_read)
+            self._descriptors[shard] = self.cache.use(
+                self.shards[shard], lambda path: os.open(path, os.O_RDONLY)
+            )
         return os.pread(self._descriptors[shard], size, offset)
 
     def name(self, row: int) -> str:
-        """Return the shard and the key of an image."""
         return f"{self.shards[int(self.shard_of[row])].name}, {self.keys[row].decode(errors='replace')}"
 
     def prefetch(self, rows: Tensor) -> None:
@@ -272,16 +225,8 @@ class ShardRows:
             self.cache.file(shard)
 
 
-def index_shards(
-    shards: Sequence[Shard], cache: ShardCache, progress: bool
-) -> list[list[Member] | ValueError]:
-    """Index all shards, several at a time; a shard that cannot be read yields its error.
-
-    Args:
-        shards: all shards.
-        cache: of their copies and indexes.
-        progress: show a progress bar on standard error.
-    """
+def index_shards(shards: Sequence[Shard], cache: ShardCache) -> list[list[Member] | ValueError]:
+    """Index all shards, several at a time; a shard that cannot be read yields its error."""
 
     def members_or_error(shard: Shard) -> list[Member] | ValueError:
         try:
@@ -289,19 +234,19 @@ def index_shards(
         except ValueError as error:
             return error
 
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
-    with bar, ThreadPoolExecutor(FETCHES) as pool:
+    with ThreadPoolExecutor(FETCHES) as pool:
+        results = pool.map(members_or_error, shards)
         return list(
-            bar.track(pool.map(members_or_error, shards), len(shards), description="indexing shards")
+            track(results, "indexing shards", len(shards), console=Console(stderr=True), transient=True)
         )
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     while isinstance(error, FileNotFoundError):
         if not isinstance(error.__cause__, Exception):
             return "not found"
         error = error.__cause__  # fsspec makes other errors of the network to this one
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def sharded_images(
@@ -309,11 +254,7 @@ def sharded_images(
 ) -> ImageData:
     """Make the data set of the shards of each split: "train", and "val" or "test".
 
-    Args:
-        settings: how to split, where to keep copies, and whether to leave out bad samples.
-        seed: of held-out images.
-        parts: the shards of each split.
-        names: names of the classes whose labels are numbers (default: the labels).
+    The ``names`` are of the classes if their labels are numbers (default: the labels).
 
     Raises:
         ValueError: a shard cannot be read or is empty, or a sample has no image or label.
@@ -323,7 +264,7 @@ def sharded_images(
     shards = list(splits)
     cache = ShardCache(settings.shard_cache or CACHE, int(settings.shard_cache_gb * 2**30))
     skipped, members, blocks = [], [], []
-    for number, result in enumerate(index_shards(shards, cache, progress=True)):
+    for number, result in enumerate(index_shards(shards, cache)):
         if isinstance(result, ValueError) or not result:
             skipped.append(str(result) if result else f"the shard {shards[number].name} is empty")
         else:

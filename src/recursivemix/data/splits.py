@@ -17,6 +17,9 @@ from .decode import Decoding, map_decoding
 from .images import IMAGENET_MEAN, IMAGENET_STD, EncodedImages, ImageData, LabelledImages, spread_indices
 from .settings import ImageSettings
 
+SPLIT_OPTIONS = frozenset({"val_split", "folds", "fold", "image_size"})
+"""Fields of `ImageSettings` that apply to formats whose data set `image_data` makes."""
+
 
 class NoEvaluationSplitError(ValueError):
     """There is no evaluation split, and no option that makes one."""
@@ -38,13 +41,7 @@ def strata(labels: Tensor) -> list[tuple[int, Tensor]]:
 
 
 def held_out(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Hold out a share of each stratum: at least one image, and never all.
-
-    Args:
-        labels: (N,) int64 class indices, or (N, K) multi-hot.
-        classes: names of the classes.
-        share: in (0, 1).
-        seed: of the choice.
+    """Hold out a share in (0, 1) of each stratum: at least one image, and never all.
 
     Returns:
         Indices of the kept and of the held-out images, ordered by stratum and then by index.
@@ -72,14 +69,8 @@ def without_fold(
     """Split into the images of all other folds and those of one fold.
 
     Each stratum is shuffled and dealt out to the folds in turn; the next one goes on where the last one
-    stopped. Folds therefore differ by one image at most, in total and in each stratum.
-
-    Args:
-        labels: (N,) int64 class indices, or (N, K) multi-hot.
-        classes: names of the classes.
-        folds: number of folds.
-        fold: in 0..folds - 1.
-        seed: of the folds; all folds of one seed are a partition.
+    stopped. Folds therefore differ by one image at most, in total and in each stratum. All folds of one
+    seed are a partition.
 
     Returns:
         Indices of the images to train on and to evaluate on, ascending.
@@ -126,11 +117,7 @@ def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) ->
 
 
 def without_unreadable(images: EncodedImages, classes: Sequence[str], skipped: list[str]) -> EncodedImages:
-    """Decode all images and return those that can be decoded; add the others to ``skipped``.
-
-    Raises:
-        ValueError: no image of a class can be decoded.
-    """
+    """Decode all images and return those that can be decoded, some of each class; list the others."""
 
     def decode(index: int) -> None:
         images[index]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning import Trainer
+import torch
 
+from recursivemix.data.annotated_batches import AnnotatedEvaluation
+from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.open_annotated import open_detection, open_segmentation
+from recursivemix.data.order import evaluation_batches
 from recursivemix.models.trained import TrainedModel, unusable
-from recursivemix.tasks import settings_class
+from recursivemix.tasks.detection.metrics import ObjectScores
+from recursivemix.tasks.segmentation.metrics import RegionOverlap
+from recursivemix.tasks.segmentation.model import predict_map
 from recursivemix.tasks.transfer import SCENES
-from recursivemix.training.devices import lightning_precision
-from recursivemix.training.learner import Learner
-from recursivemix.training.loaders import RunLoaders
+from recursivemix.training.devices import device_type
 from recursivemix.training.record import finite
 from recursivemix.training.settings import Device, Precision
-from recursivemix.training.task import task_of
-from recursivemix.training.trainer import quiet_lightning
 
 from .checkpoint import check_classes
+from .subject import autocast
 
 if TYPE_CHECKING:
     from recursivemix.data.annotated import DetectionData, SegmentationData
@@ -53,29 +54,53 @@ def evaluate_dense(
             f"{trained.path} was not trained on the sample scenes: name its images with --data DIR"
         )
     opened = _open(trained, data)
-    given = {"data": data, "device": device, "workers": 0 if data is None else workers}
-    given |= {} if batch_size is None else {"batch_size": batch_size}
-    learner, loaders = _create(trained, opened, given)
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator=device,
-            devices=1,
-            precision=lightning_precision(precision, device),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        (scores,) = trainer.validate(learner, datamodule=loaders, verbose=False)
+    size = batch_size or trained.settings.get("batch_size")
+    if type(size) is not int or size < 1:
+        raise unusable(trained.path, ValueError(f"its batch_size is {size!r}: give --batch-size"))
+    place = torch.device(device_type(device))
+    batches = AnnotatedEvaluation[Any](
+        opened.evaluation,
+        evaluation_batches(len(opened.evaluation), size),
+        device=place,
+        workers=0 if data is None else workers,
+    )
+    with torch.inference_mode(), autocast(device, precision):
+        measure = _segmenter if trained.task == "segmentation" else _detector
+        score, metrics, per_class = measure(trained.to(place), opened, batches)
     return {
         "task": trained.task,
         "data": {"name": str(data or SCENES), "split": opened.split, "classes": list(opened.classes)},
         "images": len(opened.evaluation),
-        "score": learner.score,
-        "metrics": {name: finite(float(scores[name])) for name in learner.evaluated},
-        "per_class": {name: finite(value) for name, value in learner.per_class.items()},
+        "score": score,
+        "metrics": {name: finite(value) for name, value in metrics.items()},
+        "per_class": {name: finite(value) for name, value in per_class.items()},
     }
+
+
+Measured = tuple[str, dict[str, float], dict[str, float]]
+"""Name of the score, value of each metric, and score of each class."""
+
+
+def _detector(trained: TrainedModel, opened: Any, batches: AnnotatedEvaluation[Any]) -> Measured:
+    truth = annotation_dict(opened.evaluation, opened)
+    scores = ObjectScores(truth, opened.category_ids, trained.task == "instance")
+    for batch in batches:
+        scores.update(trained.network, batch)
+    return scores.score, scores.compute(), scores.per_class
+
+
+def _segmenter(trained: TrainedModel, opened: Any, batches: AnnotatedEvaluation[Any]) -> Measured:
+    overlap, preprocessing = RegionOverlap(len(opened.classes)).to(trained.device), trained.preprocessing
+    mean, std = (
+        torch.tensor(values, device=trained.device).view(3, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    for batch in batches:
+        for image, label_map in zip(batch.images, batch.targets, strict=True):
+            overlap.update(predict_map(trained.network, image, preprocessing.size, mean, std), label_map)
+    values = overlap.compute()
+    per_class = dict(zip(opened.classes, values.pop("iou").tolist(), strict=True))
+    return "miou", values, per_class
 
 
 def _open(trained: TrainedModel, data: Path | None) -> DetectionData | SegmentationData:
@@ -87,20 +112,3 @@ def _open(trained: TrainedModel, data: Path | None) -> DetectionData | Segmentat
         opened = open_detection(data, masks=trained.task == "instance")
     check_classes(trained, opened.classes)
     return opened
-
-
-def _create(
-    trained: TrainedModel, opened: DetectionData | SegmentationData, given: dict[str, Any]
-) -> tuple[Learner, RunLoaders]:
-    """Create what a run with the settings of the training, and those given, evaluates with."""
-    kind = settings_class(trained.task)
-    kept = {item.name for item in fields(kind)} & trained.settings.keys() - {"backbone", "mixer_options"}
-    try:
-        values = {name: trained.settings[name] for name in kept} | {"mixer": "none", "devices": 1}
-        settings = kind(**values | given)
-        task = task_of(settings)
-        learner = task.create_learner(settings, opened, {"hyper_parameters": trained.settings})
-    except Exception as error:  # settings of other types fail anywhere in a constructor
-        raise unusable(trained.path, error) from error
-    learner.network = trained.network
-    return learner, RunLoaders(task.create_loading(settings, opened), settings)

@@ -115,7 +115,9 @@ def _check_for_images(trained: TrainedModel, options: dict[str, Any]) -> None:
     defaults = signature(evaluate_checkpoint).parameters
     changed = ", ".join(f"--{name}" for name, value in options.items() if value != defaults[name].default)
     if changed:
-        raise ValueError(f"for classification only: {changed}; {trained.path} is of {trained.task}")
+        raise ValueError(
+            f"for classification only: {changed}; {trained.path} is of {trained.task}: leave them out"
+        )
 
 
 def _finished(

@@ -44,7 +44,7 @@ class Predictor:
         self.augmentation = augmentation_of(data)
         self.size = self.augmentation.size
         self.batch_size = batch_size
-        self._dtype = AUTOCAST[lightning_precision(precision, device)]
+        self._autocast = autocast(device, precision)
         self._colours = colour_scale(self.augmentation.mean, self.augmentation.std, self.device)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Predictor:
 
     def logits(self, images: Tensor) -> Tensor:
         """Return (N, K) float32 logits on the CPU for (N, 3, S, S) uint8 images."""
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast:
             parts = [
                 as_logits(self.network(self.prepare(part))) for part in torch.split(images, self.batch_size)
             ]
@@ -76,14 +76,17 @@ class Predictor:
             workers=workers,
         )
         logits, labels = [], []
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast:
             for pixels, batch_labels, _ in batches:
                 logits.append(as_logits(self.network(pixels)).float().cpu())
                 labels.append(batch_labels.cpu())
         return torch.cat(logits), torch.cat(labels)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
+
+def autocast(device: Device, precision: Precision) -> torch.autocast:
+    """Return the context in which networks run on a device in a precision."""
+    dtype = AUTOCAST[lightning_precision(precision, device)]
+    return torch.autocast(device_type(device), dtype, enabled=dtype is not None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from recursivemix.data.atomic_write import write_text
 from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
@@ -18,10 +17,10 @@ from recursivemix.evaluation.names import Method
 from recursivemix.evaluation.predict import network_inputs
 from recursivemix.models.feature_map import as_logits, evaluating
 from recursivemix.models.trained import TrainedModel, load_task
-from recursivemix.report.cells import Cell, Cells, as_grid, enlarged, short, write_cells
+from recursivemix.report.cells import Cell, Cells, enlarged, short
 from recursivemix.report.names import Theme
 from recursivemix.report.overlays import draw_heat
-from recursivemix.report.page import Page, Section, render
+from recursivemix.report.page import write_grid
 from recursivemix.training.devices import check_device, device_type
 from recursivemix.training.settings import Device
 
@@ -53,15 +52,12 @@ class NamedModel:
         method: Method,
         layer: str | None,
     ) -> list[Cell]:
-        """Return the maps of one class per image, drawn over the images.
+        """Return the maps of one class per image, drawn over the images; see `activation_maps`.
 
         Args:
-            shown: (N, 3, S, S) uint8.
-            inputs: (N, 3, S, S), normalized.
+            shown, inputs: of `inputs`.
             scores: (N, K) probabilities.
             classes: (N,) class indices.
-            method: see `activation_maps`.
-            layer: see `activation_maps`.
         """
         maps = activation_maps(
             self.trained.network, inputs, classes.to(inputs.device), method=method, layer=layer
@@ -73,11 +69,7 @@ class NamedModel:
 
 
 def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
-    """Load classifiers of the same classes.
-
-    Raises:
-        ValueError: no checkpoint, a file that is none, or networks of different classes.
-    """
+    """Load classifiers; raise ValueError unless there are any, all of the same classes."""
     check_device(device)
     if not checkpoints:
         raise ValueError("--checkpoint must name at least one file")
@@ -123,7 +115,12 @@ def explained_cells(
             if truth is not None:
                 mean[i, known.index(truth)] = 2  # above any probability
         chosen = mean.topk(top).indices  # (N, columns per model)
-    columns = [[image_cell(p, t) for p, t in zip(inputs[0][0], truths, strict=True)]]
+    columns = [
+        [
+            Cell(enlarged(picture)[0], (short(truth or "", 28), ""))
+            for picture, truth in zip(inputs[0][0], truths, strict=True)
+        ]
+    ]
     heads = ["image"]
     for model, (shown, x), score in zip(models, inputs, scores, strict=True):
         for place, labels in enumerate(chosen.unbind(1)):
@@ -135,36 +132,19 @@ def explained_cells(
 
 def write_explained(cells: Cells, lines: list[str], theme: Theme, out: Path) -> None:
     """Write a PNG or a page, by the suffix; the page has ``lines``, which name the feature maps."""
-    if out.suffix.lower() == ".png":
-        write_cells(cells, out, theme)
-    else:
-        write_text(out, render(explained_page(cells, lines)))
-
-
-def explained_page(cells: Cells, lines: list[str]) -> Page:
-    """Return the page of the maps."""
     text = [
         "Bright yellow is the strongest evidence for the class under the picture, dark blue none; each map "
         "is scaled to its own range. The percentage is the predicted probability of the class.",
         f"Feature maps: {'; '.join(lines)}.",
     ]
-    return Page(
-        title="Where the networks look",
-        answer=cells.title,
-        facts="One row per image, one column per checkpoint and class.",
-        labels=(),
-        sections=[Section("Maps", text, grids=[as_grid(cells)])],
-    )
+    facts = "One row per image, one column per checkpoint and class."
+    write_grid(cells, out, theme, title="Where the networks look", facts=facts, heading="Maps", text=text)
 
 
 def pictures_of(
     images: Path | None, model: NamedModel, count: int
 ) -> tuple[list[Tensor], list[str | None]]:
-    """Return (3, H, W) uint8 pictures spread over a folder, and the class that the folder names, if any.
-
-    Raises:
-        ValueError: there are no images.
-    """
+    """Return (3, H, W) uint8 pictures spread over a folder, and the class that the folder names, if any."""
     known = model.trained.classes
     if images is None:
         if model.trained.settings["data"]["dataset"] != "digits":
@@ -199,11 +179,6 @@ def distinct_names(checkpoints: list[Path]) -> list[str]:
     if len(set(both)) == len(both):
         return both
     return [f"{name} ({i})" for i, name in enumerate(both, start=1)]
-
-
-def image_cell(picture: Tensor, truth: str | None) -> Cell:
-    """Return the cell of an image without a map."""
-    return Cell(enlarged(picture)[0], (short(truth, 28) if truth else "", ""))
 
 
 def map_cell(picture: Tensor, heat: Tensor, names: tuple[str, ...], scores: Tensor, label: int) -> Cell:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recursivemix.data.augment import augmentation_of
-from recursivemix.data.batches import TrainingBatches
+from recursivemix.data.batches import Batch, TrainingBatches
 from recursivemix.data.images import ImageData, StackedImages
 from recursivemix.data.names import Source
 from recursivemix.data.open import open_data
@@ -23,27 +23,15 @@ from recursivemix.models.create import create_model
 
 from .photographs import PARTS, photographs
 
-
-class Step(NamedTuple):
-    """One batch before mixing."""
-
-    images: Tensor
-    """(B, 3, H, W), normalized."""
-    labels: Tensor
-    """(B,) class indices."""
-    indices: Tensor
-    """(B,) indices in the training set."""
-    starts_epoch: bool
+Step = tuple[bool, Batch]
+"""Whether a batch is the first of its epoch, and the batch before mixing."""
+T = TypeVar("T")
 
 
 def open_images(
     data: Path | None, dataset: Source | None, val_split: float | None, image_size: int | None, seed: int
 ) -> ImageData:
-    """Open images as for training; without ``data`` and ``dataset``, crops of two photographs.
-
-    Raises:
-        ValueError: data that cannot be opened, or options without data that they apply to.
-    """
+    """Open images as for training; without ``data`` and ``dataset``, crops of two photographs."""
     if data is None and dataset is None:
         if val_split is not None or image_size is not None:
             raise ValueError("--val-split and --image-size need a folder of images: add --data DIR")
@@ -64,7 +52,6 @@ def first_batches(
     data: ImageData, batch_size: int, seed: int, settings: AugmentationSettings | None = None
 ) -> Iterator[Step]:
     """Iterate over the training batches of a run, epoch after epoch."""
-    epoch = 0
     settings = AugmentationSettings() if settings is None else settings
     if data.split == PARTS and settings.crop is None:
         settings = replace(settings, crop="none")  # the photographs are crops already
@@ -72,9 +59,14 @@ def first_batches(
     order = TrainingOrder(len(data.train), batch_size, seed)
     in_memory = isinstance(data.train, StackedImages) and not augmentation.one_by_one
     in_memory = in_memory and data.train.size(0) == (augmentation.size, augmentation.size)
-    batches = TrainingBatches(
-        data.train, order, augmentation, lambda: epoch, device=torch.device("cpu"), hold=in_memory
+    epoch = itertools.count().__next__
+    return epoch_after_epoch(
+        TrainingBatches(data.train, order, augmentation, epoch, device=torch.device("cpu"), hold=in_memory)
     )
-    for epoch in itertools.count():  # noqa: B007 - read by the lambda above
+
+
+def epoch_after_epoch(batches: Iterable[T]) -> Iterator[tuple[bool, T]]:
+    """Iterate over batches without end; tell of each whether it is the first of an epoch."""
+    while True:
         for step, batch in enumerate(batches):
-            yield Step(batch.images, batch.targets, batch.indices, step == 0)
+            yield step == 0, batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +13,13 @@ from recursivemix.data.annotated import DetectionData, SegmentationData
 from recursivemix.data.annotated_batches import AnnotatedTraining, DetectionTransform, SegmentationTransform
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import TrainingOrder
+from recursivemix.data.printable import counted
 from recursivemix.mixing import DenseBatch, DenseRecursiveMix, DenseTarget
 from recursivemix.mixing.checks import options_named
 from recursivemix.report.cells import Cell, Part, enlarged, scaled, short
 from recursivemix.report.overlays import draw_target
 
+from .batches import epoch_after_epoch
 from .captions import LEAST_SHARE, VISIBLE, lam_line, percent, two_lines
 from .mixed_cells import kind_of
 
@@ -38,20 +39,16 @@ def dense_columns(
     image_size: int | None,
     seed: int,
 ) -> list[list[Cell]]:
-    """Return the first ``samples`` cells of each of the first ``steps`` batches of a run.
-
-    Raises:
-        ValueError: a mixer, options or data that cannot be used.
-    """
+    """Return the first ``samples`` cells of each of the first ``steps`` batches of a run."""
     if mixer not in ("none", "recursivemix"):
         raise ValueError(f"--mixer must be none or recursivemix with --task {task}, got {mixer}")
-    batches = open_batches(data, task, batch_size, image_size, seed)
+    batches, classes = open_batches(data, task, batch_size, image_size, seed)
     with options_named(mixer, DenseRecursiveMix):
         # The second one repeats the first one's draws on maps that hold the number of their image.
         mix, numbers = DenseRecursiveMix(**options), DenseRecursiveMix(**options)
     mix.enabled = numbers.enabled = mixer == "recursivemix"
     columns: list[list[Cell]] = []
-    for starts_epoch, images, targets, classes in itertools.islice(batches, steps):
+    for starts_epoch, (images, targets, _) in itertools.islice(epoch_after_epoch(batches), steps):
         if starts_epoch:
             mix.start_epoch()
             numbers.start_epoch()
@@ -73,12 +70,8 @@ def dense_columns(
 
 def open_batches(
     data: Path | None, task: DenseTask, batch_size: int, image_size: int | None, seed: int
-) -> Iterator[tuple[bool, Any, Any, tuple[str, ...]]]:
-    """Open annotated images; iterate over (starts an epoch, images, targets, classes) of a run's batches.
-
-    Raises:
-        ValueError: data that cannot be opened, or an image size where images keep theirs.
-    """
+) -> tuple[AnnotatedTraining[Any], tuple[str, ...]]:
+    """Open annotated images; return the training batches of a run, and the names of the classes."""
     opened: DetectionData | SegmentationData
     transform: DetectionTransform | SegmentationTransform
     if task == "segmentation":
@@ -89,19 +82,12 @@ def open_batches(
     else:
         opened = open_detection(data, masks=task == "instance")
         transform = DetectionTransform(opened.flip)
-    epoch = 0
     order = TrainingOrder(len(opened.train), batch_size, seed)
+    epoch = itertools.count().__next__
     batches: AnnotatedTraining[Any] = AnnotatedTraining(
-        opened.train, order, transform, lambda: epoch, device=torch.device("cpu"), workers=0
+        opened.train, order, transform, epoch, device=torch.device("cpu"), workers=0
     )
-
-    def iterate() -> Iterator[tuple[bool, Any, Any, tuple[str, ...]]]:
-        nonlocal epoch
-        for epoch in itertools.count():  # noqa: B007 - read by the lambda above
-            for i, (images, targets, _) in enumerate(batches):
-                yield i == 0, images, targets, opened.classes
-
-    return iterate()
+    return batches, opened.classes
 
 
 def dense_cell(
@@ -112,11 +98,10 @@ def dense_cell(
     batch_size: int,
     classes: tuple[str, ...],
 ) -> Cell:
-    """Return the cell of one annotated image; its bar holds shares of pixels, as no label is fused.
+    """Return the cell of one image of a mixed batch; its bar holds shares of pixels, as no label is fused.
 
     Args:
-        batch: a mixed batch.
-        index: of the image.
+        batch, index: the image.
         shown: (H, W) source of every pixel.
         own: source number of the image itself.
         batch_size: images per batch, to tell the age of a source.
@@ -132,8 +117,7 @@ def dense_cell(
     x1, y1, x2, y2 = batch.boxes[index].tolist()
     box = (x1, y1, x2, y2) if lam < 1 else None
     large, times = enlarged(image)
-    visible = sum(part.pixels >= VISIBLE for part in parts)
-    count = f"{visible} image{'' if visible == 1 else 's'} visible"
+    count = f"{counted(sum(part.pixels >= VISIBLE for part in parts), 'image')} visible"
     lines = (*annotated_lines(target, classes), lam_line(lam, box), count)
     return Cell(draw_target(large, target, times), lines, tuple(parts), scaled(box, times))
 

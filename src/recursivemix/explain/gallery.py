@@ -22,27 +22,23 @@ from recursivemix.report.cells import (
 from .captions import lam_line, percent, two_lines
 from .mixed_cells import in_rows, pasted_box
 
+STEPS, SAMPLES = 4, 6
+
 
 def gallery(
     batches: list[MixedBatch],
     classes: tuple[str, ...],
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    samples: int = 6,
 ) -> Cells:
-    """Return one column per batch, one row per sample.
+    """Return one column per batch and at most `SAMPLES` rows.
 
-    Args:
-        batches: consecutive steps; images (B, 3, H, W), normalized with ``mean`` and ``std``.
-        classes: names of the K classes.
-        mean: of each channel, in [0, 1].
-        std: of each channel, in [0, 1].
-        samples: largest number of rows.
+    The batches are consecutive; their images are normalized with ``mean`` and ``std``, RGB in [0, 1].
     """
     columns = []
     for batch in batches:
         cells = []
-        for i, picture in enumerate(as_bytes(denormalise(batch.images[:samples], mean, std))):
+        for i, picture in enumerate(as_bytes(denormalise(batch.images[:SAMPLES], mean, std))):
             large, times = enlarged(picture)
             box = pasted_box(batch, i)
             label = [(short(name), percent(w)) for name, w in heaviest(batch.targets[i], classes)]
@@ -53,14 +49,9 @@ def gallery(
 
 
 class MixedBatchGallery(Callback):
-    """Draws the first mixed batches of a new run into ``mixed_batches.png`` in its folder.
+    """Draws the first `STEPS` mixed batches of a new run into ``mixed_batches.png`` in its folder."""
 
-    Args:
-        steps: number of batches.
-    """
-
-    def __init__(self, steps: int = 4) -> None:
-        self.steps = steps
+    def __init__(self) -> None:
         self._batches: list[MixedBatch] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,7 +61,7 @@ class MixedBatchGallery(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if len(self._batches) >= self.steps:
+        if len(self._batches) >= STEPS:
             self._finish(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -35,12 +35,12 @@ class MixedStep(NamedTuple):
 def mixed_steps(tracker: SourceTracker, steps: Iterable[Step]) -> Iterator[MixedStep]:
     """Mix batches one after another."""
     classes = torch.zeros(tracker.batch_size * tracker.steps, dtype=torch.long)
-    for number, step in enumerate(steps):
-        if step.starts_epoch:
+    for number, (starts_epoch, batch) in enumerate(steps):
+        if starts_epoch:
             tracker.start_epoch()
         first = number * tracker.batch_size
-        classes[first : first + len(step.labels)] = step.labels
-        composition = tracker(step.images, step.indices)
+        classes[first : first + len(batch.targets)] = batch.targets
+        composition = tracker(batch.images, batch.indices)
         yield MixedStep(number, tracker.batch_size, composition, classes)
 
 
@@ -55,11 +55,7 @@ def mixed_columns(
     seed: int,
     augmentation: AugmentationSettings,
 ) -> list[list[Cell]]:
-    """Return the cells of the first ``samples`` images of each of the first ``steps`` batches of a run.
-
-    Raises:
-        ValueError: a mixer or options that cannot be used.
-    """
+    """Return the cells of the first ``samples`` images of each of the first ``steps`` batches of a run."""
     network = network_for(mixer, model, batch_size * steps, images.image_size, seed)
     tracker = SourceTracker(mixer, batch_size, steps, network, **options)
     batches = itertools.islice(first_batches(images, batch_size, seed, augmentation), steps)
@@ -72,14 +68,7 @@ def mixed_columns(
 
 
 def mixed_cell(step: MixedStep, index: int, picture: Tensor, names: tuple[str, ...]) -> Cell:
-    """Return the cell of one image of a mixed batch.
-
-    Args:
-        step: the batch.
-        index: of the image.
-        picture: (3, H, W) uint8, the mixed image.
-        names: of the classes.
-    """
+    """Return the cell of one image of a mixed batch, a (3, H, W) uint8 picture."""
     composition = step.composition
     label, pixels = composition.label[index], composition.pixels[index]
     own = step.number * step.batch_size + index

@@ -16,7 +16,7 @@ def photographs() -> ImageData:
     """Return 192 images of 224x224 pixels in two classes; both splits are the same images."""
     from sklearn.datasets import load_sample_images
 
-    parts, labels, names = [], [], []
+    parts, labels = [], []
     source = load_sample_images()
     for label, photograph in enumerate(source.images):
         pixels = torch.from_numpy(photograph.copy()).permute(2, 0, 1)  # (3, 427, 640) uint8
@@ -26,8 +26,7 @@ def photographs() -> ImageData:
                 y, x = row * (height - SIDE) // (ROWS - 1), column * (width - SIDE) // (COLUMNS - 1)
                 parts.append(pixels[:, y : y + SIDE, x : x + SIDE])
                 labels.append(label)
-                names.append(f"part {row}, {column} of a photograph")
-    images = StackedImages(torch.stack(parts), torch.tensor(labels), "photographs", names.__getitem__)
+    images = StackedImages(torch.stack(parts), torch.tensor(labels), "parts of photographs")
     return ImageData(
         train=images,
         evaluation=images,

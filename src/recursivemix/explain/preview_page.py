@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recursivemix.data.atomic_write import write_text
-from recursivemix.report.cells import Cell, Cells, as_grid, write_cells, write_frames
+from recursivemix.report.cells import Cell
 from recursivemix.report.names import Theme
-from recursivemix.report.page import Page, Section, render
+from recursivemix.report.page import write_grid
 
 from .captions import COUNTED, VISIBLE
 from .mixed_cells import in_rows
@@ -15,28 +14,13 @@ from .mixed_cells import in_rows
 
 def write_preview(columns: list[list[Cell]], mixer: str, theme: Theme, out: Path) -> Path:
     """Write the cells of each iteration as a PNG, a GIF or a page, by the suffix; return the file."""
-    cells = in_rows(f"{mixer}, the first {len(columns)} iterations", columns)
-    if out.suffix.lower() == ".gif":
-        write_frames(cells, out, theme)
-    elif out.suffix.lower() == ".png":
-        write_cells(cells, out, theme)
-    else:
-        write_text(out, render(preview_page(cells, mixer)))
-    return out
-
-
-def preview_page(cells: Cells, mixer: str) -> Page:
-    """Return the page of a preview."""
     text = [
         "Under each picture: its label by source image, from its own to the oldest, and by class; lam, the "
         "weight of its own image; and the pasted box, x1 y1 x2 y2 in pixels.",
         f"A source is visible with at least {100 * VISIBLE:g} % of the pixels, and in the label with a "
         f"weight of at least {100 * COUNTED:g} %.",
     ]
-    return Page(
-        title="Mixed batches",
-        answer=cells.title,
-        facts="Each row is a sample, each column an iteration.",
-        labels=(),
-        sections=[Section(mixer, text, grids=[as_grid(cells)])],
-    )
+    cells = in_rows(f"{mixer}, the first {len(columns)} iterations", columns)
+    facts = "Each row is a sample, each column an iteration."
+    write_grid(cells, out, theme, title="Mixed batches", facts=facts, heading=mixer, text=text)
+    return out

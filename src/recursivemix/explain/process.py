@@ -32,12 +32,9 @@ class Statistics:
     """Measurements of a mixing process; means are over all images after the first steps."""
 
     mixer: str
-    size: tuple[int, int]
-    """(H, W) pixels."""
-    batches: int
     images: int
     """Number of images that were counted."""
-    sources: dict[float, float]
+    sources_above: dict[str, float]
     """Mean number of sources with a label weight above each of `THRESHOLDS`."""
     most_sources: int
     """Largest number of sources above the smallest threshold in any image."""
@@ -52,8 +49,9 @@ class Statistics:
     methods that blend."""
     scale_of_partners: float | None
     """The same for other images of the same batch."""
-    lam_mean: float
-    lam_quantiles: dict[str, float]
+    pasted_mean: float
+    """Mean of ``1 - lam``."""
+    pasted: dict[str, float]
     """"p10", "p50", "p90" and "max" of ``1 - lam``."""
     unmixed: float
     """Share of the images with ``lam`` 1."""
@@ -64,20 +62,8 @@ class Statistics:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the measurements as plain values, as a record holds them."""
-        return {
-            "images": self.images,
-            "sources_above": {f"{threshold:g}": n for threshold, n in self.sources.items()},
-            "most_sources": self.most_sources,
-            "label_by_age": self.label_by_age,
-            "label_of_partners": self.label_of_partners,
-            "pixels_by_age": self.pixels_by_age,
-            "scale_by_age": self.scale_by_age,
-            "scale_of_partners": self.scale_of_partners,
-            "pasted_mean": 1 - self.lam_mean,
-            "pasted": self.lam_quantiles,
-            "unmixed": self.unmixed,
-            "lam_counts": self.lam_counts,
-        }
+        left_out = ("mixer", "coverage")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
 def measure_process(
@@ -89,16 +75,9 @@ def measure_process(
     model: str = "resnet20",
     options: dict[str, Any] | None = None,
 ) -> Statistics:
-    """Run a mixer on synthetic images and measure what it mixes.
+    """Run a mixer on synthetic images of (H, W) pixels and measure what it mixes.
 
-    Args:
-        mixer: a name in `recursivemix.mixing.MIXERS`.
-        size: (H, W) pixels of the images.
-        batches: number of batches that are counted, after `WARM_UP` others.
-        batch_size: images per batch.
-        seed: seed of the mixer and of the images.
-        model: network for a method that works inside one.
-        options: settings of the mixer.
+    ``batches`` are counted, after `WARM_UP` others. Methods that work inside a network get ``model``.
 
     Raises:
         ValueError: an unknown mixer, or options it does not take.
@@ -112,7 +91,7 @@ def measure_process(
         composition = tracker(images)
         if step >= WARM_UP:
             totals.add(composition, step % HISTORY)
-    return totals.result(mixer, batches)
+    return totals.result(mixer)
 
 
 def synthetic_images(count: int, size: tuple[int, int], seed: int) -> Tensor:
@@ -126,14 +105,9 @@ def synthetic_images(count: int, size: tuple[int, int], seed: int) -> Tensor:
 
 
 class Totals:
-    """Sums over batches.
-
-    Args:
-        size: (H, W) pixels of the images.
-    """
+    """Sums over batches of images of (H, W) pixels."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
         self.images = 0
         self.above = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
         self.most = 0
@@ -201,7 +175,7 @@ class Totals:
         self.scales += torch.bincount(group[known], weights=scale[known], minlength=AGES + 1)
         self.visible += torch.bincount(group[known], minlength=AGES + 1)
 
-    def result(self, mixer: str, batches: int) -> Statistics:
+    def result(self, mixer: str) -> Statistics:
         """Return the means."""
         lam = torch.cat(self.lam)
         pasted = 1 - lam
@@ -209,18 +183,18 @@ class Totals:
         quantiles = torch.quantile(pasted[: 2**24], torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
         return Statistics(
             mixer=mixer,
-            size=self.size,
-            batches=batches,
             images=self.images,
-            sources=dict(zip(THRESHOLDS, (self.above / self.images).tolist(), strict=True)),
+            sources_above=dict(
+                zip((f"{t:g}" for t in THRESHOLDS), (self.above / self.images).tolist(), strict=True)
+            ),
             most_sources=self.most,
             label_by_age=tuple((self.label / self.images).tolist()),
             label_of_partners=self.partners / self.images,
             pixels_by_age=tuple((self.pixels / self.images).tolist()),
             scale_by_age=tuple(scales[:AGES]),
             scale_of_partners=scales[AGES],
-            lam_mean=float(lam.mean()),
-            lam_quantiles=dict(zip(("p10", "p50", "p90"), quantiles.tolist(), strict=True))
+            pasted_mean=1 - float(lam.mean()),
+            pasted=dict(zip(("p10", "p50", "p90"), quantiles.tolist(), strict=True))
             | {"max": float(pasted.max())},
             unmixed=float((lam == 1).double().mean()),
             lam_counts=tuple(int(v) for v in torch.histc(lam.float(), BINS, 0, 1)),

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from recursivemix.data.printable import one_line
 from recursivemix.mixing import MIXERS
 from recursivemix.report.page import templates
 
@@ -36,11 +37,7 @@ MISSING = "the studio needs starlette and uvicorn: pip install 'recursivemix[stu
 
 
 def make_server(studio: Studio) -> Server:
-    """Create the server.
-
-    Raises:
-        ValueError: starlette or uvicorn is not installed.
-    """
+    """Create the server; raise ValueError if starlette or uvicorn is not installed."""
     try:
         from uvicorn import Config, Server
 
@@ -74,11 +71,6 @@ def guarded(app: ASGIApp) -> ASGIApp:
             logging.getLogger("uvicorn.error").error("%s: %s", scope["path"], one_line(error))
 
     return guarded_app
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def make_app(studio: Studio) -> Starlette:
@@ -140,11 +132,7 @@ def make_app(studio: Studio) -> Starlette:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the body of a request.
-
-    Raises:
-        TooLargeError: it has more than `MOST_BYTES`; the rest is not read.
-    """
+    """Read the body of a request; raise TooLargeError after `MOST_BYTES`, without reading the rest."""
     content = bytearray()
     async for part in request.stream():
         content += part

@@ -30,11 +30,9 @@ class SourceTracker:
     """Runs a mixer on numbered images; ``tracker(images)`` mixes and remembers one batch.
 
     Args:
-        mixer: a name in `recursivemix.mixing.MIXERS`.
+        mixer, model, options: as in `create_mixer`.
         batch_size: largest number of images per step.
         steps: number of steps whose sources are distinguished; numbers repeat after them.
-        model: network for a method that works inside one.
-        options: keyword arguments of the mixer.
 
     Raises:
         ValueError: an unknown mixer, or options it does not take.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from recursivemix.data.atomic_write import atomic_write, write_json, write_text
-from recursivemix.report.cells import AGE_COLOURS, GROUND, INK
+from recursivemix.data.atomic_write import write_json, write_text
+from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Cell, Cells, repeated, write_figure
 from recursivemix.report.names import Theme
-from recursivemix.report.page import Grid, GridCell, Page, Plot, Section, Table, render
-from recursivemix.report.plots import Figure, Series, lines
+from recursivemix.report.page import Page, Plot, Section, Table, render
+from recursivemix.report.plots import Series, lines
 
-from .process import AGES, BINS, Statistics
+from .process import AGES, BINS, THRESHOLDS, Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABEL, EXACT, PIXELS = "label weight", "label weight, closed form", "share of pixels"
 
@@ -26,11 +26,11 @@ LABEL, EXACT, PIXELS = "label weight", "label weight, closed form", "share of pi
 def summary_rows(measured: Statistics, record: dict[str, Any]) -> list[tuple[str, str]]:
     """Return names and values for a terminal and a page."""
     exact = record["closed_form"]
-    rows = [("pasted share, mean of 1 - lam", f"{1 - measured.lam_mean:.4f}")]
+    rows = [("pasted share, mean of 1 - lam", f"{measured.pasted_mean:.4f}")]
     if exact:
         rows.append(("pasted share, closed form", f"{exact['pasted_mean']:.4f}"))
     rows += [
-        (f"pasted share, {name}", f"{measured.lam_quantiles[key]:.3f}")
+        (f"pasted share, {name}", f"{measured.pasted[key]:.3f}")
         for key, name in (("p10", "10th percentile"), ("p50", "median"), ("p90", "90th percentile"),
                           ("max", "maximum"))
     ]  # fmt: skip
@@ -41,8 +41,10 @@ def summary_rows(measured: Statistics, record: dict[str, Any]) -> list[tuple[str
         rows.append(("label weight of other images of the batch", f"{measured.label_of_partners:.4f}"))
     if measured.scale_of_partners is not None:
         rows.append(("scale of other images of the batch", f"{measured.scale_of_partners:.3f}"))
-    rows += [(f"sources above a label weight of {t:g}", f"{n:.2f}") for t, n in measured.sources.items()]
-    rows.append((f"most sources above {min(measured.sources):g} in an image", str(measured.most_sources)))
+    rows += [
+        (f"sources above a label weight of {t}", f"{n:.2f}") for t, n in measured.sources_above.items()
+    ]
+    rows.append((f"most sources above {THRESHOLDS[-1]:g} in an image", str(measured.most_sources)))
     return rows
 
 
@@ -71,12 +73,13 @@ def statistics_page(measured: Statistics, record: dict[str, Any]) -> Page:
     drawn = {trace["meta"]["label"] for plot in plots for trace in plot.figure["data"]}
     least, most = float(measured.coverage.min()), float(measured.coverage.max())
     caption = f"{least:.3f} (dark) to {most:.3f} (bright)"
-    coverage = GridCell(coverage_png(measured.coverage), [], [caption])
+    coverage = Cell(coverage_picture(measured.coverage), (caption,))
     facts = f"{record['batches']} batches of {record['batch_size']} images of {record['size']} pixels"
     return Page(
         title=f"The mixing process of {measured.mixer}",
-        answer=f"{measured.mixer}: {100 * (1 - measured.lam_mean):.1f} % of an image comes from other "
-        f"images; on average {measured.sources[0.01]:.1f} source images have a label weight above 1 %.",
+        answer=f"{measured.mixer}: {100 * measured.pasted_mean:.1f} % of an image comes from other "
+        f"images; on average {measured.sources_above['0.01']:.1f} source images have a label weight above "
+        f"1 %.",
         facts=f"{facts}, seed {record['seed']}, settings {record['mixer_options'] or 'by default'}.",
         labels=(EXACT, LABEL, PIXELS) if drawn - {LABEL} else (),
         labels_are="In the plots",
@@ -87,7 +90,15 @@ def statistics_page(measured: Statistics, record: dict[str, Any]) -> Page:
             Section("Plots", plots=plots),
             Section(
                 "Coverage",
-                grids=[Grid("How often each pixel shows another image", [""], [[coverage]], [""])],
+                grids=[
+                    Cells(
+                        "How often each pixel shows another image",
+                        ("",),
+                        ((coverage,),),
+                        ("",),
+                        lossless=True,
+                    )
+                ],
             ),
         ],
     )
@@ -111,11 +122,10 @@ def age_plot(measured: Statistics, record: dict[str, Any]) -> Plot:
 
 def sources_plot(measured: Statistics) -> Plot:
     """Plot the number of sources above each label weight."""
-    names = [f"{threshold:g}" for threshold in measured.sources]
-    counts = list(measured.sources.values())
+    names, counts = list(measured.sources_above), list(measured.sources_above.values())
     figure = lines([Series(LABEL, 1, names, counts)], "label weight above", "sources per image, mean")
     figure["layout"]["xaxis"] |= {"type": "category"}
-    from_zero(figure)
+    figure["layout"]["yaxis"] |= {"rangemode": "tozero"}
     rows = [[name, f"{count:.3f}"] for name, count in zip(names, counts, strict=True)]
     text = "Sources whose label weight is above a threshold."
     return Plot("Sources in a label", figure, text, Table("Sources in a label", ["above", "sources"], rows))
@@ -138,42 +148,33 @@ def scale_plots(measured: Statistics, record: dict[str, Any]) -> list[Plot]:
         return []
     series = Series(PIXELS, 2, [age for age, _ in scales], [scale for _, scale in scales])
     figure = lines([series], "age of a source in steps", "side, as a share of its own")
-    from_zero(figure)
+    figure["layout"]["yaxis"] |= {"rangemode": "tozero"}
     text = "Size of sources of which at least two neighbouring pixels are visible in each direction."
     return [Plot("Scale by age", figure, text, age_table(measured, record))]
 
 
-def from_zero(figure: Figure) -> None:
-    """Start the y axis at zero."""
-    figure["layout"]["yaxis"] |= {"rangemode": "tozero"}
-
-
-def coverage_png(coverage: Tensor) -> bytes:
-    """Draw a map from its minimum (dark) to its maximum (bright), at least 256 pixels per side."""
+def coverage_picture(coverage: Tensor) -> Tensor:
+    """Draw a map from its minimum (dark) to its maximum (bright): uint8, at least 256 pixels per side."""
     from matplotlib import colormaps
-    from PIL import Image
 
     low, high = float(coverage.min()), float(coverage.max())
     scaled = (coverage - low) / (high - low) if high > low else torch.zeros_like(coverage)
-    image = Image.fromarray(colormaps["cividis"](scaled.numpy(), bytes=True)[..., :3].copy())
-    times = max(1, 256 // min(image.size))
-    held = io.BytesIO()
-    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(held, "png")
-    return held.getvalue()
+    picture = torch.from_numpy(colormaps["cividis"](scaled.numpy(), bytes=True)[..., :3]).permute(2, 0, 1)
+    return repeated(picture, max(1, 256 // min(coverage.shape)))
 
 
-def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) -> bytes:
-    """Draw four plots into one PNG."""
-    from matplotlib.figure import Figure as Canvas
+def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) -> Figure:
+    """Draw four plots into one figure."""
+    from matplotlib.figure import Figure
 
     ink, colours = INK[theme], AGE_COLOURS[theme]
-    canvas = Canvas(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")
+    canvas = Figure(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")
     title = f"{measured.mixer}, {record['batches']} batches at {record['size']} pixels"
     canvas.suptitle(title, color=ink, fontsize=12)
     (by_age, in_label), (of_lam, coverage) = axes = canvas.subplots(2, 2)
     draw_ages(by_age, measured, record, theme)
-    names, counts = [f"{threshold:g}" for threshold in measured.sources], list(measured.sources.values())
-    bars = in_label.bar(names, counts, color=colours[0])
+    above = measured.sources_above
+    bars = in_label.bar(list(above), list(above.values()), color=colours[0])
     in_label.bar_label(bars, fmt="%.2f", color=ink, fontsize=9)
     in_label.margins(y=0.12)
     in_label.set(xlabel="label weight above", ylabel="sources per image", title="Sources in a label")
@@ -188,9 +189,7 @@ def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) 
         axis.tick_params(colors=ink)
         for part in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.spines.values()):
             part.set_color(ink)
-    held = io.BytesIO()
-    canvas.savefig(held, format="png", dpi=110, facecolor=GROUND[theme])
-    return held.getvalue()
+    return canvas
 
 
 def draw_ages(axis: Axes, measured: Statistics, record: dict[str, Any], theme: Theme) -> None:
@@ -214,7 +213,6 @@ def write_statistics(measured: Statistics, record: dict[str, Any], theme: Theme,
     if out.suffix.lower() == ".json":
         write_json(out, record)
     elif out.suffix.lower() == ".png":
-        with atomic_write(out) as part:
-            part.write_bytes(draw_statistics(measured, record, theme))
+        write_figure(draw_statistics(measured, record, theme), out, 110)
     else:
         write_text(out, render(statistics_page(measured, record)))

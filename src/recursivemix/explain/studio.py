@@ -27,7 +27,7 @@ from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import DECODING_ERRORS, as_rgb
 from recursivemix.data.images import ImageData, denormalise
 from recursivemix.mixing import MIXERS
-from recursivemix.report.cells import Cell, Cells, as_bytes, as_grid
+from recursivemix.report.cells import Cell, Cells, as_bytes
 from recursivemix.report.page import render_grid
 
 from .activation import NamedModel
@@ -89,11 +89,7 @@ def sliders_of(mixer: str) -> list[str]:
 
 
 def settings_from(query: Mapping[str, str]) -> Settings:
-    """Return the settings of an address.
-
-    Raises:
-        ValueError: a value of another type or out of range.
-    """
+    """Return the settings of an address; raise ValueError for one of another type or out of range."""
     mixer = query.get("mixer", "recursivemix")
     if mixer not in MIXERS:
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
@@ -114,17 +110,13 @@ def settings_from(query: Mapping[str, str]) -> Settings:
 
 @dataclass
 class Studio:
-    """The data of the studio and the uploaded images.
-
-    Args:
-        data: the images.
-        model: name of the network of methods that work inside one.
-        trained: network whose activation maps are shown.
-    """
+    """The data of the studio and the uploaded images."""
 
     data: ImageData
     model: str = "resnet20"
+    """Network of methods that work inside one."""
     trained: NamedModel | None = None
+    """Network whose activation maps are shown."""
     uploads: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -163,9 +155,9 @@ class Studio:
             columns, pictures = self._columns(settings, image)
             first = settings.step - len(columns) + 1
             cells = in_rows(f"{settings.mixer}, iteration {settings.step}", columns, first)
-            html = render_grid(as_grid(cells))
+            html = render_grid(cells)
             if self.trained is not None:
-                html += render_grid(as_grid(map_cells(self.trained, pictures)))
+                html += render_grid(map_cells(self.trained, pictures))
         return html
 
     def _columns(self, settings: Settings, image: Tensor | None) -> tuple[list[list[Cell]], list[Tensor]]:
@@ -177,7 +169,12 @@ class Studio:
             steps = [with_image(steps[0], image, data), *steps[1:]]
         sources = BATCH_SIZE * MOST_STEPS
         network = network_for(settings.mixer, self.model, sources, data.image_size, settings.seed)
-        tracker = SourceTracker(settings.mixer, BATCH_SIZE, MOST_STEPS, network, **settings.options())
+        try:
+            tracker = SourceTracker(settings.mixer, BATCH_SIZE, MOST_STEPS, network, **settings.options())
+        except ValueError as error:
+            if network is None:
+                raise
+            raise ValueError(f"{error}, or start the studio with a --model that has it") from error
         columns: list[list[Cell]] = []
         pictures: list[Tensor] = []
         for step in mixed_steps(tracker, steps):
@@ -190,17 +187,18 @@ class Studio:
 
 def with_image(step: Step, image: Tensor, data: ImageData) -> Step:
     """Replace the first image of a batch by an uploaded one, whose class comes after the others."""
-    images, labels = step.images.clone(), step.labels.clone()
+    starts_epoch, batch = step
+    images, targets = batch.images.clone(), batch.targets.clone()
     images[0] = normalise(image[None], colour_scale(data.mean, data.std, torch.device("cpu")))[0]
-    labels[0] = len(data.classes)
-    return step._replace(images=images, labels=labels)
+    targets[0] = len(data.classes)
+    return starts_epoch, batch._replace(images=images, targets=targets)
 
 
-def map_cells(model: NamedModel, pictures: list[Tensor], top: int = COLUMNS) -> Cells:
+def map_cells(model: NamedModel, pictures: list[Tensor]) -> Cells:
     """Return activation maps of mixed images for their most probable classes."""
     shown, inputs = model.inputs(pictures)
     scores = model.probabilities(inputs)
-    chosen = scores.topk(min(top, scores.shape[1])).indices
+    chosen = scores.topk(min(COLUMNS, scores.shape[1])).indices
     columns = [
         model.map_cells(shown, inputs, scores, labels, "gradcam", None) for labels in chosen.unbind(1)
     ]
@@ -220,11 +218,8 @@ def release_memory() -> None:
 def read_upload(content: bytes, size: int) -> Tensor:
     """Decode an image to (3, H, W) uint8, after checking its size in the header.
 
-    An image with many more pixels than needed is first reduced by an integer factor, to save memory.
-
-    Args:
-        content: bytes of a file.
-        size: pixels per side that are needed.
+    An image with many more pixels than the ``size`` per side that is needed is first reduced by an integer
+    factor, to save memory.
 
     Raises:
         TooLargeError: the image has too many bytes or pixels.

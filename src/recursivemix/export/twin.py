@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from recursivemix.data.printable import one_line
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.weight_keys import Keys, compare_keys
 
@@ -68,7 +69,7 @@ def make_twin(
         try:
             difference = reference.difference(logits_of(network, reference.images))
         except (RuntimeError, ValueError, AssertionError) as error:
-            failure = " ".join(str(error).split()) or type(error).__name__
+            failure = one_line(error)
     same = difference is not None and reference.agrees(difference)
     return Twin(library, name, arguments or {}, network, weights, keys, difference, failure, same)
 

@@ -18,7 +18,6 @@ from recursivemix.data.atomic_write import atomic_write
 from recursivemix.data.printable import printable
 
 from .names import Theme
-from .page import Grid, GridCell, Segment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,11 +86,18 @@ class Cells:
     """Row headings."""
     key: tuple[tuple[str, str], ...] = ()
     """Legend: names and colours; default: the `AGES` that occur."""
+    lossless: bool = False
+    """Show the pictures as PNG on a page, also large ones."""
+
+    @property
+    def kinds(self) -> list[int]:
+        """Indices of the `AGES` that occur."""
+        return sorted({part.kind for row in self.rows for cell in row for part in cell.parts})
 
 
 def write_cells(cells: Cells, path: Path, theme: Theme, dpi: int = 110) -> None:
     """Write a PNG atomically."""
-    _write(path, _png(draw_cells(cells, theme), dpi))
+    write_figure(draw_cells(cells, theme), path, dpi)
 
 
 def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
@@ -124,7 +130,7 @@ def draw_cells(cells: Cells, theme: Theme) -> Figure:
     heads = [textwrap.wrap(name, HEAD_WIDTH) for name in cells.columns]
     deepest = max(len(lines) for lines in heads)
     top = (0.38 if cells.title else 0.08) + (0.1 + 0.14 * deepest if deepest else 0)
-    key = cells.key or _ages(cells, theme)
+    key = cells.key or tuple((AGES[kind], AGE_COLOURS[theme][kind]) for kind in cells.kinds)
     per_line = max(1, int(width / 1.75))
     bottom = (0.12 + 0.24 * -(-len(key) // per_line)) if key else 0.05
     total = top + row_height * len(cells.rows) + bottom
@@ -178,12 +184,6 @@ def _draw_key(
         text.set_parse_math(False)
 
 
-def _ages(cells: Cells, theme: Theme) -> tuple[tuple[str, str], ...]:
-    """The legend of the bars."""
-    kinds = sorted({part.kind for row in cells.rows for cell in row for part in cell.parts})
-    return tuple((AGES[kind], AGE_COLOURS[theme][kind]) for kind in kinds)
-
-
 def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: float, has_bars: bool) -> None:
     """Draw one cell; ``extent`` and ``height`` are the heights of its picture and its row in inches."""
     from matplotlib.patches import Rectangle
@@ -218,50 +218,20 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: floa
         )  # fmt: skip
 
 
-def as_grid(cells: Cells) -> Grid:
-    """Return the cells as a part of a page."""
-    return Grid(
-        cells.title,
-        cells.columns,
-        [
-            [
-                GridCell(
-                    _encoded(cell.picture),
-                    [Segment(part.name, part.label, part.kind) for part in cell.parts],
-                    cell.lines,
-                    _relative(cell),
-                )
-                for cell in row
-            ]
-            for row in cells.rows
-        ],
-        cells.names,
-        [
-            AGES[k] if any(p.kind == k for r in cells.rows for c in r for p in c.parts) else ""
-            for k in range(6)
-        ],
-    )
-
-
 def short(name: str, length: int = 14) -> str:
     """Shorten a name so that it fits under a picture."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def _relative(cell: Cell) -> tuple[float, float, float, float] | None:
-    """Return the box as left, top, width, height in percent of the picture."""
-    if cell.box is None:
-        return None
-    height, width = cell.picture.shape[-2:]
-    x1, y1, x2, y2 = cell.box
-    values = (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)
-    return values[0] * 100, values[1] * 100, values[2] * 100, values[3] * 100
-
-
 def enlarged(picture: Tensor) -> tuple[Tensor, int]:
     """Enlarge a small (3, H, W) picture by repeating pixels; return it and the factor."""
     times = max(1, -(-SHORTEST_SIDE // min(picture.shape[-2:])))
-    return picture.repeat_interleave(times, -2).repeat_interleave(times, -1), times
+    return repeated(picture, times), times
+
+
+def repeated(pixels: Tensor, times: int) -> Tensor:
+    """Enlarge (..., H, W) pixels by repeating each ``times`` in both directions."""
+    return pixels.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def scaled(box: tuple[int, int, int, int] | None, times: int) -> tuple[int, int, int, int] | None:
@@ -282,19 +252,22 @@ def heaviest(target: Tensor, classes: Sequence[str], count: int = 3) -> list[tup
 
 def write_picture(picture: Tensor, path: Path) -> None:
     """Write a (3, H, W) uint8 picture atomically, as JPEG or PNG by the suffix."""
-    _write(path, _encoded(picture, "png" if path.suffix == ".png" else "jpeg"))
+    _write(path, encoded(picture, "png" if path.suffix == ".png" else "jpeg"))
 
 
-def _encoded(picture: Tensor, kind: str | None = None) -> bytes:
+def encoded(picture: Tensor, kind: str | None = None) -> bytes:
     """Encode as PNG or JPEG; by default JPEG for large pictures, of which a page may hold many."""
-    if not picture.numel():
-        return b""
     held = io.BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     image.save(
         held, format=kind or ("png" if min(picture.shape[-2:]) < SHORTEST_SIDE else "jpeg"), quality=88
     )
     return held.getvalue()
+
+
+def write_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure atomically as PNG."""
+    _write(path, _png(figure, dpi))
 
 
 def _png(figure: Figure, dpi: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recursivemix.data.printable import counted
 from recursivemix.training.plain_file import read_json
 
 from .page import Page, Section, Strip, render
@@ -19,16 +20,11 @@ from .sections import (
     repeat_section,
 )
 from .statistics import LEAST_SEEDS
-from .words import at, counted
+from .words import at
 
 
 def build_page(comparison: Comparison, pictures: Path) -> str:
-    """Return the page as HTML.
-
-    Args:
-        comparison: the content of ``comparison.json``.
-        pictures: folder of the pictures; missing ones are left out.
-    """
+    """Return the page as HTML; pictures that their folder lacks are left out."""
     sections = [
         methods_section(comparison),
         pairs_section(comparison),

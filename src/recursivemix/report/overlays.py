@@ -13,6 +13,8 @@ from recursivemix.data.annotated import IGNORE
 from recursivemix.data.printable import printable
 from recursivemix.mixing import DenseTarget
 
+from .cells import repeated
+
 COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff",
     "#7a5230", "#a6e3c5", "#4b2e83", "#999999", "#8c1c13", "#f7c8da", "#1b4d3e", "#c5b800",
@@ -44,7 +46,7 @@ def draw_target(
         shown = [label for label in torch.unique(target).tolist() if label != IGNORE]
         if not shown:
             return picture
-        masks = torch.stack([_enlarged(target == label, times) for label in shown])
+        masks = torch.stack([repeated(target == label, times) for label in shown])
         colours: list[str | tuple[int, int, int]] = [colour_of(label) for label in shown]
         over: Tensor = draw_segmentation_masks(picture, masks, alpha=0.5, colors=colours)
         return over
@@ -53,7 +55,7 @@ def draw_target(
     colours = [colour_of(label) for label in target.labels.tolist()]
     if target.masks is not None:
         picture = draw_segmentation_masks(
-            picture, _enlarged(target.masks.bool(), times), alpha=0.45, colors=colours
+            picture, repeated(target.masks.bool(), times), alpha=0.45, colors=colours
         )
     width = max(2, min(picture.shape[-2:]) // 120)
     labels = [printable(name) for name in names or ()]
@@ -75,10 +77,6 @@ def draw_heat(picture: Tensor, heat: Tensor) -> Tensor:
     grey = picture.float().mean(0, keepdim=True) / 255
     mixed = (1 - HEAT_OPACITY) * grey + HEAT_OPACITY * colours.float()
     return (mixed * 255).round().byte()
-
-
-def _enlarged(masks: Tensor, times: int) -> Tensor:
-    return masks.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def _font(picture: Tensor) -> dict[str, str | int]:

@@ -10,10 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recursivemix.data.atomic_write import write_text
 from recursivemix.data.printable import printable
 
+from .cells import AGES, Cells, encoded, write_cells, write_frames
+from .names import Theme
 from .plots import COLOURS, DASHES, SYMBOLS, Figure
 
 if TYPE_CHECKING:
@@ -61,41 +65,6 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One part of a bar."""
-
-    label: str
-    share: float
-    kind: int
-    """Index in the grid's key, which gives its colour."""
-
-
-@dataclass(frozen=True)
-class GridCell:
-    """A picture, a bar of shares under it, and lines of text."""
-
-    picture: bytes
-    """PNG or JPEG; b"" for an empty cell."""
-    bar: Sequence[Segment]
-    lines: Sequence[str]
-    box: tuple[float, float, float, float] | None = None
-    """Outline: left, top, width and height in percent of the picture."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Pictures in rows and columns."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[GridCell]]
-    names: Sequence[str]
-    """Headings of the rows."""
-    key: Sequence[str] = ()
-    """Names of the kinds of segments, at most six; empty names are not shown."""
-
-
-@dataclass(frozen=True)
 class Code:
     """Text to copy."""
 
@@ -112,7 +81,7 @@ class Section:
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
     strips: Sequence[Strip] = ()
-    grids: Sequence[Grid] = ()
+    grids: Sequence[Cells] = ()
     codes: Sequence[Code] = ()
     folded: Sequence[Table] = ()
     """Tables that open on demand."""
@@ -133,11 +102,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the HTML of a page.
-
-    Raises:
-        ValueError: plotly is not installed.
-    """
+    """Return the HTML of a page; raise ValueError if plotly is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
@@ -160,22 +125,32 @@ def render(page: Page) -> str:
         plotly=get_plotlyjs() if any(section.plots for section in page.sections) else "",
         style=(folder / "page.css").read_text() + (folder / "grid.css").read_text(),
         script=(folder / "page.js").read_text(),
-        embedded=embedded,
-        data_uri=data_uri,
     )
 
 
-def render_grid(grid: Grid) -> str:
+def write_grid(
+    cells: Cells, out: Path, theme: Theme, *, title: str, facts: str, heading: str, text: Sequence[str]
+) -> None:
+    """Write a grid of pictures as PNG, GIF or page, by the suffix; the texts are those of the page."""
+    if out.suffix.lower() == ".png":
+        write_cells(cells, out, theme)
+    elif out.suffix.lower() == ".gif":
+        write_frames(cells, out, theme)
+    else:
+        section = Section(heading, text, grids=[cells])
+        write_text(out, render(Page(title, cells.title, facts, labels=(), sections=[section])))
+
+
+def render_grid(cells: Cells) -> str:
     """Return the HTML of a grid, for pages with a template of their own."""
     macro = templates().get_template("grid.html.jinja").module.grid  # type: ignore[attr-defined]
-    return str(macro(grid, data_uri))
+    return str(macro(cells))
 
 
 def templates(folder: str = "report") -> Environment:
     """Return the Jinja environment of a folder of the package: text is escaped and printable.
 
-    Raises:
-        ValueError: Jinja is not installed.
+    Raises ValueError if Jinja is not installed.
     """
     try:
         from jinja2 import Environment, PackageLoader
@@ -186,13 +161,15 @@ def templates(folder: str = "report") -> Environment:
     def finalize(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("recursivemix", folder),
         autoescape=True,
         finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"ages": AGES, "data_uri": data_uri, "embedded": embedded, "encoded": encoded}
+    return environment
 
 
 def data_uri(picture: bytes) -> str:

@@ -45,12 +45,8 @@ def lines(
 ) -> Figure:
     """Draw one line per method, with a band if every point has an interval.
 
-    Args:
-        series: the methods.
-        x_title: title of the x axis.
-        y_title: title of the y axis.
-        percent: limit the y axis to 0 to 100.
-        diagonal: draw a thin line from the origin to this value on both axes, the ideal.
+    ``percent`` limits the y axis to 0 to 100. ``diagonal`` draws a thin line from the origin to this value
+    on both axes, the ideal.
     """
     traces: list[dict[str, Any]] = []
     if diagonal is not None:

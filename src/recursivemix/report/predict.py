@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from recursivemix.evaluation.names import Tta
 from recursivemix.training.settings import Device
 
-from .names import Format
+from .names import TOP_K, Format
 
 if TYPE_CHECKING:
     from recursivemix.evaluation.predict import UnreadableImage
@@ -27,7 +27,7 @@ class Predicted:
 def predict_files(
     checkpoint: list[Path],
     images: list[str],
-    top_k: int = 5,
+    top_k: int = TOP_K,
     format: Format | None = None,
     out: Path | None = None,
     tta: Tta | None = None,
@@ -76,7 +76,7 @@ def predict_files(
 
     models = load_all(checkpoint, device)
     kind = format or (out.suffix.lstrip(".") if out is not None else "csv")
-    check_outputs(models, kind, out, features, maps, pictures)
+    check_outputs(models, kind, out, features, maps, pictures, top_k)
     files, root = find_images(images)
     results = predictions(models, files, top_k, tta, features, batch_size, workers)
     with open_table(models, kind, out, top_k, features) as table:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -26,6 +26,7 @@ from recursivemix.training.devices import check_device, device_type
 from recursivemix.training.settings import Device
 
 from .cells import write_picture
+from .names import TOP_K
 from .prediction_table import (
     FORMATS,
     CsvTable,
@@ -57,6 +58,7 @@ def check_outputs(
     features: bool,
     maps: Path | None,
     pictures: Path | None,
+    top_k: int,
 ) -> None:
     """Raise ValueError for options that do not go together, or an output that exists."""
     if not models:
@@ -68,6 +70,8 @@ def check_outputs(
         raise ValueError("--format parquet needs a file: add --out FILE")
     if out is not None and out.exists():
         raise ValueError(f"{out} already exists: name a new file with --out")
+    if top_k != TOP_K and task != "classification":
+        raise ValueError(f"--top-k is for classification, and {models[0].path} is of {task}: leave it out")
     if features and task != "classification" and kind != "json":
         raise ValueError(f"--features of {task} needs --format json: its tables have no row per image")
     if maps is not None and task != "segmentation":
@@ -82,11 +86,7 @@ def check_outputs(
 
 
 def find_images(sources: list[str]) -> tuple[list[Path], Path | None]:
-    """Return the files of ``--images``, and the folder that names are relative to if it is the only source.
-
-    Raises:
-        ValueError: a source that does not exist, or a folder without images.
-    """
+    """Return the files of ``--images``, and the folder that their names are relative to, if any."""
     files: list[Path] = []
     for source in sources:
         path = Path(source)
@@ -126,11 +126,7 @@ def output_names(files: list[Path], root: Path | None) -> list[str]:
 def open_table(
     models: list[TrainedModel], kind: str, out: Path | None, top_k: int, features: bool
 ) -> Iterator[PredictionTable]:
-    """Open the table of predictions; a file appears under its name once it is complete.
-
-    Raises:
-        ValueError: the file cannot be written.
-    """
+    """Open the table of predictions; a file appears under its name once it is complete."""
     columns = columns_of(models[0], top_k)
     try:
         with nullcontext() if out is None else atomic_write(out) as part:
@@ -139,17 +135,11 @@ def open_table(
                 yield ParquetTable(part, columns, features)
                 return
             with nullcontext(sys.stdout) if part is None else part.open("w", newline="") as file:
-                yield _text_table(file, models, kind, columns)
+                yield JsonTable(file, models) if kind == "json" else CsvTable(file, columns)
     except BrokenPipeError:  # of standard output
         raise
     except OSError as error:
         raise ValueError(f"cannot write the predictions ({error}): name another place") from error
-
-
-def _text_table(
-    file: IO[str], models: list[TrainedModel], kind: str, columns: list[str]
-) -> PredictionTable:
-    return JsonTable(file, models) if kind == "json" else CsvTable(file, columns)
 
 
 def write_predictions(
@@ -161,11 +151,7 @@ def write_predictions(
     maps: Path | None,
     pictures: Path | None,
 ) -> list[UnreadableImage]:
-    """Write the results of files to a table, and to folders of label maps and pictures.
-
-    Returns:
-        The files that could not be read.
-    """
+    """Write the results of files to a table and to folders; return the files that could not be read."""
     unreadable: list[UnreadableImage] = []
     names = output_names(files, root)
     for file, name, result in zip(files, names, with_progress(results, len(files)), strict=True):

@@ -37,13 +37,11 @@ class PredictionTable(Protocol):
 class CsvTable:
     """One row per image, per detected object, or per class that occurs in a label map.
 
-    Args:
-        file: a text file that was opened with ``newline=""``.
-        columns: names of the columns without features.
+    The columns are named without those of features.
     """
 
     def __init__(self, file: IO[str], columns: Sequence[str]) -> None:
-        self._writer = csv.writer(file)
+        self._writer = csv.writer(file)  # opened with newline=""
         self._columns: Sequence[str] | None = columns
 
     def write(self, prediction: Prediction) -> None:
@@ -65,12 +63,7 @@ class CsvTable:
 
 
 class JsonTable:
-    """One object: detections in COCO's layout with scores, or a list of predictions.
-
-    Args:
-        file: a text file.
-        models: the networks.
-    """
+    """One object: detections in COCO's layout with scores, or a list of predictions."""
 
     def __init__(self, file: IO[str], models: Sequence[TrainedModel]) -> None:
         self._file, self._model = file, models[0]
@@ -81,8 +74,11 @@ class JsonTable:
             "checkpoints": [str(model.path) for model in models],
             "classes": list(self._model.classes),
         }
-        detects = self._model.task in ("detection", "instance")
-        file.write(f'{json.dumps(about)[:-1]}, "{"annotations" if detects else "predictions"}": [')
+        self._category_ids = (
+            category_ids(self._model) if self._model.task in ("detection", "instance") else []
+        )
+        kind = "annotations" if self._category_ids else "predictions"
+        file.write(f'{json.dumps(about)[:-1]}, "{kind}": [')
 
     def write(self, prediction: Prediction) -> None:
         """Add the prediction, or the detections, of one image."""
@@ -102,12 +98,10 @@ class JsonTable:
     def finish(self, unreadable: Sequence[UnreadableImage]) -> None:
         """Close the list; images and categories of detections follow, then the unreadable files."""
         rest: dict[str, Any] = {}
-        if self._model.task in ("detection", "instance"):
-            ids = category_ids(self._model)
+        if self._category_ids:
             rest["images"] = self._images
-            rest["categories"] = [
-                {"id": i, "name": name} for i, name in zip(ids, self._model.classes, strict=True)
-            ]
+            pairs = zip(self._category_ids, self._model.classes, strict=True)
+            rest["categories"] = [{"id": number, "name": name} for number, name in pairs]
         rest["unreadable"] = [{"image": one.name, "reason": one.reason} for one in unreadable]
         self._file.write(f"\n], {json.dumps(rest)[1:]}\n")
 
@@ -117,9 +111,8 @@ class JsonTable:
         about = {"id": image, "file_name": prediction.name, "width": width, "height": height}
         self._images.append(about | features)
         scores = torch.tensor(prediction.scores)
-        ids = category_ids(self._model)
         found = detections_as_results(
-            image, prediction.boxes, scores, prediction.indices, ids, prediction.masks
+            image, prediction.boxes, scores, prediction.indices, self._category_ids, prediction.masks
         )
         return [
             one | {"id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
@@ -128,16 +121,7 @@ class JsonTable:
 
 
 class ParquetTable:
-    """The rows of `CsvTable`; features are one column of lists.
-
-    Args:
-        path: of the file.
-        columns: names of the columns without features.
-        features: whether there are any.
-
-    Raises:
-        ValueError: pyarrow is not installed.
-    """
+    """The rows of `CsvTable`; features are one column of lists. Raises ValueError without pyarrow."""
 
     def __init__(self, path: Path, columns: Sequence[str], features: bool) -> None:
         try:
@@ -183,27 +167,22 @@ def columns_of(model: TrainedModel, top_k: int) -> list[str]:
 
 def rows(prediction: Prediction) -> list[dict[str, Any]]:
     """The rows of a table for one image, without features; their text can be encoded."""
-    return [
-        {name: encodable(value) if isinstance(value, str) else value for name, value in row.items()}
-        for row in _rows(prediction)
-    ]
-
-
-def _rows(prediction: Prediction) -> list[dict[str, Any]]:
-    image: dict[str, Any] = {"image": prediction.name}
+    image: dict[str, Any] = {"image": encodable(prediction.name)}
     if isinstance(prediction, ClassPrediction):
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
         for k, (label, probability) in enumerate(pairs, start=1):
-            image |= {f"label_{k}": label, f"probability_{k}": probability}
+            image |= {f"label_{k}": encodable(label), f"probability_{k}": probability}
         return [image]
     if isinstance(prediction, BoxPrediction):
         objects = zip(prediction.labels, prediction.scores, prediction.boxes.tolist(), strict=True)
         sides = ("x1", "y1", "x2", "y2")
         return [
-            image | {"label": label, "score": score} | dict(zip(sides, box, strict=True))
+            image | {"label": encodable(label), "score": score} | dict(zip(sides, box, strict=True))
             for label, score, box in objects
         ]
-    return [image | {"label": label, "share": share} for label, share in prediction.shares.items()]
+    return [
+        image | {"label": encodable(label), "share": share} for label, share in prediction.shares.items()
+    ]
 
 
 def category_ids(model: TrainedModel) -> list[int]:

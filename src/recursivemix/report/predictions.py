@@ -27,18 +27,17 @@ DPI = 220
 
 
 def write_predictions(
-    module: DetectionLearner | SegmentationLearner,
-    data: DetectionData | SegmentationData,
-    path: Path,
-    count: int = SHOWN,
+    module: DetectionLearner | SegmentationLearner, data: DetectionData | SegmentationData, path: Path
 ) -> None:
     """Draw a fixed random choice of evaluation images: annotations above, predictions below."""
-    order = torch.randperm(len(data.evaluation), generator=generator_of("shown"))[:count].tolist()
+    order = torch.randperm(len(data.evaluation), generator=generator_of("shown"))[:SHOWN].tolist()
     annotated, predicted = [], []
     seen: set[int] = set()
     for index in order:
-        image, annotation = data.evaluation[index]
-        truth = annotation if isinstance(annotation, Tensor) else as_target(annotation)
+        truth: Objects | DenseTarget | Tensor
+        image, truth = data.evaluation[index]
+        if not isinstance(truth, Tensor):
+            truth = DenseTarget(truth.boxes, truth.labels, truth.masks)
         target, scores = confident(*predict_one(module, image))
         annotated.append(drawn(image, truth, None, data.classes))
         predicted.append(drawn(image, target, scores, data.classes))
@@ -86,11 +85,6 @@ def drawn(
     if scores is not None:
         names = [f"{name} {score:.2f}" for name, score in zip(names, scores.tolist(), strict=True)]
     return draw_target(large, target, times, names)
-
-
-def as_target(objects: Objects) -> DenseTarget:
-    """Return the boxes, labels and masks of annotated objects."""
-    return DenseTarget(objects.boxes, objects.labels, objects.masks)
 
 
 def labels_in(target: DenseTarget | Tensor) -> set[int]:

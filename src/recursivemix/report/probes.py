@@ -11,7 +11,7 @@ from recursivemix.evaluation.probes import PROBES
 
 from .page import Plot, Section, Table
 from .plots import Series, forest, lines
-from .sections import Comparison
+from .sections import Comparison, line_of, row_of
 from .statistics import estimate
 from .words import number, with_interval
 
@@ -53,16 +53,7 @@ def curve_plot(comparison: Comparison, curve: Curve) -> Plot | None:
             columns = ["Method", "Bin", f"Mean {curve.x_label}", "Accuracy, %", "Images, all seeds"]
         else:
             means = [estimate([p.accuracy for p in group]) for group in zip(*runs, strict=True)]
-            series.append(
-                Series(
-                    method["label"],
-                    place,
-                    [p.x for p in runs[0]],
-                    [mean.mean for mean in means],
-                    [mean.low for mean in means],
-                    [mean.high for mean in means],
-                )
-            )
+            series.append(line_of(method["label"], place, [p.x for p in runs[0]], means))
             rows.append([method["label"], *(with_interval(vars(mean), 1) for mean in means)])
             columns = ["Method", *(p.label for p in runs[0])]
     if not series:
@@ -98,9 +89,7 @@ def metric_plot(comparison: Comparison, probe: Probe) -> Plot | None:
         summary = method["estimates"].get(first.name)
         if summary is None:
             continue
-        series.append(
-            Series(method["label"], place, [summary["mean"]], [], [summary["low"]], [summary["high"]])
-        )
+        series.append(row_of(method["label"], place, summary))
         rows.append(
             [method["label"], with_interval(summary, 1), *(number(_mean(method, one), 1) for one in others)]
         )

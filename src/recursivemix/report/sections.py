@@ -11,8 +11,8 @@ from recursivemix.tasks import METRIC_NAMES
 
 from .page import Code, Plot, Section, Table
 from .plots import Series, forest, lines, points
-from .statistics import UNBOUNDED, Bounds, estimate
-from .table import decimals
+from .statistics import UNBOUNDED, Bounds, Estimate, estimate
+from .table import decimals, estimated_metrics, titled
 from .words import NOTHING, heading, mean_of, number, p_words, verdict, with_interval
 
 Comparison = dict[str, Any]
@@ -24,18 +24,20 @@ OPEN_CLASSES = 30
 BAND = "Mean over seeds; the band is its 95 % interval."
 
 
-def titled(about: Mapping[str, Any]) -> str:
-    """Return a metric's name with its unit."""
-    return f"{about['name']} ({about['unit']})" if about["unit"] else str(about["name"])
+def line_of(label: str, place: int, x: Sequence[float | str], estimates: Sequence[Estimate]) -> Series:
+    """Return a line of `lines` through estimates, with their intervals."""
+    means, low, high = [[getattr(one, part) for one in estimates] for part in ("mean", "low", "high")]
+    return Series(label, place, x, means, low, high)
+
+
+def row_of(label: str, place: int, summary: Mapping[str, Any]) -> Series:
+    """Return a row of `forest` for a mean with its interval."""
+    return Series(label, place, [summary["mean"]], [], [summary["low"]], [summary["high"]])
 
 
 def methods_section(comparison: Comparison) -> Section:
     """Tabulate every metric of every method."""
-    metrics = {
-        name: about
-        for name, about in comparison["metrics"].items()
-        if any(name in method["estimates"] for method in comparison["methods"])
-    }
+    metrics = estimated_metrics(comparison)
     rows = [
         [
             method["label"],
@@ -127,10 +129,7 @@ def _pairs_plot(
     comparison: Comparison, pairs: Sequence[dict[str, Any]], about: Mapping[str, Any], table: Table
 ) -> Plot:
     places = {method["label"]: i for i, method in enumerate(comparison["methods"])}
-    series = [
-        Series(pair["method"], places[pair["method"]], [pair["mean"]], [], [pair["low"]], [pair["high"]])
-        for pair in pairs
-    ]
+    series = [row_of(pair["method"], places[pair["method"]], pair) for pair in pairs]
     unit = "points" if about["unit"] == "%" else about["unit"]
     figure = forest(series, f"difference to {comparison['baseline']}{', ' + unit if unit else ''}")
     better = "right" if about["higher_is_better"] else "left"
@@ -216,8 +215,7 @@ def _learning_plot(comparison: Comparison, name: str, title: str, text: str, bou
         if not epochs:
             continue
         estimates = [estimate(by_epoch[epoch], bounds) for epoch in epochs]
-        means, low, high = [[getattr(one, part) for one in estimates] for part in ("mean", "low", "high")]
-        series.append(Series(method["label"], i, epochs, means, low, high))
+        series.append(line_of(method["label"], i, epochs, estimates))
         rows += [
             [method["label"], str(epoch), *(number(value, 3) for value in (one.mean, one.low, one.high))]
             for epoch, one in zip(epochs, estimates, strict=True)

@@ -16,6 +16,7 @@ within seeds. Intervals are two-sided, at 95 %.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -121,8 +122,7 @@ def paired_difference(
     """Return ``values`` minus ``baseline``, which hold the same seeds in the same order.
 
     Args:
-        values: one per seed.
-        baseline: one per seed.
+        values, baseline: one value per seed.
         images: (seeds, N) differences of single images in the unit of ``values``; None if they are unknown.
         bounds: of a value; the interval of the difference is clipped to their distance.
 
@@ -239,21 +239,16 @@ def seeds_needed(mean: float, spread: float, image_error: float = 0.0) -> int | 
             return mean != 0
         return _tail(abs(mean), spread / math.sqrt(n), n - 1, image_error) < LEVEL / 2
 
-    low, high = LEAST_SEEDS - 1, MOST_SEEDS
-    if not settled(high):
+    if not settled(MOST_SEEDS):
         return None
-    while high - low > 1:  # the interval narrows with every seed
-        middle = (low + high) // 2
-        low, high = (low, middle) if settled(middle) else (middle, high)
-    return high
+    # The interval narrows with every seed.
+    return bisect_left(range(MOST_SEEDS + 1), True, lo=LEAST_SEEDS, key=settled)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for their number (Holm, 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = largest
-    return corrected
+    corrected = np.array(p_values, np.float64)
+    order = corrected.argsort(kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, factors * corrected[order]))
+    return list(map(float, corrected))

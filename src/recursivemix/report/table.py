@@ -57,21 +57,13 @@ def as_latex(comparison: dict[str, Any]) -> str:
 
     Bold marks what beats the baseline: its interval excludes zero and the corrected p is below 0.05.
     """
-    metrics = {
-        metric: about
-        for metric, about in comparison["metrics"].items()
-        if any(metric in method["estimates"] for method in comparison["methods"])
-    }
+    metrics = estimated_metrics(comparison)
     pairs = {(pair["method"], pair["metric"]): pair for pair in comparison["pairs"]}
-    heads = [
-        escaped(about["name"] + (f" ({about['unit']})" if about["unit"] else ""))
-        for about in metrics.values()
-    ]
     lines = [
         "% needs \\usepackage{booktabs}; mean and 95 % interval over seeds, none below three seeds",
         "\\begin{tabular}{l" + "r" * len(metrics) + "}",
         "\\toprule",
-        " & ".join(["Method", *heads]) + " \\\\",
+        " & ".join(["Method", *(escaped(titled(about)) for about in metrics.values())]) + " \\\\",
         "\\midrule",
     ]
     for method in comparison["methods"]:
@@ -86,6 +78,20 @@ def as_latex(comparison: dict[str, Any]) -> str:
             )
         lines.append(" & ".join(row) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def estimated_metrics(comparison: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of a comparison that any method has."""
+    return {
+        name: about
+        for name, about in comparison["metrics"].items()
+        if any(name in method["estimates"] for method in comparison["methods"])
+    }
+
+
+def titled(about: Mapping[str, Any]) -> str:
+    """Return a metric's name with its unit."""
+    return f"{about['name']} ({about['unit']})" if about["unit"] else str(about["name"])
 
 
 def beats(pair: Mapping[str, Any], about: Mapping[str, Any]) -> bool:

@@ -9,10 +9,12 @@ from typing import Any
 import yaml
 from scipy.stats import spearmanr
 
+from recursivemix.data.printable import counted
+
 from .page import Code, Page, Plot, Section, Table, render
 from .plots import Figure, Series, lines, points
 from .sections import environment_table
-from .words import NOTHING, counted, number, with_interval
+from .words import NOTHING, number, with_interval
 
 STATES = {"complete": "full length", "pruned": "stopped at a rung", "fail": "failed", "running": "open"}
 """States of Optuna's trials, and how they are called here."""
@@ -120,11 +122,8 @@ def trials_section(record: dict[str, Any]) -> Section:
     )
     figure = lines(
         [
-            Series(
-                kind_of(record, trial),
-                LABELS.index(kind_of(record, trial)),
-                [int(epochs) for epochs in trial["scores"]],
-                list(trial["scores"].values()),
+            one_trial(
+                record, trial, [int(epochs) for epochs in trial["scores"]], [*trial["scores"].values()]
             )
             for trial in trials
         ],
@@ -132,8 +131,7 @@ def trials_section(record: dict[str, Any]) -> Section:
         "score, %",
         percent=True,
     )
-    for trace, trial in zip(figure["data"], trials, strict=True):
-        trace["name"] = f"trial {trial['number']}"
+    name_trials(figure, trials)
     figure["layout"]["xaxis"] |= {"type": "log", "tickvals": record["rungs"], "ticktext": rungs}
     one_of = record["config"]["reduction"]
     text = f"At each rung, the best of every {one_of} trials of a bracket goes on to the next."
@@ -184,18 +182,9 @@ def settings_section(record: dict[str, Any]) -> Section:
 
 def setting_plot(record: dict[str, Any], name: str, trials: list[dict[str, Any]], rung: str) -> Plot:
     """Draw one point per trial."""
-    series = [
-        Series(
-            kind_of(record, one),
-            LABELS.index(kind_of(record, one)),
-            [one["params"][name]],
-            [one["scores"][rung]],
-        )
-        for one in trials
-    ]
-    figure: Figure = points(series, name, f"score after {counted(int(rung), 'epoch')}, %")
-    for trace, trial in zip(figure["data"], trials, strict=True):
-        trace["name"] = f"trial {trial['number']}"
+    series = [one_trial(record, one, [one["params"][name]], [one["scores"][rung]]) for one in trials]
+    figure = points(series, name, f"score after {counted(int(rung), 'epoch')}, %")
+    name_trials(figure, trials)
     if name in record["log"]:
         figure["layout"]["xaxis"] |= {"type": "log", "exponentformat": "power"}
     rows = [
@@ -227,10 +216,19 @@ def kind_of(record: dict[str, Any], trial: dict[str, Any]) -> str:
     """Return the label of a trial in the plots."""
     if trial["number"] == record["winner"]:
         return FOUND
-    is_default = (
-        record["defaults"].keys() == trial["params"].keys() and record["defaults"] == trial["params"]
-    )
-    return DEFAULTS if is_default else OTHERS
+    return DEFAULTS if record["defaults"] == trial["params"] else OTHERS
+
+
+def one_trial(record: dict[str, Any], trial: dict[str, Any], x: list[Any], y: list[Any]) -> Series:
+    """Return the points of a trial."""
+    kind = kind_of(record, trial)
+    return Series(kind, LABELS.index(kind), x, y)
+
+
+def name_trials(figure: Figure, trials: list[dict[str, Any]]) -> None:
+    """Show the number of each trial at its points."""
+    for trace, trial in zip(figure["data"], trials, strict=True):
+        trace["name"] = f"trial {trial['number']}"
 
 
 def mark(record: dict[str, Any], trial: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from recursivemix.data.printable import counted
+
 from .statistics import LEAST_SEEDS, MOST_SEEDS
 from .table import settled
 
@@ -58,11 +60,6 @@ def interval(pair: dict[str, Any]) -> str:
     """Format the interval of a difference."""
     over = " over test images alone:" if pair.get("uncertainty") == "images" else ""
     return f"95 % interval{over} {pair['low']:+.2f} to {pair['high']:+.2f}"
-
-
-def counted(count: int, name: str) -> str:
-    """Return a number with a noun, in the plural where needed."""
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def heading(name: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recursivemix.data.augment import augmentation_of
 from recursivemix.data.batches import Batch, EvaluationBatches, TrainingBatches
-from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, can_be_cached, stack
+from recursivemix.data.cache import CACHE_LIMIT, cache_bytes, stack
 from recursivemix.data.images import ImageData, LabelledImages, StackedImages, spread_indices
 from recursivemix.data.open import open_images
 from recursivemix.data.order import TrainingOrder
@@ -31,7 +31,7 @@ from recursivemix.training.task import Task
 from .class_weights import class_weights
 from .classification_metrics import MultiLabelScores, SingleLabelScores
 from .frozen_part import FrozenPart
-from .initial_weights import initial_weights, run_preprocessing, source_flag
+from .initial_weights import file_weights, initial_weights, run_preprocessing, source_flag
 from .memorization import mixing_advice
 from .settings import ClassificationSettings
 
@@ -239,7 +239,7 @@ class ImageLoading:
 
     def _decide(self, settings: ClassificationSettings) -> bool:
         """Return whether the images are kept in memory; raise ValueError if they cannot be."""
-        size, possible = self.augmentation.size, can_be_cached(self.augmentation)
+        size, possible = self.augmentation.size, not self.augmentation.one_by_one
         if settings.cache == "yes" and not possible:
             raise ValueError(
                 "--cache yes needs images that are only shifted and mirrored: with --crop resized, "
@@ -318,6 +318,7 @@ def create_classifier(
     loss_weights = None
     if settings.class_weights is not None:
         loss_weights = class_weights(settings.class_weights, data.train.labels, data.classes)
+    file_weights.cache_clear()  # else the weights would stay in memory during the run
     return MixedClassifier(
         settings, data.classes, data.image_size, about, data.multi_label, weights, loss_weights
     )

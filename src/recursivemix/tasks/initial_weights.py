@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from pathlib import Path
 
 from recursivemix.data.images import ImageData
 from recursivemix.models.preprocessing import Preprocessing, evaluation_resize
@@ -21,6 +23,12 @@ def source_flag(settings: ClassificationSettings) -> str:
     return "--pretrained" if settings.weights is None else "--weights"
 
 
+@lru_cache(maxsize=1)
+def file_weights(path: Path, model: str, changed: int) -> StoredWeights:
+    """Read a file once for the preprocessing and the weights of a run; the caller clears the cache."""
+    return read_weights(path, model)
+
+
 def initial_weights(settings: ClassificationSettings) -> StoredWeights | None:
     """Return the weights that a run starts from; None for random ones.
 
@@ -29,7 +37,8 @@ def initial_weights(settings: ClassificationSettings) -> StoredWeights | None:
     """
     try:
         if settings.weights is not None:
-            return read_weights(settings.weights, settings.model)
+            changed = settings.weights.stat().st_mtime_ns if settings.weights.is_file() else 0
+            return file_weights(settings.weights, settings.model, changed)
         if settings.pretrained:
             return timm_weights(settings.model, download=settings.download)
     except ValueError as error:

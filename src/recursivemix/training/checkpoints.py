@@ -106,6 +106,9 @@ class Checkpoints(Checkpoint):
 
     # -- when -----------------------------------------------------------------------------------
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop |= self.stopped_early  # only the record is left to write
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         self._saved_at = time.monotonic()
@@ -222,20 +225,22 @@ class Checkpoints(Checkpoint):
         kept = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint"
         epoch = trainer.current_epoch
         names = [self.name_image(i) for i in module.order(rank).batch(epoch, step).tolist()]
-        window = trainer.accumulate_grad_batches
-        done = epoch * -(-int(trainer.num_training_batches) // window) + step // window
-        lr = float(trainer.optimizers[0].defaults["lr"]) * module.lr_factor(done)
+        factor = module.lr_factor(module.optimizer_step_of(epoch, step))
+        lr = float(trainer.optimizers[0].defaults["lr"]) * factor
         raise NonFiniteLossError(
             f"the {what} not finite at step {step + 1} of epoch {epoch + 1}, at learning rate {lr:.3g}; "
             f"{kept}. Try a lower --lr, or --warmup-epochs. The images of that batch: {', '.join(names)}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "stopped_early": self.stopped_early}
+        names = ("best", "best_epoch", "stopped_early", "patience")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
         self.best_epoch = state_dict.get("best_epoch", -1)  # earlier versions did not write it
+        same_patience = state_dict.get("patience") == self.patience
+        self.stopped_early = same_patience and state_dict.get("stopped_early", False)
         self._has_last = True
 
 

@@ -56,7 +56,7 @@ class EpochLog(Callback):
         self._evaluated = False
         assert isinstance(pl_module, Learner)
         peak = trainer.optimizers[0].defaults["lr"]  # groups may have other rates, in the same proportion
-        self._lr = float(peak) * pl_module.lr_factor(trainer.global_step)
+        self._lr = float(peak) * pl_module.lr_factor(pl_module.optimizer_step_of(trainer.current_epoch, 0))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

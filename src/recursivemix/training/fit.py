@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from recursivemix.data.atomic_write import write_json, write_text
@@ -133,7 +134,11 @@ def _train(run: PreparedRun) -> Result:
                 )
             evaluated = [row for row in rows if learner.score in row]
             unmeasured = learner.score not in rows[-1]  # --evaluate-every skipped the last epoch
-            if unmeasured or not run.log.batches:  # or nothing but the record was left to do
+            if not run.log.batches:  # nothing but the record was left to do
+                for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(callback, WeightAveraging):
+                        callback.on_train_end(trainer, learner)
+            if unmeasured or not run.log.batches:
                 loader = run.loaders.evaluation_dataloader()
                 (metrics,) = trainer.validate(learner, loader, verbose=False)
             if unmeasured:

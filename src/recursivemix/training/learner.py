@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recursivemix.data.order import TrainingOrder, seed_of
 
-from .optimizer import check_state, create_optimizer, scheduled_factor
+from .optimizer import apply_settings, check_state, create_optimizer, scheduled_factor
 from .settings import RunSettings
 
 
@@ -87,6 +87,8 @@ class Learner(LightningModule):
         self._sums = torch.zeros(0)
         self._first_bad = torch.zeros(())
         self._resumed: dict[str, Any] | None = None
+        self._next_step: int | None = None
+        """Step of its epoch at which a resumed run goes on."""
 
     @abstractmethod
     def training_step(self, batch: Any, index: int) -> Tensor:
@@ -118,13 +120,16 @@ class Learner(LightningModule):
     def on_train_start(self) -> None:
         self._clear_sums()
         self._start_epoch()  # Lightning calls no epoch hook if it resumes within an epoch
-        state = self._resumed
+        if self._next_step is not None:
+            (config,) = self.trainer.lr_scheduler_configs
+            assert isinstance(config.scheduler, LambdaLR)
+            check_state(config.scheduler.optimizer)
+            step = self.optimizer_step_of(self.current_epoch, self._next_step)
+            apply_settings(config.scheduler, self.settings, self._configured, step)
+        state, self._resumed, self._next_step = self._resumed, None, None
         if state is None:
             torch.manual_seed(seed_of(self.settings.seed, "network", self.global_rank))
             return
-        self._resumed = None
-        for optimizer in self.trainer.optimizers:
-            check_state(optimizer)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
@@ -199,6 +204,7 @@ class Learner(LightningModule):
         fused = not self.trainer.gradient_clip_val and self.trains_all_from_start
         optimizer = create_optimizer(self.network, self.settings, fused=fused, rates=self.rates())
         scheduler = LambdaLR(optimizer, self.lr_factor)
+        self._configured = [dict(group) for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rates(self) -> dict[nn.Parameter, float] | None:
@@ -209,6 +215,11 @@ class Learner(LightningModule):
         """Return the learning rate of an optimizer step, relative to the peak."""
         total = int(self.trainer.estimated_stepping_batches)
         return scheduled_factor(self.settings, step, total, self.trainer.max_epochs or 1)
+
+    def optimizer_step_of(self, epoch: int, step: int) -> int:
+        """Return the optimizer step, counted from the start of the run, of a step of an epoch."""
+        window = self.trainer.accumulate_grad_batches
+        return epoch * -(-int(self.trainer.num_training_batches) // window) + step // window
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -231,7 +242,8 @@ class Learner(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = checkpoint["ranks"]
         state = states[0]
-        if self._trainer is not None and len(states) == self.trainer.world_size:
+        self._next_step = checkpoint["RunLoaders"]["next_step"]
+        if len(states) == self.trainer.world_size:
             self._resumed = state = states[self.global_rank]
         if self.mixer is not None:
             self.mixer.load_state_dict(state["mixer"])

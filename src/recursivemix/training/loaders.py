@@ -62,8 +62,9 @@ class RunLoaders(LightningDataModule):
         return self.trainer
 
     def state_dict(self) -> dict[str, Any]:
-        progress = self._trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"next_step": progress.processed % int(self._trainer.num_training_batches)}
+        loop = self._trainer.fit_loop
+        epochs, steps = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+        return {"next_step": 0 if epochs.processed == epochs.ready else steps.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._first_step = state_dict["next_step"]

@@ -16,10 +16,13 @@ from .checked import Checked
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Literal["cosine", "step", "poly", "constant"]
 FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
 """timm's names of optimizers that torch can update in one pass."""
+SETTINGS_OF_GROUPS = ("initial_lr", "weight_decay", "momentum", "nesterov", "fused")
+"""Entries of an optimizer's groups that a resumed run takes from its own settings, besides its options."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,28 @@ def create_optimizer(
     except TypeError as error:
         raise ValueError(f"--optimizer-options of {name}: {error}") from error
     return optimizer
+
+
+def apply_settings(
+    scheduler: LambdaLR, settings: OptimizerSettings, configured: Sequence[Mapping[str, Any]], step: int
+) -> None:
+    """Give a restored optimizer the settings of this run, which may differ from those of the checkpoint.
+
+    Args:
+        scheduler: with its optimizer, both restored; changed in place.
+        settings: of this run.
+        configured: the optimizer's groups in this run, before it was restored.
+        step: at which the schedule of this run goes on.
+
+    Raises:
+        ValueError: the checkpoint has other groups.
+    """
+    optimizer, scheduler.last_epoch = scheduler.optimizer, step
+    names = {*SETTINGS_OF_GROUPS, *settings.optimizer_options}
+    for group, new, factor in zip(optimizer.param_groups, configured, scheduler.lr_lambdas, strict=True):
+        group.update({name: new[name] for name in names & new.keys()})
+        group["lr"] = group["initial_lr"] * factor(step)
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
 
 ELEMENTWISE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")

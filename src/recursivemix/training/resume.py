@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recursivemix.data.annotated import AnnotationError
 from recursivemix.data.decode import UnreadableImageError
+from recursivemix.data.printable import one_line
 from recursivemix.models.checkpoint_file import CheckpointError
 
 from .checkpoints import NonFiniteLossError, StoppedError
@@ -70,23 +71,32 @@ def check_resume(
                 f"{hparams[name]}"
             )
     try:
-        done = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]["processed"])
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs_begun, done = (int(loop["epoch_progress"]["total"][name]) for name in ("ready", "processed"))
+        is_cut = epochs_begun == done and not loop["epoch_loop.batch_progress"]["is_last_batch"]
         images = int(saved["data"]["images"])
     except (KeyError, TypeError, ValueError) as error:
         raise ResumeError(
             f"the run cannot be resumed from {path}: the number of its epochs or training images is missing"
         ) from error
-    epochs = trainer.max_epochs
+    epochs, stopping = trainer.max_epochs, checkpoint["callbacks"]["Checkpoints"]
     # A run that was killed between its last checkpoint and its record only has the record to write.
-    if epochs is not None and done >= epochs and (path.parents[1] / "record.json").exists():
+    has_record = (path.parents[1] / "record.json").exists()
+    if epochs is not None and done >= epochs and has_record:
         raise ResumeError(f"the run is finished: {path} is of epoch {done} of {epochs}")
-    if checkpoint["callbacks"]["Checkpoints"].get("stopped_early") and not changed:
+    same_patience = not changed or stopping.get("patience") == learner.settings.early_stop
+    if stopping.get("stopped_early") and same_patience and has_record:
         raise ResumeError(
             f"the run is finished: --early-stop ended it after epoch {done}; to train on, add "
             f"--resume-changed and another --early-stop"
         )
     if trainer.max_steps != -1:
         raise ResumeError("a run cannot be resumed exactly with --trainer.max-steps: use --epochs")
+    if is_cut and not changed:
+        raise ResumeError(
+            f"the run ended within epoch {done}, as with --trainer.max-time: it cannot be resumed exactly; "
+            f"add --resume-changed to go on with the next epoch"
+        )
     counts = {
         "processes": (len(checkpoint["ranks"]), trainer.world_size),
         "training images": (images, hparams["data"]["images"]),
@@ -139,7 +149,6 @@ def restoring(path: Path | None, is_restored: Callable[[], bool]) -> Iterator[No
     except Exception as error:
         if path is None or is_restored() or isinstance(error, NOT_OF_THE_CHECKPOINT):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ResumeError(
-            f"the run cannot be resumed from {path}: {type(error).__name__}: {reason}"[:500]
+            f"the run cannot be resumed from {path}: {type(error).__name__}: {one_line(error)}"[:500]
         ) from error

@@ -11,8 +11,9 @@ from typing import Any
 
 from recursivemix.compare.answer import place, score_name
 from recursivemix.compare.records import Comparison
+from recursivemix.data.printable import counted
 from recursivemix.report.table import settled
-from recursivemix.report.words import counted, interval, listed
+from recursivemix.report.words import interval, listed
 
 from .settings import DEFAULT, FOUND, SAME, TuneSettings
 

@@ -33,12 +33,12 @@ import yaml
 
 from recursivemix.compare.compare import run_jobs
 from recursivemix.compare.execute import LAST, RECORD
-from recursivemix.compare.grid import Job, Run
+from recursivemix.compare.grid import Job, Run, trust_words
 from recursivemix.compare.pace import Pace
 from recursivemix.compare.processes import RunError
 from recursivemix.compare.settings import budget_seconds
 from recursivemix.data.atomic_write import write_text
-from recursivemix.report.words import counted
+from recursivemix.data.printable import counted
 from recursivemix.training.plain_file import read_json, read_yaml
 
 from .settings import FOUND, TuneSettings
@@ -257,9 +257,10 @@ class Search:
     def job(self, number: int, params: Params, epochs: int) -> Job:
         """Return the run of a trial at a rung."""
         method = method_of(self.settings, params, epochs, self.rungs.full)
-        settings = self.settings.comparison({FOUND: method}, epochs).run_settings(FOUND, self.settings.seed)
-        folder = f"trials/trial-{number:03d}-{epochs}-epochs"
-        return Job((Run(folder, ("fit",), settings, self.settings.seed, f"trial-{number:03d}"),))
+        comparison, seed = self.settings.comparison({FOUND: method}, epochs), self.settings.seed
+        folder, command = f"trials/trial-{number:03d}-{epochs}-epochs", ("fit", *trust_words(comparison))
+        settings = comparison.run_settings(FOUND, seed)
+        return Job((Run(folder, command, settings, seed, f"trial-{number:03d}"),))
 
     def continue_run(self, run: Run, number: int, epochs: int) -> None:
         """Let a run start from the checkpoint of the rung before, by a copy with more epochs."""
@@ -286,6 +287,8 @@ class Search:
         from optuna.trial import Trial
 
         record = read_json(self.settings.out / run.folder / RECORD)
+        if record["score_last"] is None:
+            raise RunError(f"{run.folder} has no score: nothing is annotated in its evaluation images")
         score = float(record["score_last"])
         Trial(self.study, drawn(self.study)[number]._trial_id).report(score, epochs)
         return score

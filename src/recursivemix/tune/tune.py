@@ -21,8 +21,9 @@ from recursivemix.compare.pace import Pace, measure_run, threads_of
 from recursivemix.compare.settings import budget_seconds, task_settings
 from recursivemix.data.atomic_write import write_json, write_text
 from recursivemix.data.open import open_images
+from recursivemix.data.printable import counted
 from recursivemix.report.tuning_page import build_tuning_page
-from recursivemix.report.words import counted, listed
+from recursivemix.report.words import listed
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.environment import environment
 from recursivemix.training.folder_lock import locked_folder

@@ -42,6 +42,7 @@ def test_names_of_classes(tmp_path):
     folder = write(tmp_path / "b", classes=None)
     (folder / "objectInfo150.txt").write_text("Idx\tRatio\tName\n1\t0.2\twall\n2\t0.1\tbuilding, edifice\n")
     assert open_ade20k(folder).classes == ("wall", "building, edifice")
+    assert open_ade20k(write(tmp_path / "c", classes="sky\nsky\n")).classes == ("sky", "sky (2)")
 
 
 def test_what_is_wrong(tmp_path):

@@ -12,6 +12,7 @@ from recursivemix.data.annotated import AnnotationError
 from recursivemix.data.formats.coco import annotation_dict, open_coco
 from recursivemix.data.formats.coco_masks import as_run_lengths
 from recursivemix.data.open_annotated import open_detection
+from recursivemix.tasks.detection.metrics import coco_metrics
 
 SIZE = (30, 40)  # H, W
 GOOD = {
@@ -250,6 +251,17 @@ def test_bad_images_are_left_out(tmp_path):
     assert len(data.skipped) == 4
     for words in ("annotation 2 ", "annotation 8 has the image_id 77", "b.png", "no file 'a.png'"):
         assert sum(words in reason for reason in data.skipped) == 1, words
+
+
+def test_two_classes_of_one_name_stay_apart(tmp_path):
+    same = changed(("categories",), [{"id": 8, "name": "cat"}, {"id": 4, "name": "cat"}])
+    data = open_coco(write(tmp_path, same, same))
+    assert (data.classes, data.category_ids) == (("cat", "cat (2)"), (4, 8))
+    truth = annotation_dict(data.evaluation, data)
+    keys = ("image_id", "category_id", "bbox")
+    found = [{key: one[key] for key in keys} | {"score": 1.0} for one in truth["annotations"]]
+    per_class = coco_metrics(truth, [one for one in found if one["category_id"] == 8])["per_class"]
+    assert per_class == pytest.approx({"cat": 0, "cat (2)": 100})
 
 
 def test_splits_of_other_categories(tmp_path):

@@ -10,7 +10,13 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
-from recursivemix.data.annotated import IGNORE, AnnotationError, SegmentationData, SegmentationFormat
+from recursivemix.data.annotated import (
+    IGNORE,
+    AnnotatedFormat,
+    AnnotationError,
+    SegmentationData,
+    distinct,
+)
 from recursivemix.data.decode import UnreadableImageError, open_image_file, whole_image
 
 MOST_CLASSES = 254
@@ -22,11 +28,11 @@ class MapImages:
 
     Args:
         files: pairs of an image and its label map.
-        classes: number of classes, to check the label maps; None for no check.
+        classes: number of classes.
         first: number of the first class in the label maps: 1 in ADE20K, which ignores 0; 0 in VOC.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, Path]], classes: int | None, first: int) -> None:
+    def __init__(self, files: Sequence[tuple[Path, Path]], classes: int, first: int) -> None:
         self.files = files
         self.classes = classes
         self.first = first
@@ -37,7 +43,7 @@ class MapImages:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         path, map_path = self.files[index]
         image = whole_image(path)
-        numbers = self.numbers(index)
+        numbers = read_numbers(map_path)
         if numbers.shape != image.shape[-2:]:
             raise AnnotationError(
                 f"{map_path} is {numbers.shape[1]}x{numbers.shape[0]}, but its image is {image.shape[2]}x"
@@ -45,44 +51,43 @@ class MapImages:
             )
         # In place and in as few bytes as possible: label maps can be large.
         ignored = (numbers == IGNORE) | (numbers < self.first)
-        if self.classes is not None:
-            unknown = numbers[(numbers >= self.classes + self.first) & ~ignored]
-            if len(unknown):
-                raise AnnotationError(
-                    f"{map_path} has a pixel of class {int(unknown.max())}, but there are {self.classes} "
-                    f"classes"
-                )
+        unknown = numbers[(numbers >= self.classes + self.first) & ~ignored]
+        if len(unknown):
+            raise AnnotationError(
+                f"{map_path} has a pixel of class {int(unknown.max())}, but there are {self.classes} "
+                f"classes"
+            )
         return image, numbers.sub_(self.first).masked_fill_(ignored, IGNORE).byte()
 
-    def numbers(self, index: int) -> Tensor:
-        """Return the numbers in a label map: (H, W) uint8, or int32 if its pixels are larger."""
-        path = self.files[index][1]
-        with open_image_file(path) as source:
-            mode = source.mode
-            numbers: Tensor = pil_to_tensor(source)[0]
-        if mode not in ("L", "P", "1") and not mode.startswith("I"):
-            raise AnnotationError(
-                f"{path} has the colour mode {mode}; a label map has one number per pixel: grey or palette"
-            )
-        return numbers if numbers.dtype == torch.uint8 else numbers.int()
-
-    def largest(self, skip_bad: bool) -> int:
-        """Return the largest class number in all label maps, or in all that can be read."""
-        largest = 0
-        for index in range(len(self)):
-            try:
-                numbers = self.numbers(index)
-            except (AnnotationError, UnreadableImageError):
-                if not skip_bad:
-                    raise
-                continue
-            known = numbers[numbers != IGNORE]
-            largest = max(largest, int(known.max()) if len(known) else 0)
-        return largest
-
     def name(self, index: int) -> str:
-        """Return the path of an image."""
         return str(self.files[index][0])
+
+
+def read_numbers(path: Path) -> Tensor:
+    """Return the numbers in a label map: (H, W) uint8, or int32 if its pixels are larger."""
+    with open_image_file(path) as source:
+        mode = source.mode
+        numbers: Tensor = pil_to_tensor(source)[0]
+    if mode not in ("L", "P", "1") and not mode.startswith("I"):
+        raise AnnotationError(
+            f"{path} has the colour mode {mode}; a label map has one number per pixel: grey or palette"
+        )
+    return numbers if numbers.dtype == torch.uint8 else numbers.int()
+
+
+def largest_number(files: Sequence[tuple[Path, Path]], skip_bad: bool) -> int:
+    """Return the largest class number in all label maps, or in all that can be read."""
+    largest = 0
+    for _, path in files:
+        try:
+            numbers = read_numbers(path)
+        except (AnnotationError, UnreadableImageError):
+            if not skip_bad:
+                raise
+            continue
+        known = numbers[numbers != IGNORE]
+        largest = max(largest, int(known.max()) if len(known) else 0)
+    return largest
 
 
 def open_ade20k(folder: Path, skip_bad: bool = False) -> SegmentationData:
@@ -90,10 +95,7 @@ def open_ade20k(folder: Path, skip_bad: bool = False) -> SegmentationData:
 
     0 and 255 are ignored; classes count from 1. Their names are the lines of ``classes.txt``, or the last
     column of ``objectInfo150.txt``; without either, the numbers up to the largest in the training maps.
-
-    Args:
-        folder: holds ``images`` and ``annotations``.
-        skip_bad: leave out images without label map and label maps without image.
+    ``skip_bad`` leaves out images without label map and label maps without image.
 
     Raises:
         AnnotationError: an image has no label map or a label map no image; on reading, a label map is
@@ -104,12 +106,12 @@ def open_ade20k(folder: Path, skip_bad: bool = False) -> SegmentationData:
     train, evaluation = (pairs_of(folder, split, skipped) for split in ("training", "validation"))
     classes = class_names(folder)
     if not classes:
-        classes = [str(k) for k in range(1, MapImages(train, None, 1).largest(skip_bad) + 1)]
+        classes = [str(k) for k in range(1, largest_number(train, skip_bad) + 1)]
     check_class_count(folder, classes)
     return SegmentationData(
         train=MapImages(train, len(classes), 1),
         evaluation=MapImages(evaluation, len(classes), 1),
-        classes=tuple(classes),
+        classes=distinct(classes),
         split="validation",
         skipped=tuple(skipped or ()),
     )
@@ -172,7 +174,7 @@ def lines_of(file: Path) -> list[str]:
         raise AnnotationError(f"{file} is not a text file in UTF-8: {error}") from error
 
 
-ADE20K = SegmentationFormat(
+ADE20K = AnnotatedFormat(
     open=open_ade20k,
     detect=lambda folder: (folder / "annotations").is_dir(),
     layout="images/training and images/validation beside annotations/",

@@ -144,14 +144,12 @@ def find_cifar(root: Path, name: str) -> Path | None:
             return root / folder
     for folder, _, files in versions:
         # Two files: the official folder may be renamed, and a file "test" alone could be anything.
-        is_here = root.name == folder or sum((root / file).is_file() for file in files) >= 2
-        if is_here and root.is_dir():
+        if root.is_dir() and (root.name == folder or sum((root / file).is_file() for file in files) >= 2):
             return root
-    for _, archive, _ in versions:
-        for path in (root / archive, root):
-            if path.name == archive and path.is_file():
-                return path
-    return None
+    archives = [
+        path for _, archive, _ in versions for path in (root / archive, root) if path.name == archive
+    ]
+    return next((path for path in archives if path.is_file()), None)
 
 
 def _download(root: Path, dataset: Cifar) -> None:

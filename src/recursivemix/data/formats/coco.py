@@ -14,11 +14,12 @@ from torch import Tensor
 
 from recursivemix.data.annotated import (
     LARGEST_SIDE,
+    AnnotatedFormat,
     AnnotationError,
     DetectionData,
-    DetectionFormat,
     DetectionImages,
     Objects,
+    distinct,
     is_finite,
     passing,
     shortened,
@@ -56,15 +57,8 @@ class Annotation(NamedTuple):
 class CocoImages:
     """One split as `DetectionImages`; annotations are read once, images on access.
 
-    Args:
-        file: the JSON file of annotations.
-        folder: of the images.
-        masks: read a mask for each object.
-        skipped: leave out images that are missing or have a broken annotation, and append the reasons here;
-            None to raise an error instead.
-
-    Raises:
-        AnnotationError: see `open_coco`.
+    Images that are missing or have a broken annotation are left out, and the reasons appended to
+    ``skipped``; None raises an error instead, as in `open_coco`.
     """
 
     def __init__(self, file: Path, folder: Path, masks: bool, skipped: list[str] | None = None) -> None:
@@ -107,15 +101,12 @@ class CocoImages:
         return self._objects(index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the annotated (H, W) of an image."""
         return self._images[index].size
 
     def name(self, index: int) -> str:
-        """Return the path of an image."""
         return str(self.folder / self._images[index].file_name)
 
     def image_id(self, index: int) -> int:
-        """Return the id of an image in the file."""
         return self._images[index].id
 
     def _check_size(self, index: int, actual: tuple[int, int]) -> None:
@@ -264,12 +255,8 @@ def open_coco(folder: Path, *, masks: bool = False, skip_bad: bool = False) -> D
 
     ``annotations/train.json`` beside ``train/``, and ``val`` or ``test``; or with the official names,
     ``annotations/instances_train2017.json`` beside ``train2017/``. Objects are clipped to their image, and
-    left out if a side is then below one pixel.
-
-    Args:
-        folder: holds ``annotations`` and the folders of images.
-        masks: read a mask for each object: polygons or run lengths.
-        skip_bad: leave out images that are missing or have a broken annotation.
+    left out if a side is then below one pixel. ``masks`` reads a mask for each object: polygons or run
+    lengths. ``skip_bad`` leaves out images that are missing or have a broken annotation.
 
     Raises:
         AnnotationError: a file is not such JSON, an image is missing, or an annotation is broken.
@@ -293,7 +280,7 @@ def open_coco(folder: Path, *, masks: bool = False, skip_bad: bool = False) -> D
     return DetectionData(
         train=train,
         evaluation=evaluation,
-        classes=tuple(train.categories.values()),
+        classes=distinct(train.categories.values()),
         category_ids=tuple(train.categories),
         split=split,
         has_masks=masks,
@@ -354,8 +341,8 @@ def annotation_dict(images: DetectionImages, data: DetectionData) -> dict[str, A
     return {"images": entries, "annotations": annotations, "categories": categories}
 
 
-COCO = DetectionFormat(
-    open=lambda folder, masks, skip_bad: open_coco(folder, masks=masks, skip_bad=skip_bad),
+COCO = AnnotatedFormat(
+    open=open_coco,
     detect=lambda folder: (folder / "annotations").is_dir(),
     layout="annotations/train.json and val.json beside train/ and val/",
 )

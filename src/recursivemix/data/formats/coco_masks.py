@@ -20,9 +20,6 @@ def check_segmentation(where: str, segmentation: Any, size: tuple[int, int]) -> 
         where: file and annotation, for messages.
         segmentation: ``segmentation`` of the annotation.
         size: (H, W) of its image.
-
-    Raises:
-        AnnotationError: it cannot be decoded.
     """
     height, width = size
     if not segmentation:
@@ -64,19 +61,15 @@ def check_segmentation(where: str, segmentation: Any, size: tuple[int, int]) -> 
 
 
 def decode_mask(where: str, segmentation: Any, size: tuple[int, int]) -> Tensor:
-    """Decode what `check_segmentation` accepts: (H, W) bool.
-
-    Raises:
-        AnnotationError: broken compressed run lengths.
-    """
+    """Decode what `check_segmentation` accepts: (H, W) bool; broken run lengths raise AnnotationError."""
     run_lengths = require_masks()
     try:
         if isinstance(segmentation, list):
             encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, *size))
-        elif isinstance(segmentation["counts"], list):
-            encoded = run_lengths.frPyObjects({"size": list(size), "counts": segmentation["counts"]}, *size)
         else:
             encoded = {"size": list(size), "counts": segmentation["counts"]}
+            if isinstance(encoded["counts"], list):
+                encoded = run_lengths.frPyObjects(encoded, *size)
         return torch.from_numpy(run_lengths.decode(encoded)).bool()
     except (ValueError, RuntimeError, IndexError) as error:
         raise AnnotationError(f"{where} has broken run lengths ({error})") from error
@@ -93,11 +86,7 @@ def as_run_lengths(mask: Tensor) -> dict[str, Any]:
 
 
 def require_masks() -> Any:
-    """Import the module that encodes and decodes masks.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Import the module that encodes and decodes masks; raise ValueError if it is not installed."""
     try:
         from faster_coco_eval.core import mask
     except ModuleNotFoundError as error:

@@ -13,8 +13,9 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.images import EncodedImages, ImageData, ImageFiles, ImageFormat
+from recursivemix.data.printable import first_few
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 
 ANNOTATED = {
     "annotations/*.json": ("boxes in the layout of COCO", "detection"),
@@ -22,17 +23,10 @@ ANNOTATED = {
     "ImageSets": ("the layout of Pascal VOC", "detection or segmentation"),
 }
 """What marks a folder of annotated images, what it holds, and the task that reads it."""
-File = tuple[Path, int]
-"""An image file and its class index."""
 
 
 def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
-    """Open a folder of images.
-
-    Args:
-        settings: ``data`` holds ``train/CLASS`` and ``val/CLASS`` or ``test/CLASS``; or CLASS folders
-            alone, with ``val_split`` or ``folds``.
-        seed: of the held-out images.
+    """Open a folder that holds ``train/CLASS`` and ``val/CLASS`` or ``test/CLASS``, or CLASS folders alone.
 
     Raises:
         ValueError: a folder is missing or empty, the splits have different classes, or a class has no
@@ -44,11 +38,10 @@ def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
     has_train = (root / "train").is_dir()
     split = next((name for name in ("val", "test") if has_train and (root / name).is_dir()), None)
     classes, train = read_classes(root / "train" if has_train else root)
-    parts = {"train": train}
+    images = {"train": train}
     if split is not None:
-        other, parts[split] = read_classes(root / split)
+        other, images[split] = read_classes(root / split)
         check_same_classes(str(root), classes, split, other)
-    images = {name: file_images(files) for name, files in parts.items()}
     return image_data(settings, seed, classes, images)
 
 
@@ -64,30 +57,24 @@ def check_not_annotated(root: Path) -> None:
             )
 
 
-def file_images(files: Sequence[File]) -> EncodedImages:
-    """Return files with their labels as images."""
-    return EncodedImages(
-        ImageFiles([path for path, _ in files]),
-        torch.tensor([label for _, label in files], dtype=torch.long),
-    )
-
-
-def read_classes(folder: Path) -> tuple[tuple[str, ...], list[File]]:
+def read_classes(folder: Path) -> tuple[tuple[str, ...], EncodedImages]:
     """Return the names of the class folders, sorted, and every image file below them."""
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if len(names) < 2:
         present = f"only {names[0]!r}" if names else "none"
         raise ValueError(f"{folder} must hold a folder for each of at least two classes, got {present}")
-    files: list[File] = []
+    paths: list[Path] = []
+    labels: list[int] = []
     for index, name in enumerate(names):
-        paths = (folder / name).rglob("*")
-        images = sorted(p for p in paths if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
+        every = (folder / name).rglob("*")
+        images = sorted(p for p in every if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
         if not images:
             raise ValueError(
                 f"the class folder {folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})"
             )
-        files += [(path, index) for path in images]
-    return names, files
+        paths += images
+        labels += [index] * len(images)
+    return names, EncodedImages(ImageFiles(paths), torch.tensor(labels))
 
 
 def check_same_classes(source: str, train: Sequence[str], split: str, other: Sequence[str]) -> None:
@@ -95,18 +82,13 @@ def check_same_classes(source: str, train: Sequence[str], split: str, other: Seq
     missing, extra = sorted(set(train) - set(other)), sorted(set(other) - set(train))
     if missing or extra:
         raise ValueError(
-            f"train and {split} of {source} have different classes: only in train: {_first_five(missing)}; "
-            f"only in {split}: {_first_five(extra)}"
+            f"train and {split} of {source} have different classes: only in train: "
+            f"{first_few(missing) or 'none'}; only in {split}: {first_few(extra) or 'none'}"
         )
-
-
-def _first_five(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5]) or "none"
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 FOLDER = ImageFormat(
     open=image_folder,
     detect=lambda settings: False,  # what every folder is that no other format recognizes
-    options=frozenset({"val_split", "folds", "fold", "image_size", "skip_bad"}),
+    options=SPLIT_OPTIONS | {"skip_bad"},
 )

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
+from recursivemix.data.printable import one_line
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 
 EXTRA = "pip install 'recursivemix[hub]'"
 # Names of evaluation splits on the hub, in order of preference, and the name of our split for each.
@@ -25,13 +26,7 @@ FIX = "filter such rows out and save the rest with save_to_disk"
 
 
 class HubRows:
-    """Encoded images of one split, by row; picklable, for loader processes.
-
-    Args:
-        dataset: a ``datasets.Dataset``.
-        column: of the images.
-        split: name of the split, for messages.
-    """
+    """Encoded images in a column of a ``datasets.Dataset``, by row; see `EncodedSource`."""
 
     fix = FIX
     blocks: Tensor | None = None
@@ -61,11 +56,9 @@ class HubRows:
 def hugging_face(settings: ImageSettings, seed: int = 0) -> ImageData:
     """Open a data set with an image column and a column of class labels.
 
-    Args:
-        settings: ``data`` is a folder, made by ``save_to_disk`` or of files that ``load_dataset`` knows
-            (images, parquet); else a name on the hub, "cifar100" or "owner/name", or with a configuration
-            "owner/name:config". Without ``download`` the network is not used.
-        seed: of held-out images.
+    ``data`` is a folder, made by ``save_to_disk`` or of files that ``load_dataset`` knows (images or
+    parquet); else a name on the hub, "cifar100" or "owner/name", or with a configuration
+    "owner/name:config". Without ``download`` the network is not used.
 
     Raises:
         ValueError: ``datasets`` is not installed, or the data set is not there or lacks such columns or
@@ -109,11 +102,7 @@ def library() -> Any:
 
 
 def load_splits(name: str, download: bool, stream: bool = False) -> dict[str, Any]:
-    """Load the splits of a data set, by name; with ``stream`` as ``datasets.IterableDataset``.
-
-    Raises:
-        ValueError: the data set is not there, or cannot be read.
-    """
+    """Load the splits of a data set, by name; with ``stream`` as ``datasets.IterableDataset``."""
     datasets = library()
     folder = Path(name).expanduser()
     local = folder.exists()
@@ -138,8 +127,7 @@ def load_splits(name: str, download: bool, stream: bool = False) -> dict[str, An
             hint = "check the name and the network; choose a configuration with NAME:CONFIG"
         else:
             hint = "only earlier downloads were searched: get it with --download"
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot load the data set {name}: {what}; {hint}") from error
+        raise ValueError(f"cannot load the data set {name}: {one_line(error)}; {hint}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
@@ -245,5 +233,5 @@ def _is_saved_dataset(settings: ImageSettings) -> bool:
 HUB = ImageFormat(
     open=hugging_face,
     detect=_is_saved_dataset,
-    options=frozenset({"val_split", "folds", "fold", "image_size"}),
+    options=SPLIT_OPTIONS,
 )

@@ -15,10 +15,9 @@ from typing import IO, Any, cast
 
 from recursivemix.data.images import ImageData, ImageFormat
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.shards import SHARD_OPTIONS, LimitedFile, Member, Shard, sharded_images
+from recursivemix.data.shards import SHARD_OPTIONS, LimitedFile, Shard, sharded_images
 
 from .hub import EVALUATION, find_columns, library, load_splits
-from .webdataset import tar_members
 
 
 @dataclass(frozen=True)
@@ -63,18 +62,9 @@ class StreamShard:
                         entry.size = len(data)
                         archive.addfile(entry, io.BytesIO(data))
 
-    def members(self, file: Path) -> list[Member]:
-        """Return the rows of the copy."""
-        return tar_members(file)
-
 
 def open_stream(settings: ImageSettings, seed: int = 0) -> ImageData:
-    """Open a data set of the hub, or of local files, as shards.
-
-    Args:
-        settings: ``data`` is the name, as for `recursivemix.data.formats.hub.hugging_face`. The network is
-            used whenever a shard is read.
-        seed: of held-out images.
+    """Open a data set as `hugging_face` does, but as shards; the network is used whenever one is read.
 
     Raises:
         ValueError: ``datasets`` is not installed, or the data set is not there or lacks columns or splits.

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.images import EncodedImages, ImageData, ImageFormat
+from recursivemix.data.printable import one_line
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import image_data
+from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 from recursivemix.models.preprocessing import three_numbers
 
 MAGIC = b"rmpack1\n"
@@ -90,11 +91,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """Read the index of a pack and check it against the header.
-
-    Raises:
-        ValueError: the file is not a pack, or not a whole one.
-    """
+    """Read the index of a pack; raise ValueError unless the header says that it is a whole pack."""
     try:
         with path.open("rb") as file:
             start = file.read(HEADER)
@@ -116,17 +113,11 @@ def read_index(path: Path) -> Index:
             arrays = {name: archive[name] for name in archive.files}
         return Index(arrays, json.loads(arrays["facts"].tobytes()), offset)
     except Exception as error:  # NumPy and json raise many kinds for odd content
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is not a whole pack: {reason}; {FIX}") from error
+        raise ValueError(f"{path} is not a whole pack: {one_line(error)}; {FIX}") from error
 
 
 class PackRows:
-    """Encoded images of a pack, by row; picklable, for loader processes, which share the mapped file.
-
-    Args:
-        path: of the pack.
-        index: of the pack.
-    """
+    """Encoded images of a pack, by row; see `EncodedSource`. Loader processes share the mapped file."""
 
     fix = FIX
     blocks: Tensor | None = None
@@ -191,5 +182,5 @@ def is_pack(path: Path | None) -> bool:
 PACK = ImageFormat(
     open=open_pack,
     detect=lambda settings: is_pack(settings.data),
-    options=frozenset({"val_split", "folds", "fold", "image_size", "skip_bad"}),
+    options=SPLIT_OPTIONS | {"skip_bad"},
 )

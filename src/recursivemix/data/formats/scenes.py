@@ -6,20 +6,15 @@ digits of the training split of `recursivemix.data.formats.digits`, evaluation s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from recursivemix.data.annotated import (
-    DetectionData,
-    DetectionFormat,
-    Objects,
-    SegmentationData,
-    SegmentationFormat,
-)
+from recursivemix.data.annotated import AnnotatedFormat, DetectionData, Objects, SegmentationData
 from recursivemix.data.images import StackedImages
 from recursivemix.data.order import generator_of
 
@@ -46,62 +41,45 @@ class Scene(NamedTuple):
     """(SIDE, SIDE) uint8: 0 is the ground, 1 + k is the digit k."""
 
 
-class SceneObjects:
-    """Scenes with boxes and masks, as `DetectionImages`."""
+class SceneImages:
+    """Scenes with `Objects`, as `DetectionImages`, or with label maps, as `SegmentationImages`."""
 
-    def __init__(self, scenes: list[Scene], source: str, masks: bool) -> None:
+    def __init__(self, scenes: Sequence[Scene], targets: Sequence[Any], split: str) -> None:
         self.scenes = scenes
-        self.source = source
-        self.masks = masks
+        self.targets = targets
+        self.split = split
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Objects]:
-        return self.scenes[index].image, self.objects(index)
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        return self.scenes[index].image, self.targets[index]
 
     def objects(self, index: int) -> Objects:
-        """Return the digits of a scene."""
-        objects = self.scenes[index].objects
-        return objects if self.masks else objects._replace(masks=None)
+        objects: Objects = self.targets[index]
+        return objects
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the (H, W) of a scene."""
         return SIDE, SIDE
 
     def name(self, index: int) -> str:
-        """Return the position of a scene in its split."""
-        return f"{self.source}, scene {index}"
+        return f"digit scenes, {self.split}, scene {index}"
 
     def image_id(self, index: int) -> int:
         """Return the number of a scene, counted from 1 as in COCO."""
         return index + 1
 
 
-class SceneMaps:
-    """Scenes with label maps, as `SegmentationImages`."""
-
-    def __init__(self, scenes: list[Scene], source: str) -> None:
-        self.scenes = scenes
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.scenes[index].image, self.scenes[index].label_map
-
-    def name(self, index: int) -> str:
-        """Return the position of a scene in its split."""
-        return f"{self.source}, scene {index}"
-
-
 def scenes_with_objects(masks: bool = False) -> DetectionData:
     """Return 480 training and 120 held-out scenes of 128x128 pixels, always the same, with ten classes."""
-    train, held_out, classes = _both_splits()
+    splits, classes = _both_splits()
+    train, evaluation = (
+        SceneImages(scenes, [s.objects if masks else s.objects._replace(masks=None) for s in scenes], split)
+        for split, scenes in splits.items()
+    )
     return DetectionData(
-        train=SceneObjects(train, "digit scenes, train", masks),
-        evaluation=SceneObjects(held_out, "digit scenes, held out", masks),
+        train=train,
+        evaluation=evaluation,
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
         split="held out",
@@ -112,26 +90,25 @@ def scenes_with_objects(masks: bool = False) -> DetectionData:
 
 def scenes_with_maps() -> SegmentationData:
     """Return the same scenes with a class for every pixel: the ground or a digit."""
-    train, held_out, classes = _both_splits()
-    return SegmentationData(
-        train=SceneMaps(train, "digit scenes, train"),
-        evaluation=SceneMaps(held_out, "digit scenes, held out"),
-        classes=(GROUND, *classes),
-        split="held out",
-        flip=False,
+    splits, classes = _both_splits()
+    train, evaluation = (
+        SceneImages(scenes, [s.label_map for s in scenes], split) for split, scenes in splits.items()
     )
+    return SegmentationData(train, evaluation, (GROUND, *classes), split="held out", flip=False)
 
 
 @cache
-def _both_splits() -> tuple[list[Scene], list[Scene], tuple[str, ...]]:
+def _both_splits() -> tuple[dict[str, list[Scene]], tuple[str, ...]]:
+    """Return the scenes of each split, and the names of the digits."""
     data = digits()
-    assert isinstance(data.train, StackedImages)
-    assert isinstance(data.evaluation, StackedImages)
-    train = [make_scene(data.train, generator_of("scene", "train", i)) for i in range(TRAIN_SCENES)]
-    held_out = [
-        make_scene(data.evaluation, generator_of("scene", "held out", i)) for i in range(EVALUATION_SCENES)
-    ]
-    return train, held_out, data.classes
+    splits = {}
+    for split, images, count in (
+        ("train", data.train, TRAIN_SCENES),
+        ("held out", data.evaluation, EVALUATION_SCENES),
+    ):
+        assert isinstance(images, StackedImages)
+        splits[split] = [make_scene(images, generator_of("scene", split, i)) for i in range(count)]
+    return splits, data.classes
 
 
 def make_scene(source: StackedImages, generator: torch.Generator) -> Scene:
@@ -194,5 +171,5 @@ def _overlap(box: Tensor, other: Tensor) -> float:
     return float(sides.prod()) / smaller
 
 
-SCENES_WITH_OBJECTS = DetectionFormat(open=lambda folder, masks, skip_bad: scenes_with_objects(masks))
-SCENES_WITH_MAPS = SegmentationFormat(open=lambda folder, skip_bad: scenes_with_maps())
+SCENES_WITH_OBJECTS = AnnotatedFormat(open=lambda folder, masks, skip_bad: scenes_with_objects(masks))
+SCENES_WITH_MAPS = AnnotatedFormat(open=lambda folder, skip_bad: scenes_with_maps())

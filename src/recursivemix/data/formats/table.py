@@ -11,22 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from recursivemix.data.images import ImageData, ImageFormat
-from recursivemix.data.rows import SPLITS, Row, Words, rows_data, split_words
+from recursivemix.data.rows import LABEL_NAMES, SPLITS, Row, Words, rows_data, split_words
 from recursivemix.data.settings import ImageSettings
+from recursivemix.data.splits import SPLIT_OPTIONS
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path")
-LABEL_COLUMNS = ("label", "labels", "class", "target")
 TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """Values of a column of 0 and 1, as text in lower case."""
 FIX = "fix the row, or leave out all such rows with --skip-bad"
 
 
 class ParquetCells(Sequence[Any]):
-    """Cells of a Parquet column of images; they stay in Arrow's memory, which loader workers share.
-
-    Args:
-        column: a ``pyarrow.ChunkedArray``.
-    """
+    """Cells of a ``pyarrow.ChunkedArray``; they stay in Arrow's memory, which loader workers share."""
 
     def __init__(self, column: Any) -> None:
         self.column = column
@@ -39,13 +35,7 @@ class ParquetCells(Sequence[Any]):
 
 
 class TableRows:
-    """Encoded images of a table, by row.
-
-    Args:
-        table: path of the table.
-        cells: path or encoded bytes of each row.
-        folder: that paths are relative to.
-    """
+    """Encoded images of a table, by row: bytes, or paths relative to a folder; see `EncodedSource`."""
 
     fix = FIX
     blocks: Tensor | None = None
@@ -85,7 +75,7 @@ def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
     image_column = _find_column(path, columns, "--image-column", settings.image_column, IMAGE_COLUMNS)
     source = TableRows(path, columns[image_column], settings.data or path.parent)
     asked: Sequence[str | None] = settings.label_column or [None]
-    names = [_find_column(path, columns, "--label-column", name, LABEL_COLUMNS) for name in asked]
+    names = [_find_column(path, columns, "--label-column", name, LABEL_NAMES) for name in asked]
     marked = len(names) > 1  # columns of 0 and 1
     labels = _marked(columns, names) if marked else [split_words(value) for value in columns[names[0]]]
     splits: Sequence[Any] = ["train"] * len(source)
@@ -96,11 +86,7 @@ def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
 
 
 def read_columns(path: Path) -> dict[str, Sequence[Any]]:
-    """Read a CSV, TSV or Parquet file as columns.
-
-    Raises:
-        ValueError: the file is missing, or not in one of these formats.
-    """
+    """Read a CSV, TSV or Parquet file as columns; another file raises ValueError."""
     if not path.is_file():
         raise ValueError(f"--table: there is no file {path}")
     try:
@@ -189,18 +175,7 @@ def usable_rows(
 TABLE = ImageFormat(
     open=open_table,
     detect=lambda settings: settings.table is not None,
-    options=frozenset(
-        {
-            "data",
-            "image_column",
-            "label_column",
-            "split_column",
-            "multi_label",
-            "val_split",
-            "folds",
-            "fold",
-        }
-        | {"image_size", "skip_bad"}
-    ),
+    options=SPLIT_OPTIONS
+    | {"data", "image_column", "label_column", "split_column", "multi_label", "skip_bad"},
     needs="table",
 )

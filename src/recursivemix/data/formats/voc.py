@@ -12,19 +12,19 @@ from torch import Tensor
 
 from recursivemix.data.annotated import (
     LARGEST_SIDE,
+    AnnotatedFormat,
     AnnotationError,
     DetectionData,
-    DetectionFormat,
     Objects,
     SegmentationData,
-    SegmentationFormat,
+    distinct,
     is_finite,
     passing,
     shortened,
 )
 from recursivemix.data.decode import whole_image
 
-from .ade20k import MapImages, check_class_count, lines_of
+from .ade20k import MapImages, check_class_count, largest_number, lines_of
 
 TRAIN, EVALUATION = ("train", "trainval"), ("val", "test")
 """Names of splits, in order of preference."""
@@ -45,11 +45,7 @@ class Annotation(NamedTuple):
 
 
 class VocImages:
-    """One split as `DetectionImages`; annotations are read once, images on access.
-
-    Args:
-        images: file, (H, W) and objects of each image.
-    """
+    """One split as `DetectionImages`: file, (H, W) and objects of each image, which is read on access."""
 
     def __init__(self, images: Sequence[tuple[Path, tuple[int, int], Objects]]) -> None:
         self.images = images
@@ -67,15 +63,12 @@ class VocImages:
         return image, objects
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of one image; difficult ones count as crowd."""
         return self.images[index][2]
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the annotated (H, W) of an image."""
         return self.images[index][1]
 
     def name(self, index: int) -> str:
-        """Return the path of an image."""
         return str(self.images[index][0])
 
     def image_id(self, index: int) -> int:
@@ -83,20 +76,19 @@ class VocImages:
         return index + 1
 
 
-def open_voc_detection(folder: Path, skip_bad: bool = False) -> DetectionData:
+def open_voc_detection(folder: Path, *, masks: bool = False, skip_bad: bool = False) -> DetectionData:
     """Open the boxes of Annotations, for the splits of ImageSets/Main, with the training images' classes.
 
     VOC counts pixels from 1 and its boxes include their last pixel, so 1 is subtracted from the first
-    corner. Difficult objects are neither trained on nor evaluated.
-
-    Args:
-        folder: the folder that holds JPEGImages, or one above it.
-        skip_bad: leave out images that are missing or have a broken annotation.
+    corner. Difficult objects are neither trained on nor evaluated. ``skip_bad`` leaves out images that are
+    missing or have a broken annotation.
 
     Raises:
         AnnotationError: an image is missing, or an annotation is missing or broken.
-        ValueError: the folder is missing.
+        ValueError: the folder is missing, or masks are requested.
     """
+    if masks:
+        raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
     root = voc_root(folder)
     skipped: list[str] | None = [] if skip_bad else None
     splits = [names_of(root, "Main", names) for names in (TRAIN, EVALUATION)]
@@ -124,11 +116,8 @@ def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationD
     """Open the label maps of SegmentationClass, for the splits of ImageSets/Segmentation.
 
     The palette's indices are the classes: 0 is the background and 255 is ignored. VOC's files do not name
-    the classes; ``classes.txt`` does if it exists, otherwise their names are numbers.
-
-    Args:
-        folder: the folder that holds JPEGImages, or one above it.
-        skip_bad: leave out images that are missing or have no label map.
+    the classes; ``classes.txt`` does if it exists, otherwise their names are numbers. ``skip_bad`` leaves
+    out images that are missing or have no label map.
 
     Raises:
         AnnotationError: an image or a label map is missing, or a label map is broken.
@@ -145,9 +134,9 @@ def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationD
     files = [passing(pair, names, skipped) for names, _ in splits]
     listed = root / "classes.txt"
     if listed.is_file():
-        classes = tuple(lines_of(listed))
+        classes = distinct(lines_of(listed))
     else:
-        largest = MapImages(files[0], None, 0).largest(skip_bad)
+        largest = largest_number(files[0], skip_bad)
         classes = (BACKGROUND, *(str(k) for k in range(1, largest + 1)))
     check_class_count(root, classes)
     return SegmentationData(
@@ -195,11 +184,7 @@ def _existing(path: Path, kind: str) -> Path:
 
 
 def objects_of(annotation: Annotation, classes: Sequence[str]) -> Objects:
-    """Return the objects of an image; difficult ones count as crowd.
-
-    Raises:
-        AnnotationError: an object is of another class.
-    """
+    """Return the objects of an image, which must be of these classes; difficult ones count as crowd."""
     for number, name in enumerate(annotation.names, start=1):
         if name not in classes:
             raise AnnotationError(
@@ -223,11 +208,7 @@ class _NoDoctype(ET.TreeBuilder):
 
 
 def read_annotation(root: Path, name: str) -> Annotation:
-    """Read the XML file of an image.
-
-    Raises:
-        AnnotationError: it is broken, or it or the image is missing.
-    """
+    """Read the XML file of an image; raise AnnotationError if it is broken or its image missing."""
     file = root / "Annotations" / f"{name}.xml"
     try:
         tree = ET.parse(file, ET.XMLParser(target=_NoDoctype())).getroot()
@@ -268,20 +249,14 @@ def read_annotation(root: Path, name: str) -> Annotation:
     return annotation
 
 
-def _open_objects(folder: Path, masks: bool, skip_bad: bool) -> DetectionData:
-    if masks:
-        raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
-    return open_voc_detection(folder, skip_bad)
-
-
 def _is_voc(folder: Path) -> bool:
     return bool(_voc_roots(folder))
 
 
-VOC_OBJECTS = DetectionFormat(
-    open=_open_objects, detect=_is_voc, layout="Annotations, ImageSets/Main and JPEGImages"
+VOC_OBJECTS = AnnotatedFormat(
+    open=open_voc_detection, detect=_is_voc, layout="Annotations, ImageSets/Main and JPEGImages"
 )
-VOC_MAPS = SegmentationFormat(
+VOC_MAPS = AnnotatedFormat(
     open=open_voc_segmentation,
     detect=_is_voc,
     layout="SegmentationClass, ImageSets/Segmentation and JPEGImages",

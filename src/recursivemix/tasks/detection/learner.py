@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from recursivemix.tasks.transfer import create_dense_mixer, fill_backbone
 from recursivemix.training.learner import Learner
 
 from .create import create_network
-from .metrics import NAMES, coco_metrics, detections_as_results
+from .metrics import ObjectScores
 
 Batch = AnnotatedBatch[Objects]
 
@@ -46,15 +46,9 @@ class DetectionLearner(Learner):
         fill_backbone(self.network, settings, loaded)
         self.notes = (f"backbone: {loaded}",)
         self.mixer = create_dense_mixer(settings)
-        self.truth = truth
-        self.kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox",)
-        self.evaluated = NAMES
-        self.score = "ap"
-        if isinstance(settings, InstanceSettings):
-            self.kinds = ("bbox", "segm")
-            self.evaluated = (*NAMES, *(f"segm_{name}" for name in NAMES))
-            self.score = "segm_ap"
-        self._results: list[dict[str, Any]] = []
+        masks = isinstance(settings, InstanceSettings)
+        self.scores = ObjectScores(truth, facts["data"]["category_ids"], masks)
+        self.evaluated, self.score = self.scores.names, self.scores.score
 
     def record(self) -> dict[str, Any]:
         return {"backbone": self.hparams["data"]["backbone"]}
@@ -72,37 +66,16 @@ class DetectionLearner(Learner):
         return self.finish_step([loss.float() for loss in losses.values()], len(batch.images), index)
 
     def on_validation_epoch_start(self) -> None:
-        self._results = []
+        self.scores.reset()
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        if not batch.images:
-            return
-        detections = self.network([image.float() / 255 for image in batch.images])
-        categories = self.hparams["data"]["category_ids"]
-        for place, one in zip(batch.indices, detections, strict=True):
-            masks = one.get("masks") if "segm" in self.kinds else None
-            self._results += detections_as_results(
-                self.truth["images"][place]["id"],
-                one["boxes"].float().cpu(),
-                one["scores"].float().cpu(),
-                one["labels"].cpu(),
-                categories,
-                None if masks is None else masks.cpu(),
-            )
+        self.scores.update(self.network, batch)
 
     def on_validation_epoch_end(self) -> None:
-        results = self._results
-        if self.trainer.world_size > 1:
-            parts: list[list[dict[str, Any]]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(parts, results)
-            results = [one for part in parts for one in part]
-        for kind in self.kinds:
-            metrics = coco_metrics(self.truth, results, kind)
-            self.per_class = metrics.pop("per_class")
-            prefix = "segm_" if kind == "segm" else ""
-            for name in NAMES:
-                self.log(f"{prefix}{name}", metrics[name], prog_bar=f"{prefix}{name}" == self.score)
-        self._results = []
+        for name, value in self.scores.compute().items():
+            self.log(name, value, prog_bar=name == self.score)
+        self.per_class = self.scores.per_class
+        self.scores.reset()
 
 
 def as_dict(target: DenseTarget) -> dict[str, Tensor]:

@@ -6,16 +6,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from recursivemix.data.annotated_batches import AnnotatedBatch, resized
+from recursivemix.data.annotated_batches import AnnotatedBatch
 from recursivemix.tasks.backbone import LoadedBackbone
 from recursivemix.tasks.settings import SegmentationSettings
 from recursivemix.tasks.transfer import create_dense_mixer, fill_backbone
 from recursivemix.training.learner import Learner
 
 from .metrics import RegionOverlap
-from .model import create_network, segmentation_loss
+from .model import create_network, normalized, predict_map, segmentation_loss
 
 METRICS = ("miou", "macc", "aacc")
 
@@ -52,7 +52,8 @@ class SegmentationLearner(Learner):
         return {"backbone": self.hparams["data"]["backbone"]}
 
     def training_step(self, batch: AnnotatedBatch[Tensor], index: int) -> Tensor:
-        pixels, maps = self.normalized(torch.stack(batch.images)), torch.stack(batch.targets)
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        pixels, maps = normalized(torch.stack(batch.images), mean, std), torch.stack(batch.targets)
         if self.mixer is not None and self.mixing:
             mixed = self.mixer(pixels, maps)
             self.mixer.remember(mixed)
@@ -61,17 +62,10 @@ class SegmentationLearner(Learner):
         losses = segmentation_loss(logits, aux_logits, maps, self.aux_weight)
         return self.finish_step(list(losses.values()), len(batch.images), index)
 
-    def normalized(self, images: Tensor) -> Tensor:
-        """Return (..., 3, H, W) uint8 images as the network takes them."""
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        return (images.float() / 255 - mean) / std
-
     def predict_map(self, image: Tensor) -> Tensor:
         """Return (H, W) int64 classes of a (3, H, W) uint8 image, predicted at the scale of training."""
-        small = resized(image, self.hparams["image_size"])
-        logits = self.network(self.normalized(small)[None]).float()
-        size = image.shape[-2:]
-        return nn.functional.interpolate(logits, size=size, mode="bilinear")[0].argmax(0)
+        size = int(self.hparams["image_size"])
+        return predict_map(self.network, image, size, self.get_buffer("mean"), self.get_buffer("std"))
 
     def validation_step(self, batch: AnnotatedBatch[Tensor], index: int) -> None:
         # Images of many sizes would be compiled again and again.

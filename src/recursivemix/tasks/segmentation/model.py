@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from recursivemix.data.annotated import IGNORE
+from recursivemix.data.annotated_batches import resized
 from recursivemix.tasks.backbone import new_backbone
 
 from .names import Head, load_head
@@ -100,6 +101,17 @@ def create_network(settings: Mapping[str, Any]) -> Segmenter:
         settings["head"],
         width=settings["channels"],
     )
+
+
+def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (..., 3, H, W) uint8 images as a network takes them; mean and std are (3, 1, 1)."""
+    return (images.float() / 255 - mean) / std
+
+
+def predict_map(network: nn.Module, image: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (H, W) int64 classes of a (3, H, W) uint8 image, predicted with a shorter side of ``size``."""
+    logits = network(normalized(resized(image, size), mean, std)[None]).float()
+    return interpolate(logits, size=image.shape[-2:], mode="bilinear")[0].argmax(0)
 
 
 def _upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
