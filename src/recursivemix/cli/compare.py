@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recursivemix.compare.settings import BackboneSettings, CompareSettings
+from recursivemix.data.printable import counted
 
 from .errors import Failed, Interrupted, usage_errors
 
@@ -25,7 +26,6 @@ def compare(settings: CompareSettings) -> None:
     from recursivemix.compare.grid import check_grid
     from recursivemix.compare.pace import measure
     from recursivemix.compare.processes import GridStoppedError
-    from recursivemix.report.words import counted
     from recursivemix.training.checkpoints import StoppedError
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from recursivemix.data.printable import counted
 from recursivemix.tune.settings import TuneSettings
 
 from .errors import Failed, Interrupted, usage_errors
@@ -21,7 +22,6 @@ def tune(settings: TuneSettings) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from recursivemix.compare.processes import GridStoppedError, RunError
-    from recursivemix.report.words import counted
     from recursivemix.training.checkpoints import StoppedError
     from recursivemix.tune.tune import tune
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from recursivemix.data.atomic_write import write_json, write_text
+from recursivemix.data.printable import counted
 from recursivemix.report.comparison_page import build_page
-from recursivemix.report.words import counted
 from recursivemix.tasks.memorization import measured_near
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.environment import environment
