@@ -198,7 +198,7 @@ from test_batches import Loose, batches_of, coded, equal
 if __name__ == "__main__":
     expected = batches_of(Loose(coded(10)), hold=False)
     multiprocessing.set_start_method("spawn")
-    assert equal(expected, batches_of(Loose(coded(10)), hold=False, workers=1))
+    assert equal(expected, batches_of(Loose(coded(10)), hold=False, workers=2))
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
@@ -212,7 +212,8 @@ def test_batches_take_no_memory_that_containers_limit(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("shared memory was taken from /dev/shm")
 
-    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", refuse)
+    for name in ("_new_shared", "_share_fd_cpu_", "_share_filename_cpu_"):
+        monkeypatch.setattr(torch.UntypedStorage, name, refuse)
     if multiprocessing.get_start_method() != "fork":
         pytest.skip("workers are not forked here")
     assert equal(

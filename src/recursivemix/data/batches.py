@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import mmap
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,8 +109,13 @@ class SharedBatches(Dataset[tuple[int, int]]):
 
     @cached_property
     def slots(self) -> Tensor:
-        """(slots, batch_size, S, S, 3) uint8, to be made before the workers start."""
-        return shared_bytes(math.prod(self.shape)).view(self.shape)
+        """(slots, batch_size, S, S, 3) uint8, to be made before the workers start.
+
+        Forked workers inherit it; for others torch shares it when it is sent to the first one. It is not in
+        /dev/shm, which containers limit to 64 MB, and takes no memory before it is written.
+        """
+        memory = mmap.mmap(-1, math.prod(self.shape))
+        return torch.frombuffer(memory, dtype=torch.uint8).view(self.shape)
 
     def __getitems__(self, request: tuple[int, list[Key]]) -> tuple[int, int]:
         """Write the images of these keys into a slot; return the slot and their number."""
@@ -119,18 +123,6 @@ class SharedBatches(Dataset[tuple[int, int]]):
         for place, key in zip(self.slots[slot], keys, strict=False):
             place.copy_(self.images[key])
         return slot, len(keys)
-
-
-def shared_bytes(size: int) -> Tensor:
-    """Return (size,) uint8 that is shared with processes that start later; untouched, it takes no memory.
-
-    Where processes are forked it is not in /dev/shm, which containers limit to 64 MB.
-    """
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    if (chosen or multiprocessing.get_all_start_methods()[0]) == "fork":  # the first is the default
-        return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
-    storage: Any = torch.UntypedStorage
-    return torch.empty(0, dtype=torch.uint8).set_(storage._new_shared(size))
 
 
 class Reader:
