@@ -101,6 +101,12 @@ def test_every_command_is_in_the_overview(capsys):
     assert all(line.startswith("  transfer ") for line in lines)
 
 
+@pytest.mark.parametrize("words", [["--image-size", "64"], ["--config", "image_size: 64\n"]])
+def test_a_file_may_hold_one_value_of_a_list_as_a_flag_may(words):
+    settings = parse(["transfer", "detection", *words]).arguments["settings"]
+    assert settings.image_size == [64]
+
+
 def test_version(capsys):
     assert shown(capsys, "--version") == f"recursivemix {__version__}\n"
 
@@ -130,6 +136,10 @@ def test_a_mistyped_name_gives_the_nearest(words, message, capsys):
         (["--schedule", "cosin"], "--schedule must be one of cosine, step, poly, constant, got cosin"),
         (["--crop", "half"], "--crop must be one of pad, resized, none, got half"),
         (["--auto-augment", "rand"], "trivialaugment, augmix, 3-augment, got rand"),
+        (
+            ["--config", "loggers: csv\n"],
+            "--loggers must be one of wandb, mlflow or a list of them, got csv",
+        ),
         (["--config", "nowhere.yaml"], "--config: there is no file "),
         (["--config", "epoks: 3\nlr: 1"], "Option epoks is not accepted"),
         (["--mixer-options", "5"], "--mixer-options must be dict, got 5"),

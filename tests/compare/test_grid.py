@@ -177,6 +177,11 @@ def test_wrong_settings_are_named(changes, message):
         ({"methods": {"cutmix": {"lr": -1}}}, "lr of the method cutmix must be > 0"),
         ({"settings": {"mix_start": 50}}, "--settings.mix_start must be < --epochs 30"),
         ({"settings": {"lr": "high"}}, "--settings.lr must be float, got high"),
+        ({"settings": {"batch_size": "many"}}, "--settings.batch_size must be int, got many"),
+        (
+            {"task": "detection", "settings": {"image_size": "x"}},
+            "--settings.image_size must be int or a list of them, got x",
+        ),
         ({"settings": {"precision": 8}}, "--settings.precision must be one of auto, .*, got 8"),
         ({"methods": {"mine": {}}}, "--methods.mine '{mixer: NAME}'"),
         ({"methods": {"cutmix": {"epochs": 7}}}, "'epochs' must be the same for all methods"),
@@ -219,6 +224,12 @@ def test_what_no_run_can_have_is_refused_before_any_run(changes, message):
 def test_wrong_comparisons_of_backbones_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         check_grid(BackboneSettings(**changes))
+
+
+@pytest.mark.parametrize("size", [64, [64]])
+def test_one_value_is_a_list_of_one(size):
+    settings = CompareSettings(task="detection", settings={"image_size": size})
+    assert settings.standalone_run("none", 0).image_size == [64]
 
 
 def test_words_that_yaml_takes_for_something_else():

@@ -49,6 +49,16 @@ def test_activation_points_at_what_decides():
     assert not any(m._forward_hooks or m._backward_hooks for m in network.modules())
 
 
+def test_heads_of_attention_are_no_feature_map():
+    """65 tokens in heads of width 64 have nearly the aspect of a square image."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    network = timm.create_model(
+        "vit_tiny_patch16_224", depth=2, num_classes=3, img_size=64, patch_size=8
+    ).eval()
+    found = deciding_map(network, (64, 64))
+    assert (found.name, found.layout, found.channels) == ("blocks.1.norm1", "tokens", 192)
+
+
 def test_the_deciding_map_of_a_transformer_is_before_its_last_attention():
     timm = pytest.importorskip("timm")
     torch.manual_seed(1)  # with other weights a map may be 0 everywhere

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recursivemix.compare.settings import BackboneSettings, CompareSettings
+from recursivemix.data.printable import counted
 
 from .errors import Failed, Interrupted, usage_errors
 
@@ -43,7 +44,7 @@ def compare(settings: CompareSettings) -> None:
         raise Interrupted("stopped; the same command resumes the comparison") from error
     conclude(comparison, settings.out)
     if problems:
-        raise Failed(f"{len(problems)} runs failed: {'; '.join(problems.values())}")
+        raise Failed(f"{counted(len(problems), 'run')} failed: {'; '.join(problems.values())}")
 
 
 def transfer_compare(settings: BackboneSettings) -> None:

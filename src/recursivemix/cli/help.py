@@ -28,7 +28,7 @@ def type_of(action: argparse.Action) -> Any:
     hint = getattr(action, "_typehint", None) or action.type
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-        hint = kinds[0] if len(kinds) == 1 else None
+        hint = kinds[0] if len(kinds) == 1 or get_origin(kinds[0]) is list else None  # or one item of it
     return hint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from recursivemix.data.printable import counted
 from recursivemix.tune.settings import TuneSettings
 
 from .errors import Failed, Interrupted, usage_errors
@@ -37,4 +38,6 @@ def tune(settings: TuneSettings) -> None:
     print(f"settings: {settings.out / 'best.yaml'}, page: {settings.out / 'page.html'}")
     problems = (record["confirmation"] or {}).get("problems", {})
     if problems:
-        raise Failed(f"{len(problems)} runs of the confirmation failed: {'; '.join(problems.values())}")
+        raise Failed(
+            f"{counted(len(problems), 'run')} of the confirmation failed: {'; '.join(problems.values())}"
+        )

@@ -72,7 +72,7 @@ def place(comparison: dict[str, Any]) -> str:
     task = "" if comparison["task"] == "classification" else f"{comparison['task']}, "
     return (
         f"on {Path(data['name']).name} ({task}{data['train_images']:,} training images, "
-        f"{comparison['model']}, {comparison['epochs']} epochs)"
+        f"{comparison['model']}, {counted(comparison['epochs'], 'epoch')})"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from recursivemix.data.atomic_write import write_json, write_text
+from recursivemix.data.printable import counted
 from recursivemix.report.comparison_page import build_page
 from recursivemix.tasks.memorization import measured_near
 from recursivemix.tasks.settings import ClassificationSettings
@@ -180,8 +181,8 @@ def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
     assert settings.given_epochs is not None
     epochs = settings.given_epochs
     lines = [
-        f"{pace.label}: {settings.seeds} seeds x {epochs} epochs, {pace.epoch:.1f} s per epoch, "
-        f"{duration(pace.run(epochs))} per run"
+        f"{pace.label}: {counted(settings.seeds, 'seed')} x {counted(epochs, 'epoch')}, "
+        f"{pace.epoch:.1f} s per epoch, {duration(pace.run(epochs))} per run"
         for pace in paces
     ]
     total = total_seconds(settings, paces, epochs)

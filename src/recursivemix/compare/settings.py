@@ -272,7 +272,7 @@ class CompareSettings:
         try:
             yield
         except ValueError as error:
-            raise ValueError(re.sub(r"(?<![\w-])--([a-z][a-z-]*)", flag, str(error))) from error
+            raise ValueError(re.sub(r"(?<![\w-])--([a-z][a-z_-]*)", flag, str(error))) from error
 
 
 @dataclass(frozen=True)

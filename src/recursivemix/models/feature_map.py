@@ -132,8 +132,11 @@ def find_feature_map(
         prefix_tokens = getattr(backbone, "num_prefix_tokens", None)
     widths, classifier = _linear_inputs(backbone, trace)
     maps: dict[str, FeatureMap] = {}  # in the order of the pass; a later call of a name wins
+    tokens = _token_shapes(trace)
     for call in trace.calls:
-        found = _describe(call, trace.image_size, widths, prefix_tokens)
+        found = (
+            None if _is_heads(call, tokens) else _describe(call, trace.image_size, widths, prefix_tokens)
+        )
         if found is not None:
             maps.pop(call.name, None)
             maps[call.name] = found
@@ -168,6 +171,24 @@ def _linear_inputs(backbone: nn.Module, trace: Trace) -> tuple[set[int], int | N
             if call.output.dim() == 2:
                 classifier = module.in_features
     return widths, classifier
+
+
+def _token_shapes(trace: Trace) -> set[tuple[int, int]]:
+    """Return the number and the width of the tokens of every output (B, tokens, C)."""
+    outputs = [first_tensor(call.output) for call in trace.calls]
+    return {(one.shape[1], one.shape[2]) for one in outputs if one is not None and one.dim() == 3}
+
+
+def _is_heads(call: Call, token_shapes: set[tuple[int, int]]) -> bool:
+    """Return whether an output is (B, heads, tokens, width): tokens that attention has split into heads.
+
+    With 65 tokens of width 64 it has nearly the aspect of a square image.
+    """
+    output = first_tensor(call.output)
+    if output is None or output.dim() != 4:
+        return False
+    _, heads, count, width = output.shape
+    return (count, heads * width) in token_shapes
 
 
 def _describe(

@@ -55,13 +55,13 @@ def facts(comparison: Comparison) -> str:
         f"{comparison['task'].capitalize()} on {Path(data['name']).name}: {data['train_images']:,} "
         f"training images of {len(data['classes'])} classes, evaluated on "
         f"{data['evaluation_images']:,} {data['evaluation_split']} images; {comparison['model']}, "
-        f"{comparison['epochs']} epochs, {counted(len(comparison['seeds']), 'seed')}; baseline "
+        f"{counted(comparison['epochs'], 'epoch')}, {counted(len(comparison['seeds']), 'seed')}; baseline "
         f"{comparison['baseline']}."
     )
     if before is not None:
         words += (
             f" Backbones were trained on {before['name']}: {before['train_images']:,} images of "
-            f"{before['image_size']} pixels, {before['epochs']} epochs."
+            f"{before['image_size']} pixels, {counted(before['epochs'], 'epoch')}."
         )
     return f"{words} Values are of the last epoch; intervals are 95 %."
 

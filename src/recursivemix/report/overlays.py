@@ -55,13 +55,22 @@ def draw_target(
     colours = [colour_of(label) for label in target.labels.tolist()]
     if target.masks is not None:
         picture = draw_segmentation_masks(
-            picture, repeated(target.masks.bool(), times), alpha=0.45, colors=colours
+            picture, repeated(disjoint(target.masks.bool()), times), alpha=0.45, colors=colours
         )
     width = max(2, min(picture.shape[-2:]) // 120)
     labels = [printable(name) for name in names or ()]
     text = {} if names is None else {"labels": labels, "fill_labels": True, **_font(picture)}
     drawn: Tensor = draw_bounding_boxes(picture, target.boxes * times, colors=colours, width=width, **text)
     return drawn
+
+
+def disjoint(masks: Tensor) -> Tensor:
+    """Return (N, H, W) masks without what an earlier one covers; torchvision draws overlaps in black."""
+    free, parts = torch.ones_like(masks[0]), []
+    for mask in masks:
+        parts.append(mask & free)
+        free = free & ~mask
+    return torch.stack(parts)
 
 
 def draw_heat(picture: Tensor, heat: Tensor) -> Tensor:

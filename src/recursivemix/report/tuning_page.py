@@ -71,7 +71,9 @@ def notices(record: dict[str, Any]) -> list[str]:
         )
     reached = max(int(epochs) for epochs in record["trials"][record["winner"]]["scores"])
     if reached < record["rungs"][-1]:
-        notes.append(f"The time was used up before a run of full length: the winner has {reached} epochs.")
+        notes.append(
+            f"The time was used up before a run of full length: the winner has {counted(reached, 'epoch')}."
+        )
     return notes
 
 
@@ -107,7 +109,7 @@ def trials_section(record: dict[str, Any]) -> Section:
     trials = sorted(record["trials"], key=rank, reverse=True)
     table = Table(
         "All trials, the best first",
-        ["Trial", *(f"{epochs} epochs (%)" for epochs in rungs), "State", *space],
+        ["Trial", *(f"{counted(int(epochs), 'epoch')} (%)" for epochs in rungs), "State", *space],
         [
             [
                 f"{trial['number']}{mark(record, trial)}",
@@ -162,7 +164,13 @@ def settings_section(record: dict[str, Any]) -> Section:
             plots.append(setting_plot(record, name, scored, first))
     table = Table(
         "What was searched",
-        ["Setting", "Values", "Default", "Found", f"Rank correlation with the score after {first} epochs"],
+        [
+            "Setting",
+            "Values",
+            "Default",
+            "Found",
+            f"Rank correlation with the score after {counted(int(first), 'epoch')}",
+        ],
         rows,
     )
     text = (
@@ -175,7 +183,7 @@ def settings_section(record: dict[str, Any]) -> Section:
 def setting_plot(record: dict[str, Any], name: str, trials: list[dict[str, Any]], rung: str) -> Plot:
     """Draw one point per trial."""
     series = [one_trial(record, one, [one["params"][name]], [one["scores"][rung]]) for one in trials]
-    figure = points(series, name, f"score after {rung} epochs, %")
+    figure = points(series, name, f"score after {counted(int(rung), 'epoch')}, %")
     name_trials(figure, trials)
     if name in record["log"]:
         figure["layout"]["xaxis"] |= {"type": "log", "exponentformat": "power"}
@@ -183,7 +191,12 @@ def setting_plot(record: dict[str, Any], name: str, trials: list[dict[str, Any]]
         [str(t["number"]), value_words(t["params"][name]), number(t["scores"][rung], 2)] for t in trials
     ]
     title = f"Score by {name}"
-    return Plot(title, figure, f"After {rung} epochs.", Table(title, ["Trial", name, "Score (%)"], rows))
+    return Plot(
+        title,
+        figure,
+        f"After {counted(int(rung), 'epoch')}.",
+        Table(title, ["Trial", name, "Score (%)"], rows),
+    )
 
 
 def repeat_section(record: dict[str, Any]) -> Section:

@@ -6,7 +6,8 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 from jsonargparse import ArgumentParser, Namespace
@@ -20,9 +21,11 @@ REPHRASED = {
     r"tuple\[float, float\]": "2 numbers",
     r"tuple\[float, float, float\]": "3 numbers",
     r'Parser key "([\w.]+)": Expected an? (.*?)\. Got value: (.*)': r"--\1 must be \2, got \3",
-    r'Parser key "([\w.]+)": Does not validate .*? Subtypes: \[(.*?), NoneType\] .* Given value: (.*)': (
+    r'Parser key "([\w.]+)": Does not validate .* Subtypes: \[(.*?)\] .* Given value: (.*)': (
         r"--\1 must be \2, got \3"
     ),
+    r"must be (.*), NoneType": r"must be \1",
+    r"must be list\[(.*)\], \1, got": r"must be \1 or a list of them, got",
     r'Parser key "config": File does not exist: (.*)': r"--config: there is no file \1",
     r'Parser key "([\w.]+)": ': r"--\1: ",
     r"argument (--[\w.]+): expected one argument": r"\1 needs a value",
@@ -40,7 +43,19 @@ def add_settings(parser: ArgumentParser, settings: type) -> None:
     helps = helps_of(*reversed(settings.__mro__))
     for item in fields(settings):
         default = item.default if item.default_factory is MISSING else item.default_factory()
-        add_option(parser, item.name, types[item.name], default, helps)
+        add_option(parser, item.name, or_item(types[item.name]), default, helps)
+
+
+def item_of(kind: Any) -> Any:
+    """Return the type of the items of ``list[int]`` or ``list[int] | None``; None for other types."""
+    kinds = (kind, *get_args(kind)) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return next((get_args(one)[0] for one in kinds if get_origin(one) is list), None)
+
+
+def or_item(kind: Any) -> Any:
+    """Return a type that takes ``64`` for a list too, as the flag ``--image-size 64`` does."""
+    item = item_of(kind)
+    return kind if item is None else Union[kind, item]  # noqa: UP007 - of values, not of types
 
 
 def make_settings(settings: type[SettingsT], values: Any) -> SettingsT:
@@ -55,6 +70,9 @@ def make_settings(settings: type[SettingsT], values: Any) -> SettingsT:
         if values[item.name] is None and kind is not Any and type(None) not in get_args(kind):
             raise ValueError(f"--{item.name.replace('_', '-')} needs a value, got null")
     plain = {item.name: as_plain(values[item.name]) for item in fields(settings)}  # type: ignore[arg-type]
+    for name, value in plain.items():
+        if value is not None and not isinstance(value, list) and item_of(types[name]) is not None:
+            plain[name] = [value]
     return settings(**plain)
 
 

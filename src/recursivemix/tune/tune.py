@@ -115,7 +115,7 @@ def finish(
         return write_results(settings, record | {"answer": verdict(record, None)})
     write_results(settings, record | {"answer": verdict(record, None)})  # if the confirmation is stopped
     methods = methods_of(settings, method_of(settings, winner.params, full, full))
-    say(f"confirm trial {winner.number} on {settings.seeds} fresh seeds: {', '.join(methods)}")
+    say(f"confirm trial {winner.number} on {counted(settings.seeds, 'fresh seed')}: {', '.join(methods)}")
     folder = f"confirmation/trial-{winner.number:03d}"
     grid = settings.comparison(methods, full, settings.seeds, settings.seed + 1)
     comparison, problems = compare(replace(grid, out=settings.out / folder), say)
