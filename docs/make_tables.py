@@ -214,6 +214,32 @@ def when_ladder_table() -> str:
     return "\n".join([*lines, "", note])
 
 
+def when_variants_table() -> str:
+    """The variants of RecursiveMix that were tried, with one seed, the best first."""
+    lines = [
+        "| method | training images predicted | difference to none in points | difference to cutmix in points |",
+        "| --- " * 4 + "|",
+    ]
+    folder = RESULTS / "where-it-pays" / "halving" / "first"
+    record, beside = read_comparison(folder, "none"), read_comparison(folder, "cutmix")
+    gains, behind = (
+        {pair["method"]: pair for pair in one["pairs"] if pair["metric"] == "acc1_last"}
+        for one in (record, beside)
+    )
+    for label in sorted(gains, key=lambda name: -gains[name]["mean"]):
+        (run,) = method_of(record, label)["runs"]
+        other = difference(behind[label], 1) if label in behind else "-"
+        lines.append(
+            f"| {named(record, label)} | {run['epochs'][-1]['acc_clean']:.1f} % | {difference(gains[label], 1)} | {other} |"
+        )
+    data = record["data"]
+    note = (
+        f"*CIFAR-100, {data['train_images'] // len(data['classes'])} images per class, {record['model']}, {record['epochs']} epochs, one seed, "
+        f"{data['evaluation_images']:,} validation images; intervals are over images alone.*"
+    )
+    return "\n".join([*lines, "", note])
+
+
 def finetune_folders() -> list[Path]:
     """The comparisons of fine-tuning that are finished, the fewest images first."""
     folders = [RESULTS / "finetune" / str(n) for n in (50, 100, 500)]
@@ -677,6 +703,7 @@ TABLES = {
     "when": when_table,
     "when_trained": when_trained_table,
     "when_ladder": when_ladder_table,
+    "when_variants": when_variants_table,
     "finetune": finetune_table,
     "coverage": coverage_table,
     "campaign": campaign_table,

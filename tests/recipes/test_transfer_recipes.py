@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from recursivemix.cli import main
 from recursivemix.recipes import read_recipe
-from recursivemix.training.optimizer import lr_factor
+from recursivemix.training.optimizer import OptimizerSettings, lr_factor, scheduled_factor
 
 PAPER = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 NAMES = {"coco-atss-resnet50": "detection", "ade20k-upernet-resnet50": "segmentation"}
@@ -46,6 +47,11 @@ def test_the_settings_are_the_papers():
 def test_poly_is_a_power_of_what_is_left():
     rates = [lr_factor(step, 10, 0, "poly", gamma=0.9) for step in range(11)]
     assert rates == pytest.approx([(1 - step / 10) ** 0.9 for step in range(11)])
+    for schedule, gamma in (("poly", 0.9), ("step", 0.1)):
+        settings = OptimizerSettings(schedule=schedule, milestones=[5] if schedule == "step" else [])
+        assert [scheduled_factor(settings, step, 10, 10) for step in (3, 7)] == [
+            scheduled_factor(replace(settings, gamma=gamma), step, 10, 10) for step in (3, 7)
+        ]
 
 
 @pytest.mark.parametrize(("name", "task"), NAMES.items())

@@ -18,6 +18,7 @@ from recursivemix.data.formats.scenes import scenes_with_objects
 from recursivemix.data.order import TrainingOrder
 from recursivemix.evaluation import dense
 from recursivemix.models.trained import load
+from recursivemix.tasks.classification_metrics import MultiLabelScores
 from recursivemix.tasks.segmentation import task
 from recursivemix.tasks.segmentation.metrics import RegionOverlap
 from recursivemix.tasks.settings import DetectionSettings, SegmentationSettings
@@ -138,3 +139,22 @@ def test_a_segmenter_gets_no_batch_of_one_on_any_device(images, devices, alone, 
     assert alone == (order.batch_length(order.steps - 1) == 1)
     with pytest.raises(ValueError, match="leaves a batch of one") if alone else nullcontext():
         task.open_maps(settings, None)
+
+
+def score_one_image(rank, port):
+    """Both processes get the scores of the only image, which the first one evaluates."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    logits, targets = torch.tensor([[2.0, -1.0, -2.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    scores = MultiLabelScores(3)
+    scores.update(logits, targets if rank == 0 else torch.full_like(targets, -1))
+    values = scores.compute()
+    torch.distributed.destroy_process_group()
+    alone = MultiLabelScores(3)
+    alone.update(logits, targets)
+    assert values == alone.compute()
+
+
+def test_several_labels_with_fewer_images_than_processes(run_ranks):
+    run_ranks(score_one_image, 2, free_port())

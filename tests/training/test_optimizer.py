@@ -97,8 +97,22 @@ def test_options_reach_the_optimiser_or_are_refused():
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
     with pytest.raises(ValueError, match="optimizer-options of adamw"):
         create_optimizer(network(), OptimizerSettings("adamw", {"beta": 1}, lr=0.1))
-    with pytest.raises(ValueError, match="--optimizer sgdd is unknown"):
-        check_optimizer("sgdd")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sgdd", {}, "--optimizer sgdd is unknown"),
+        ("adahessian", {}, "--optimizer adahessian needs second derivatives"),
+        ("fusedlamb", {}, "--optimizer fusedlamb: "),  # without APEX
+        ("sgd", {"beta": 1}, "--optimizer-options of sgd: .* argument 'beta'"),
+        ("adamw", {"betas": (2.0, 0.9)}, "--optimizer-options of adamw: Invalid beta"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used_is_refused_before_the_run(name, options, message, tmp_path):
+    check_optimizer(OptimizerSettings())  # without a learning rate yet
+    with pytest.raises(ValueError, match=message):
+        prepare(ClassificationSettings(optimizer=name, optimizer_options=options, out=tmp_path / "run"))
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -260,6 +274,11 @@ def test_what_a_schedule_does_not_reach_is_said():
         ({"sync_batchnorm": True, "device": "cpu"}, "needs GPUs"),
         ({"label_smoothing": -0.1}, "--label-smoothing"),
         ({"grad_accum_steps": 0}, "--grad-accum-steps must be at least 1"),
+        ({"lr": math.nan}, "--lr must be > 0, got nan"),
+        ({"lr": math.inf}, "--lr must be > 0, got inf"),
+        ({"weight_decay": math.nan}, "--weight-decay must be at least 0, got nan"),
+        ({"std": (math.nan, 0.5, 0.5)}, "--std must be > 0"),
+        ({"head_lr": math.nan}, "--head-lr must be > 0"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):

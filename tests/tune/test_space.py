@@ -37,6 +37,13 @@ def test_the_defaults_of_every_mixer_are_in_its_space(mixer):
     )
 
 
+def test_a_searched_setting_may_have_no_default():
+    settings = TuneSettings(space={"warmup_epochs": [0, 3], "drop": 0.1, "lr": [0.05, 0.2]})
+    defaults = default_params(settings, space_of(settings))
+    assert defaults["lr"] == 0.1
+    assert not {"warmup_epochs", "drop"} & defaults.keys()  # the first trial draws them
+
+
 def test_ranges_are_narrowed_fixed_and_added():
     given = {
         "lr": [0.05, 0.2],

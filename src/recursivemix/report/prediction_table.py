@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol, get_args
+from typing import IO, Any, get_args
 
 import torch
 
@@ -22,16 +22,6 @@ from .safe_cell import safe_cell
 FORMATS: tuple[str, ...] = get_args(Format)
 ROWS = 1000
 """Rows of a Parquet file that are written together."""
-
-
-class PredictionTable(Protocol):
-    """A file of predictions."""
-
-    def write(self, prediction: Prediction) -> None:
-        """Add the prediction for one image."""
-
-    def finish(self, unreadable: Sequence[UnreadableImage]) -> None:
-        """Write what follows the last prediction."""
 
 
 class CsvTable:
@@ -153,6 +143,9 @@ class ParquetTable:
     def _flush(self) -> None:
         self._writer.write_table(self._make_table(self._rows, schema=self._schema))
         self._rows.clear()
+
+
+PredictionTable = CsvTable | JsonTable | ParquetTable
 
 
 def columns_of(model: TrainedModel, top_k: int) -> list[str]:

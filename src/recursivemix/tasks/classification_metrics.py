@@ -61,20 +61,16 @@ class MultiLabelScores(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.precision = MultilabelAveragePrecision(classes, average="none")
-        self.counts = MultilabelStatScores(classes, average="none")
+        self.precision = MultilabelAveragePrecision(classes, average="none", ignore_index=-1)
+        self.counts = MultilabelStatScores(classes, average="none", ignore_index=-1)
         self.loss = MeanMetric()  # over images and classes
         self.per_class = torch.full((classes,), torch.nan)
         """(K,) average precision in percent at the last `compute`; NaN for classes without an image."""
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add (B, K) logits and (B, K) targets; -1 is an empty place."""
-        present = targets[:, 0] >= 0
-        logits, targets = logits[present], targets[present]
-        if not len(logits):
-            return
         losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        self.loss.update(losses.double())
+        self.loss.update(losses.double(), (targets >= 0).double())
         for metric in (self.precision, self.counts):
             metric.update(logits.sigmoid(), targets.long())
 

@@ -74,7 +74,7 @@ class FinetuneSettings(Checked):
                 "--weights and --pretrained both name trained weights: give one of them, or "
                 "--no-pretrained if a settings file has pretrained: true"
             )
-        if self.std is not None and min(self.std) <= 0:
+        if self.std is not None and not all(value > 0 for value in self.std):
             raise ValueError(f"--std must be > 0, got {list(self.std)}")
         if self.crop_pct is not None and not 0.125 <= self.crop_pct <= 1:
             raise ValueError(f"--crop-pct must be in [0.125, 1], got {self.crop_pct}")
@@ -85,7 +85,7 @@ class FinetuneSettings(Checked):
             )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"--layer-decay must be in (0, 1], got {self.layer_decay}")
-        if self.head_lr is not None and self.head_lr <= 0:
+        if self.head_lr is not None and not self.head_lr > 0:
             raise ValueError(f"--head-lr must be > 0, got {self.head_lr}")
         for flag, value in (("--drop-path", self.drop_path), ("--drop", self.drop)):
             if value is not None and not 0 <= value < 1:

@@ -18,10 +18,10 @@ class Checked:
                 kind.check(self)  # type: ignore[attr-defined]  # each class checks its own fields
 
     def check_least(self, least: float, *names: str) -> None:
-        """Raise ValueError if a field is below ``least``; None, a default to be chosen later, passes."""
+        """Raise ValueError for a field that is NaN or below ``least``; None, a later default, passes."""
         for name in names:
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
     def as_plain(self) -> dict[str, Any]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Schedule = Literal["cosine", "step", "poly", "constant"]
 FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
 """timm's names of optimizers that torch can update in one pass."""
+STEP_FACTOR, POLY_POWER = 0.1, 0.9
+"""Usual ``gamma`` of the schedules; 0.9 is that of mmsegmentation."""
 SETTINGS_OF_GROUPS = ("initial_lr", "weight_decay", "momentum", "nesterov", "fused")
 """Entries of an optimizer's groups that a resumed run takes from its own settings, besides its options."""
 
@@ -40,7 +42,7 @@ class OptimizerSettings(Checked):
         schedule: cosine, step (times gamma at each milestone), poly (power gamma) or constant; after a
             linear warm-up.
         milestones: Epochs at which --schedule step lowers the learning rate.
-        gamma: Factor of --schedule step, or power of --schedule poly.
+        gamma: Factor of --schedule step (default: 0.1), or power of --schedule poly (default: 0.9).
         warmup_epochs: Epochs of linear warm-up (default: a twentieth of the run).
         min_lr: Learning rate at the end of --schedule cosine and poly.
         cooldown_epochs: Last epochs, which keep --min-lr; part of --epochs.
@@ -55,7 +57,7 @@ class OptimizerSettings(Checked):
     clip: float = 0.0
     schedule: Schedule = "cosine"
     milestones: list[float] = field(default_factory=list)
-    gamma: float = 0.1
+    gamma: float | None = None
     warmup_epochs: float | None = None
     min_lr: float = 0.0
     cooldown_epochs: float = 0.0
@@ -64,7 +66,7 @@ class OptimizerSettings(Checked):
         """Raise ValueError for values out of range, or that exclude each other."""
         self.check_least(0, "momentum", "weight_decay", "clip", "gamma", "warmup_epochs")
         self.check_least(0, "min_lr", "cooldown_epochs")
-        if self.lr is not None and self.lr <= 0:
+        if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"--lr must be > 0, got {self.lr}")
         if self.lr is not None and self.min_lr > self.lr:
             raise ValueError(f"--min-lr must be at most --lr {self.lr}, got {self.min_lr}")
@@ -86,7 +88,7 @@ def lr_factor(
     warmup: int,
     schedule: Schedule = "cosine",
     milestones: Sequence[float] = (),
-    gamma: float = 0.1,
+    gamma: float = STEP_FACTOR,
 ) -> float:
     """Return the learning rate of a step, relative to the peak.
 
@@ -117,7 +119,9 @@ def scheduled_factor(settings: OptimizerSettings, step: int, total: int, epochs:
     share = 0.05 if settings.warmup_epochs is None else settings.warmup_epochs / epochs
     milestones = [milestone / epochs for milestone in settings.milestones]
     warmup, cooldown = round(share * total), round(settings.cooldown_epochs / epochs * total)
-    factor = lr_factor(step, total - cooldown, warmup, settings.schedule, milestones, settings.gamma)
+    usual = POLY_POWER if settings.schedule == "poly" else STEP_FACTOR
+    gamma = usual if settings.gamma is None else settings.gamma
+    factor = lr_factor(step, total - cooldown, warmup, settings.schedule, milestones, gamma)
     if step < warmup or not settings.min_lr:
         return factor
     assert settings.lr is not None
@@ -142,16 +146,21 @@ def schedule_notes(settings: OptimizerSettings, epochs: int) -> list[str]:
     return notes
 
 
-def check_optimizer(name: str) -> None:
-    """Raise ValueError for an optimizer that timm does not have."""
+def check_optimizer(settings: OptimizerSettings) -> None:
+    """Raise ValueError for an optimizer that a run cannot use, or options that it does not take."""
     import timm.optim
+    from torch import nn
 
-    known = timm.optim.list_optimizers()
+    name, known = settings.optimizer, timm.optim.list_optimizers()
     if name not in known:
         raise ValueError(
             f"--optimizer {name} is unknown: use sgd (with Nesterov momentum), momentum (without), adamw, "
-            f"or any of timm.optim.list_optimizers(), such as {', '.join(str(name) for name in known[:12])}"
+            f"or any of timm.optim.list_optimizers(), such as {', '.join(str(name) for name in known[:6])}"
         )
+    if timm.optim.get_optimizer_info(name).second_order:
+        raise ValueError(f"--optimizer {name} needs second derivatives, which a run does not compute")
+    tried = OptimizerSettings(name, settings.optimizer_options, lr=1.0, weight_decay=settings.weight_decay)
+    create_optimizer(nn.Linear(1, 1), tried, fused=False)
 
 
 def parameter_groups(
@@ -192,12 +201,11 @@ def create_optimizer(
         rates: peak learning rate of each parameter, if they differ.
 
     Raises:
-        ValueError: unknown name, or options that the optimizer does not take.
+        ValueError: options that the optimizer does not take, or an optimizer for other hardware.
     """
     import timm.optim
 
     name, options = settings.optimizer, dict(settings.optimizer_options)
-    check_optimizer(name)
     if name in FUSED and "foreach" not in options:
         options.setdefault("fused", fused)
     try:
@@ -210,8 +218,9 @@ def create_optimizer(
             filter_bias_and_bn=not settings.decay_norms,
             **options,
         )
-    except TypeError as error:
-        raise ValueError(f"--optimizer-options of {name}: {error}") from error
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
+        flag = "--optimizer-options of" if options.keys() - {"fused"} else "--optimizer"
+        raise ValueError(f"{flag} {name}: {error}") from error
     return optimizer
 
 

@@ -85,7 +85,7 @@ def prepare(
     for package in task.packages:
         if find_spec(package) is None:
             raise ValueError(f"{task.command} needs {package}: pip install 'recursivemix[transfer]'")
-    check_optimizer(settings.optimizer)
+    check_optimizer(settings)
     check_device(settings.device)
     checkpoint = None
     if resume is not None:

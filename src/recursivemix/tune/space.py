@@ -46,7 +46,9 @@ class Range:
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is in the range."""
-        return value in self.choices if self.choices else bool(self.low <= value <= self.high)
+        if self.choices or value is None:
+            return value in self.choices
+        return bool(self.low <= value <= self.high)
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's form."""
