@@ -49,7 +49,7 @@ def mixing_advice(train_accuracy: float, mixer: str, fine_tuned: bool) -> list[s
             f"(--mixer-options.prob 0.5, --mix-stop), train longer, or use a larger network"
         ]
     advice = {
-        "memorized": "they are memorized, and mixing may help (--mixer cutmix first, or recursivemix)",
+        "memorized": "they are memorized, and mixing may help in a longer run (--mixer cutmix first)",
         "nearly memorized": "nearly memorized; a comparison with mixing tells whether it helps here",
         "underfit": "the network underfits; train longer or use a larger one before mixing",
     }[level]
