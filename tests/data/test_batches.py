@@ -1,6 +1,7 @@
 """Batches against slow twins, and the promise that they depend on seed, epoch, step and rank alone."""
 
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from recursivemix.data.batches import EvaluationBatches, TrainingBatches
 from recursivemix.data.cache import stack
 from recursivemix.data.crop import evaluation_image
 from recursivemix.data.images import StackedImages
-from recursivemix.data.keyed_loader import KeyedLoader
 from recursivemix.data.order import TrainingOrder, evaluation_batches, generator_of, seed_of
 from samples import torchvision_evaluation
 
@@ -190,15 +190,34 @@ def test_memory_of_batches_is_used_again_only_when_they_have_been_used(workers):
 
 
 @pytest.mark.slow
-def test_workers_that_are_not_forked_write_into_the_same_memory(monkeypatch):
+def test_workers_that_are_not_forked_write_into_the_same_memory(python):
+    code = """
+import multiprocessing, torch
+from test_batches import Loose, batches_of, coded, equal
+
+if __name__ == "__main__":
     expected = batches_of(Loose(coded(10)), hold=False)
-    started = KeyedLoader.__init__
-
-    def spawned(self, *args, **options):
-        started(self, *args, multiprocessing_context="spawn", **options)
-
-    monkeypatch.setattr(KeyedLoader, "__init__", spawned)
+    multiprocessing.set_start_method("spawn")
     assert equal(expected, batches_of(Loose(coded(10)), hold=False, workers=1))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="looks at /dev/shm")
+def test_batches_take_no_memory_that_containers_limit(monkeypatch):
+    """Not in /dev/shm, which is 64 MB in a container unless it is started with another limit."""
+
+    def refuse(*arguments):
+        raise AssertionError("shared memory was taken from /dev/shm")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", refuse)
+    if multiprocessing.get_start_method() != "fork":
+        pytest.skip("workers are not forked here")
+    assert equal(
+        batches_of(Loose(coded(10)), hold=False), batches_of(Loose(coded(10)), hold=False, workers=2)
+    )
 
 
 @pytest.mark.parametrize("hold", [True, False])

@@ -7,8 +7,11 @@ start an epoch at any step.
 from __future__ import annotations
 
 import math
+import mmap
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -97,16 +100,18 @@ class SharedBatches(Dataset[tuple[int, int]]):
 
     Args:
         images: read by key.
-        slots: number of batches that are in memory at a time; one is for reading in this process.
+        slots: number of batches that are in memory at a time.
         batch_size: most images of a batch.
     """
 
     def __init__(self, images: AugmentedImages, slots: int, batch_size: int) -> None:
         self.images = images
-        shape = (slots, batch_size, images.size, images.size, 3)
-        # `Tensor.share_memory_` would fill all slots at once; these take memory when they are written.
-        allocate: Any = torch.UntypedStorage._new_shared if slots > 1 else torch.UntypedStorage
-        self.slots = torch.empty(0, dtype=torch.uint8).set_(allocate(math.prod(shape))).view(shape)
+        self.shape = (slots, batch_size, images.size, images.size, 3)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """(slots, batch_size, S, S, 3) uint8, to be made before the workers start."""
+        return shared_bytes(math.prod(self.shape)).view(self.shape)
 
     def __getitems__(self, request: tuple[int, list[Key]]) -> tuple[int, int]:
         """Write the images of these keys into a slot; return the slot and their number."""
@@ -114,6 +119,18 @@ class SharedBatches(Dataset[tuple[int, int]]):
         for place, key in zip(self.slots[slot], keys, strict=False):
             place.copy_(self.images[key])
         return slot, len(keys)
+
+
+def shared_bytes(size: int) -> Tensor:
+    """Return (size,) uint8 that is shared with processes that start later; untouched, it takes no memory.
+
+    Where processes are forked it is not in /dev/shm, which containers limit to 64 MB.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    if (chosen or multiprocessing.get_all_start_methods()[0]) == "fork":  # the first is the default
+        return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+    storage: Any = torch.UntypedStorage
+    return torch.empty(0, dtype=torch.uint8).set_(storage._new_shared(size))
 
 
 class Reader:
@@ -145,10 +162,10 @@ class Reader:
 
         Valid until the next one is asked for, which may overwrite it.
         """
-        slots = len(self.batches.slots)
-        requests = ((step % slots, batch) for step, batch in enumerate(keys))
+        slots = self.batches.slots
+        requests = ((step % len(slots), batch) for step, batch in enumerate(keys))
         for slot, count in self.loader.load(requests):
-            images = self.batches.slots[slot, :count]
+            images = slots[slot, :count]
             if self.device.type == "cuda":
                 images = images.pin_memory()  # a copy, so that the one to the device need not be waited for
             yield images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
