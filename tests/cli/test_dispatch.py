@@ -273,7 +273,7 @@ def test_flags_override_a_recipe_wherever_they_stand():
 
 
 def test_trainer_options_are_those_that_differ_from_the_defaults():
-    call = parse(["fit", "--trainer.max-epochs", "1", "--trainer.accelerator=auto"])
+    call = parse(["fit", "--trainer.max-epochs", "1", "--trainer.num-nodes=1"])
     assert call.arguments["trainer"] == {"max_epochs": 1}
     call = parse(["fit", "--config", "trainer: {limit_train_batches: 2, logger: null}\nepochs: 4"])
     assert call.arguments["trainer"] == {"limit_train_batches": 2}
