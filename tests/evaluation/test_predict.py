@@ -114,6 +114,9 @@ def test_averages_of_networks(save_trained, files):
         ValueError, match=r"c.ckpt \(classification, 3 classes\) .* must agree on task and cl"
     ):
         predict([models[0], other], files)
+    other = load(save_trained("d.ckpt", classes=[*models[0].classes[:-1], "cow"]))
+    with pytest.raises(ValueError, match=r"; class 2 is 'cow' in the first and '=SUM\(A1\)' in the second"):
+        predict([models[0], other], files)
     with pytest.raises(ValueError, match="name at least one checkpoint"):
         predict([], files)
 

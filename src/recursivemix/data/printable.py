@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -29,6 +29,15 @@ def one_line(error: Exception) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with a noun, in the plural where needed."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def first_difference(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return where two lists of as many names differ, after a semicolon; else nothing."""
+    pairs = enumerate(zip(names, others, strict=False))
+    different = next(((k, *pair) for k, pair in pairs if pair[0] != pair[1]), None)
+    if different is None or len(names) != len(others):
+        return ""
+    return "; class {} is {!r} in the first and {!r} in the second".format(*different)
 
 
 def first_few(names: Iterable[str], most: int = 5) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from recursivemix.data.images import ImageData
 from recursivemix.data.names import Source
 from recursivemix.data.open import detect_format, inapplicable, open_images
+from recursivemix.data.printable import first_difference
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import NoEvaluationSplitError
 from recursivemix.models.trained import TrainedModel
@@ -69,6 +70,7 @@ def check_classes(trained: TrainedModel, classes: tuple[str, ...]) -> None:
             f"{trained.path} was trained on {len(trained.classes)} classes "
             f"({', '.join(trained.classes[:3])}, ...), the data has {len(classes)} "
             f"({', '.join(classes[:3])}, ...): give data of the same classes"
+            f"{first_difference(trained.classes, classes)}"
         )
 
 

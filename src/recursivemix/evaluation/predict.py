@@ -26,6 +26,7 @@ from recursivemix.data.decode import (
     failure_reason,
     open_image_file,
 )
+from recursivemix.data.printable import first_difference
 from recursivemix.models.feature_map import as_logits
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, MapPrediction, Prediction
 from recursivemix.models.preprocessing import Shape
@@ -71,6 +72,7 @@ class Ensemble:
                 raise ValueError(
                     f"{other.path} ({other.task}, {len(other.classes)} classes) and {first.path} "
                     f"({first.task}, {len(first.classes)} classes) must agree on task and classes"
+                    f"{first_difference(other.classes, first.classes)}"
                 )
 
     @property
