@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -224,3 +225,22 @@ def test_images_of_several_labels(tmp_path, capsys):
     assert "mAP, last epoch" in (out / "page.html").read_text()
     shown = json.loads((out / "pictures/cams.json").read_text())["images"]
     assert shown[:3] == ["dark, green", "dark", "dark, green"]  # images 0, 1 and 3 of the 12
+
+
+def test_runs_that_fail_are_explained_once_and_named_at_the_end(compared, tmp_path, capsys, monkeypatch):
+    root, finished = compared
+    out = tmp_path / "compared"
+    shutil.copytree(finished, out)
+
+    def fail(jobs, *others):
+        for job in jobs:
+            others[-1](job, f"{job.name}: out of luck")
+        return {job.name: f"{job.name}: out of luck" for job in jobs}
+
+    monkeypatch.setattr("recursivemix.compare.compare.run_jobs", fail)
+    assert main(arguments(root, out, "--seeds", "3", "--epochs", "1")) == 1
+    printed = capsys.readouterr()
+    for name in ("none-seed2", "cutmix-seed2"):
+        assert printed.out.count(f"{name}: out of luck") == printed.err.count(name) == 1
+    assert "out of luck" not in printed.err
+    assert "runs failed, for the reasons above: " in printed.err

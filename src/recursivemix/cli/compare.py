@@ -44,7 +44,10 @@ def compare(settings: CompareSettings) -> None:
         raise Interrupted("stopped; the same command resumes the comparison") from error
     conclude(comparison, settings.out)
     if problems:
-        raise Failed(f"{counted(len(problems), 'run')} failed: {'; '.join(problems.values())}")
+        raise Failed(
+            f"{counted(len(problems), 'run')} failed, for the reasons above: {', '.join(problems)}; "
+            f"the same command tries {'it' if len(problems) == 1 else 'them'} again"
+        )
 
 
 def transfer_compare(settings: BackboneSettings) -> None:
