@@ -120,6 +120,8 @@ def test_evaluate_prints_and_keeps_what_a_checkpoint_is_worth(compared, capsys, 
         "6",
         "--probes",
         "all",
+        "--precision",
+        "32",
     ]
     assert main([*words, "--out", str(record)]) == 0
     printed = capsys.readouterr().out

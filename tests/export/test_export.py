@@ -482,12 +482,12 @@ def balanced(path, files, out):
 
 
 def check_predictions(expected, classes, logits):
-    """Equal labels in equal order, and probabilities as near as another resize allows."""
+    """Probabilities as near as another resize allows, and so the same label unless two are as near."""
     for one, row in zip(expected, logits, strict=True):
         probabilities = torch.as_tensor(row).float().softmax(0)
-        assert tuple(classes[k] for k in probabilities.argsort(descending=True).tolist()) == one.labels
-        ordered = probabilities.sort(descending=True).values
-        torch.testing.assert_close(ordered, torch.tensor(one.probabilities), rtol=0, atol=0.02)
+        named = probabilities[[classes.index(label) for label in one.labels]]
+        torch.testing.assert_close(named, torch.tensor(one.probabilities), rtol=0, atol=0.02)
+        assert named[0] > probabilities.max() - 0.04
     assert len({one.labels for one in expected}) > 1  # the pictures differ
 
 

@@ -28,7 +28,8 @@ def type_of(action: argparse.Action) -> Any:
     hint = getattr(action, "_typehint", None) or action.type
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-        hint = kinds[0] if len(kinds) == 1 or get_origin(kinds[0]) is list else None  # or one item of it
+        one_item = get_origin(kinds[0]) is list and kinds[1:] == [*get_args(kinds[0])]
+        hint = kinds[0] if len(kinds) == 1 or one_item else None
     return hint
 
 
