@@ -116,8 +116,9 @@ def test_a_step_of_the_trainer_never_waits(mixer, tmp_path):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_held_batches_are_those_of_a_cpu():
-    """The images lie on the GPU, the draws are made on the CPU: the same batches, without a wait."""
+@pytest.mark.parametrize("hold", [True, False])
+def test_batches_are_those_of_a_cpu(hold):
+    """The same batches, without a wait: of images on the GPU, and of images that workers read."""
     from recursivemix.data.augment import Augmentation
     from recursivemix.data.batches import TrainingBatches
     from recursivemix.data.images import StackedImages
@@ -132,7 +133,10 @@ def test_held_batches_are_those_of_a_cpu():
     for name in ("cpu", "cuda"):
         device = torch.device(name)
         order = TrainingOrder(20, 8, 0)
-        loader = TrainingBatches(images, order, augmentation, lambda: 0, device=device, hold=True)
+        workers = 0 if hold else 2
+        loader = TrainingBatches(
+            images, order, augmentation, lambda: 0, device=device, hold=hold, workers=workers
+        )
         next(iter(loader))
         torch.cuda.set_sync_debug_mode("error")
         try:
