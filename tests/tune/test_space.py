@@ -50,6 +50,7 @@ def test_ranges_are_narrowed_fixed_and_added():
         "omega": 0.5,
         "prob": [0.3, 0.5, 1.0],
         "batch_size": [32, 128],
+        "average_last": [2, 5],
         "optimizer": ["sgd", "adamw"],
     }
     space = space_of(TuneSettings(space=given, settings={"weight_decay": 1e-4}))
@@ -57,6 +58,7 @@ def test_ranges_are_narrowed_fixed_and_added():
     assert space["omega"] == Range(choices=(0.5,))
     assert space["prob"] == Range(choices=(0.3, 0.5, 1.0))
     assert space["batch_size"] == Range(32, 128)
+    assert type(space["average_last"].low) is int  # it has no default to tell
     assert space["optimizer"] == Range(choices=("sgd", "adamw"))
     assert "weight_decay" not in space  # given for all runs
     assert str(space["lr"]) == "0.05 to 0.2, logarithmic"

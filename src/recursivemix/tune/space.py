@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from recursivemix.mixing import MIXERS, Mixer
 from recursivemix.tasks.settings import ClassificationSettings
@@ -129,9 +129,16 @@ def space_of(settings: TuneSettings) -> dict[str, Range]:
                 f"--space.{name}: neither {settings.mixer} nor recursivemix fit has such a setting; "
                 f"searched by default: {', '.join(space)}"
             )
-        default = options[name] if name in options else settings.default_of(name)
-        space[name] = narrowed(name, values, space.get(name), whole=type(default) is int)
+        whole = type(options[name]) is int if name in options else takes_whole_numbers(name)
+        space[name] = narrowed(name, values, space.get(name), whole=whole)
     return space
+
+
+def takes_whole_numbers(name: str) -> bool:
+    """Whether the numbers that a setting of `fit` may have are integers."""
+    kind = get_type_hints(ClassificationSettings)[name]
+    kinds = (kind, *get_args(kind))
+    return int in kinds and float not in kinds
 
 
 def narrowed(name: str, values: Any, before: Range | None, whole: bool) -> Range:
