@@ -105,7 +105,7 @@ def evidence() -> str:
     ladder = [read_comparison(file.parent, "none") for file in ladder_files()]
     for record in (*comparisons_by_fit(), *ladder, *map(read_comparison, finetune_folders())):
         runs = method_of(record, "none")["runs"]
-        pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+        pairs = accuracy_pairs(record)
         data = record["data"]
         rows.append(
             {
@@ -131,6 +131,11 @@ def evidence() -> str:
             }
         )
     return json.dumps(rows, indent=1) + "\n"
+
+
+def accuracy_pairs(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The difference of each method to the baseline in accuracy at the last epoch."""
+    return {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
 
 
 def interval_over_seeds(pair: dict[str, Any]) -> dict[str, float | None]:
@@ -200,7 +205,7 @@ def when_ladder_table() -> str:
     for file in (RESULTS / "where-it-pays" / "explore" / "comparison.json", *ladder_files()):
         record = read_comparison(file.parent, "none")
         (run,) = method_of(record, "none")["runs"]
-        pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+        pairs = accuracy_pairs(record)
         gains = [
             difference(pairs[name], 1) if name in pairs else "-" for name in ("cutmix", "recursivemix")
         ]
@@ -222,10 +227,7 @@ def when_variants_table() -> str:
     ]
     folder = RESULTS / "where-it-pays" / "halving" / "first"
     record, beside = read_comparison(folder, "none"), read_comparison(folder, "cutmix")
-    gains, behind = (
-        {pair["method"]: pair for pair in one["pairs"] if pair["metric"] == "acc1_last"}
-        for one in (record, beside)
-    )
+    gains, behind = accuracy_pairs(record), accuracy_pairs(beside)
     for label in sorted(gains, key=lambda name: -gains[name]["mean"]):
         (run,) = method_of(record, label)["runs"]
         other = difference(behind[label], 1) if label in behind else "-"
@@ -282,7 +284,7 @@ def compared_table(place: str) -> str:
         return "Not measured yet."
     record = read_comparison(folder)
     data, baseline = record["data"], record["baseline"]
-    pairs = {pair["method"]: pair for pair in record["pairs"] if pair["metric"] == "acc1_last"}
+    pairs = accuracy_pairs(record)
     seeds = len(record["seeds"])
     lines = [
         f"**{data['name']}, {data['train_images']:,} training images**: {record['model']}, {record['epochs']} "

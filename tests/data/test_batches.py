@@ -189,6 +189,13 @@ def test_memory_of_batches_is_used_again_only_when_they_have_been_used(workers):
         assert torch.equal(found, torch.cat([images for images, _, _ in expected]))
 
 
+def run_beside_this_file(python: str, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code that can import this file."""
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    words = [python, "-c", code]
+    return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True)
+
+
 @pytest.mark.slow
 def test_workers_that_are_not_forked_write_into_the_same_memory(python):
     code = """
@@ -200,8 +207,7 @@ if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")
     assert equal(expected, batches_of(Loose(coded(10)), hold=False, workers=2))
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
+    done = run_beside_this_file(python, code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -357,10 +363,6 @@ from recursivemix.data.batches import Reader
 reader = Reader(Loose(coded(4)), augmentation(), 2, training=True, workers=1, device=torch.device("cpu"))
 print(sum(1 for _ in reader.read([[(0, 1), (1, 2)], [(2, 3), (3, 4)]])))
 """
-    environment = os.environ | {
-        "TMPDIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = run_beside_this_file(sys.executable, code, TMPDIR=str(tmp_path))
     assert (done.stdout, done.stderr) == ("2\n", "")
     assert not list(tmp_path.iterdir())

@@ -146,8 +146,8 @@ class Reader:
         items = AugmentedImages(images, augmentation, training)
         # Those that the workers have been asked for, and the one that was received last.
         self.batches = SharedBatches(items, PREFETCHED * workers + 1, batch_size)
-        ahead = {"prefetch_factor": PREFETCHED} if workers > 0 else {}
-        self.loader = KeyedLoader(self.batches, workers, collate_fn=tuple, **ahead)
+        ahead = PREFETCHED if workers > 0 else None
+        self.loader = KeyedLoader(self.batches, workers, collate_fn=tuple, prefetch_factor=ahead)
 
     def read(self, keys: Iterable[list[Key]]) -> Iterator[Tensor]:
         """Yield (B, 3, S, S) uint8 batches, in the order of the keys.
