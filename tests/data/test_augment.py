@@ -94,7 +94,9 @@ def whole_transform(augmentation):
 
 @pytest.mark.parametrize("name", [*POLICIES, "grayscale", "blur", "vertical flip"])
 def test_each_is_that_of_torchvision(name):
-    options = EACH[name] | {"crop": "none", "flip": False, "magnitude": 14, "operations": 3}
+    options = EACH[name] | {"crop": "none", "flip": False}
+    if name == "randaugment":
+        options |= {"magnitude": 14, "operations": 3}
     ours = whole_transform(augmentation_of(data(), AugmentationSettings(**options)))
     theirs = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(32), reference(name)])
     image, changed = smooth(1).images[0], 0
@@ -162,6 +164,8 @@ def test_scale_and_ratio_bound_the_crop():
         (["--grayscale", "1.5"], "--grayscale is a share"),
         (["--magnitude", "31"], "--magnitude must be in 0..30"),
         (["--operations", "0"], "--operations must be at least 1"),
+        (["--magnitude", "5"], "--magnitude 5 is an option of --auto-augment randaugment"),
+        (["--operations", "3", "--auto-augment", "augmix"], "--operations 3 is an option of"),
         (["--cache", "yes", "--blur", "0.5"], "--cache yes needs"),
     ],
 )

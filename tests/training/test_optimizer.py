@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, S
 
 from recursivemix import MIXERS, RecursiveMix, RegionModel, create_mixer
 from recursivemix.tasks.settings import ClassificationSettings
-from recursivemix.training.devices import lightning_precision
+from recursivemix.training.devices import lightning_precision, precision_notes
 from recursivemix.training.fit import fit
 from recursivemix.training.optimizer import (
     OptimizerSettings,
@@ -290,3 +290,11 @@ def test_precision_by_name():
     assert lightning_precision("32", "cpu") == "32-true"
     assert lightning_precision("bf16", "cpu") == "bf16-mixed"
     assert lightning_precision("auto", "cpu") in ("bf16-mixed", "32-true")
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_bf16_without_instructions_for_it_is_named(monkeypatch, has_bf16):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    assert lightning_precision("auto", "cpu") == ("bf16-mixed" if has_bf16 else "32-true")
+    assert [len(precision_notes(name, "cpu")) for name in ("bf16", "auto", "32")] == [not has_bf16, 0, 0]

@@ -19,7 +19,7 @@ from recursivemix.models.checkpoint_file import CheckpointError
 from recursivemix.report.predictions import write_predictions
 from recursivemix.tasks import METRIC_NAMES
 from recursivemix.training.checkpoints import NonFiniteLossError, StoppedError
-from recursivemix.training.devices import is_lost_process
+from recursivemix.training.devices import is_lost_process, precision_notes
 from recursivemix.training.fit import fit
 from recursivemix.training.folder_lock import FolderInUseError
 from recursivemix.training.optimizer import schedule_notes
@@ -80,7 +80,8 @@ def train(
     first = run.trainer.is_global_zero
     if first:
         epochs = run.trainer.max_epochs or run.settings.epochs
-        for note in (*run.learner.notes, *schedule_notes(run.settings, epochs)):
+        notes = [*run.learner.notes, *schedule_notes(run.settings, epochs)]
+        for note in notes + precision_notes(run.settings.precision, run.settings.device):
             print(note)
         skipped = getattr(run.data, "skipped", ())
         if skipped:

@@ -14,6 +14,7 @@ from recursivemix.data.printable import counted
 from recursivemix.report.comparison_page import build_page
 from recursivemix.tasks.memorization import measured_near
 from recursivemix.tasks.settings import ClassificationSettings
+from recursivemix.training.devices import precision_notes
 from recursivemix.training.environment import environment
 from recursivemix.training.folder_lock import locked_folder
 from recursivemix.training.plain_file import named_errors, read_json, read_yaml
@@ -187,6 +188,8 @@ def plan_lines(settings: CompareSettings, paces: list[Pace]) -> list[str]:
     ]
     total = total_seconds(settings, paces, epochs)
     lines.append(f"in total about {duration(total)}, {settings.jobs} at a time, into {settings.out}")
+    first = settings.standalone_run(settings.labels[0], settings.first_seed)
+    lines += precision_notes(first.precision, first.device)
     if settings.task == "classification" and "none" in settings.labels:
         run = settings.standalone_run("none", settings.first_seed)
         assert isinstance(run, ClassificationSettings)

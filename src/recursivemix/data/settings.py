@@ -95,6 +95,10 @@ class AugmentationSettings(ColorSettings):
             raise ValueError(f"--magnitude must be in 0..30, got {self.magnitude}")
         if self.operations < 1:
             raise ValueError(f"--operations must be at least 1, got {self.operations}")
+        for name in ("magnitude", "operations"):
+            value = getattr(self, name)
+            if self.auto_augment != "randaugment" and value != getattr(AugmentationSettings, name):
+                raise ValueError(f"--{name} {value} is an option of --auto-augment randaugment: add it")
         if self.lighting < 0 or self.color_jitter < 0:
             raise ValueError("--lighting and --color-jitter must be at least 0")
 

@@ -32,8 +32,28 @@ def lightning_precision(precision: Precision, device: Device) -> LightningPrecis
         return PRECISIONS[precision]
     if device_type(device) == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
+    return "bf16-mixed" if cpu_has_bf16() else "32-true"
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the processor multiplies in bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def precision_notes(precision: Precision, device: Device) -> list[str]:
+    """Return a line if the hardware is slow at the precision."""
+    if precision != "bf16":
+        return []
+    if device_type(device) == "cpu" and not cpu_has_bf16():
+        hardware = "this processor"
+    elif device_type(device) == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        hardware = "this GPU"
+    else:
+        return []
+    return [
+        f"--precision bf16: {hardware} has no bfloat16 instructions, so that steps take several times as "
+        f"long as with --precision auto"
+    ]
 
 
 def launched_devices() -> int:
