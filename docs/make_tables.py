@@ -242,6 +242,33 @@ def when_variants_table() -> str:
     return "\n".join([*lines, "", note])
 
 
+def when_confirmed_table() -> str:
+    """The variant of RecursiveMix that the exploration chose, beside the references, on test images."""
+    lines = [
+        "| data | method | training images predicted | accuracy | difference to none in points | difference to cutmix in points |",
+        "| --- " * 6 + "|",
+    ]
+    for file in sorted((RESULTS / "where-it-pays" / "confirm-16").glob("*/comparison.json")):
+        record, beside = (read_comparison(file.parent, baseline) for baseline in ("none", "cutmix"))
+        data, pairs = record["data"], [accuracy_pairs(record), accuracy_pairs(beside)]
+        for method in record["methods"]:
+            label, runs = method["label"], method["runs"]
+            cells = [
+                f"{difference(by[label], 2)}, p {by[label]['p_corrected']:.3f}" if label in by else "-"
+                for by in pairs
+            ]
+            clean = mean(run["epochs"][-1]["acc_clean"] for run in runs)
+            lines.append(
+                f"| {DATA_NAMES.get(data['name'], data['name'])}, {data['train_images']:,} images, {len(runs)} seeds | "
+                f"{named(record, label)} | {clean:.1f} % | {method['estimates']['acc1_last']['mean']:.2f} % | {' | '.join(cells)} |"
+            )
+    note = (
+        f"*{record['model']}, {record['epochs']} epochs, test images at the last epoch; intervals are over seeds, and p is corrected for the "
+        "number of methods (Holm).*"
+    )
+    return "\n".join([*lines, "", note])
+
+
 def finetune_folders() -> list[Path]:
     """The comparisons of fine-tuning that are finished, the fewest images first."""
     folders = [RESULTS / "finetune" / str(n) for n in (50, 100, 500)]
@@ -706,6 +733,7 @@ TABLES = {
     "when_trained": when_trained_table,
     "when_ladder": when_ladder_table,
     "when_variants": when_variants_table,
+    "when_confirmed": when_confirmed_table,
     "finetune": finetune_table,
     "coverage": coverage_table,
     "campaign": campaign_table,

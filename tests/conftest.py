@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -19,6 +20,11 @@ import pytest
 from samples import trained_content, write_image_root
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking all of torch again and again."""
+    gc.freeze()
 
 
 @pytest.fixture
