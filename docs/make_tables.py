@@ -532,7 +532,7 @@ AXIS_NAMES = {
 
 
 def scaling_table() -> str:
-    """Return how the cost of mixing grows: the picture and the slopes of its curves."""
+    """Return how the cost of mixing grows: the slopes of its curves."""
     if not (RESULTS / "scaling.json").exists():
         return "Not measured yet: make bench."
     record = read(RESULTS / "scaling.json")
@@ -545,12 +545,6 @@ def scaling_table() -> str:
         f"{base['classes']} classes on one process, one of the four changed at a time. The slope is the exponent of "
         f"the growth (1: doubles with the value), median over {record['n']} rounds; in brackets the quartiles of "
         f"its difference to the plain step's; then the growth from the first value to the last.",
-        "",
-        "<picture>",
-        '<source media="(prefers-color-scheme: dark)" srcset="docs/images/scaling-dark.webp">',
-        '<img alt="Milliseconds of the plain step, the step with RecursiveMix, the mixing call and the region '
-        'head, over classes, batch size, image size and ranks" src="docs/images/scaling-light.webp">',
-        "</picture>",
         "",
         f"| slope over | {' | '.join(names)} |",
         "| --- " * (1 + len(names)) + "|",
@@ -667,6 +661,54 @@ def training_table(name: str) -> str:
     return "\n".join([*lines, "", source(record, f"results/{name}.json")])
 
 
+def cost_table() -> str:
+    """What mixing costs and how fast the trainer is, a line each, from the records of the benchmarks."""
+    records = {
+        name: read(RESULTS / f"{name}.json")
+        for name in ("step", "mixing", "training", "training-224", "images")
+        if (RESULTS / f"{name}.json").exists()
+    }
+    lines = ["**Cost and speed** on two CPU cores.", "", "| | |", "| --- | --- |"]
+    for row in records.get("step", {"rows": []})["rows"]:
+        if row["name"] == "recursivemix inplace":
+            lines.append(
+                f"| a training step with RecursiveMix in place, ResNet-18, 128 images of 32x32 | {row['ratio_to_plain']:.2f} times the "
+                f"plain step, {row['extra_peak_bytes'] / 2**20:.1f} MiB more at the peak |"
+            )
+    for row in records.get("mixing", {"rows": []})["rows"]:
+        if row["name"] == "recursivemix RecursiveMix inplace":
+            lines.append(
+                f"| the mixing call alone, {row['setting']} | {row['median_ms']:.2f} ms, {row['ratio_to_copy']:.2f} times a copy of "
+                f"the batch |"
+            )
+    for name in ("training", "training-224"):
+        rows = {
+            row["name"]: row
+            for row in records.get(name, {"rows": []})["rows"]
+            if row["comparison"] == "defaults"
+        }
+        if rows:
+            size = records[name]["settings"]["image_size"]
+            peers = [
+                f"{rows[peer]['ours_to_this']:.1f} times as fast as {peer}'s loop"
+                for peer in ("timm", "torchvision")
+            ]
+            lines.append(
+                f"| training on JPEG files at {size}x{size}, defaults of each | {', '.join(peers)} |"
+            )
+    for row in records.get("images", {"rows": []})["rows"]:
+        if (row["mode"], row["size"], row["workers"]) == ("training", 224, 2) and row["name"] in (
+            "recursivemix, files",
+            "recursivemix, pack",
+        ):
+            lines.append(
+                f"| reading for training at 224x224 with two workers, {row['name'].removeprefix('recursivemix, ').replace('pack', 'pack of JPEG')} | "
+                f"{row['ratio']:.1f} times as fast as the faster of timm and torchvision |"
+            )
+    note = f"*From {', '.join(f'results/{name}.json' for name in records)}, which name machine and commit.*"
+    return "\n".join([*lines, "", note])
+
+
 def gpu_table() -> str:
     """What benchmarks/gpu.sh wrote, as far as it got."""
     names = ("step", "throughput", "cifar100-resnet18")
@@ -729,6 +771,7 @@ TABLES = {
     "training": partial(training_table, "training"),
     "training_224": partial(training_table, "training-224"),
     "gpu": gpu_table,
+    "cost": cost_table,
     "when": when_table,
     "when_trained": when_trained_table,
     "when_ladder": when_ladder_table,
