@@ -27,6 +27,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let it end them; libraries report what is left at exit as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Real data sets beside the checkout; tests that want them skip elsewhere."""
