@@ -240,7 +240,7 @@ def share(name: str, value: float, whole: str) -> float:
     """Return the value as a float if it is a share of ``whole``, above 0."""
     if not is_number(value) or not 0 < value <= 1:
         raise ValueError(
-            f"{name} must be a share of {whole} in (0, 1], got {value!r}; prob=0 mixes nothing"
+            f"{name} must be in (0, 1], got {value!r}; set prob=0 to mix nothing. It is a share of {whole}"
         )
     return float(value)
 
