@@ -86,6 +86,17 @@ def test_other_weights_are_refused(weights):
         NoMix(K, class_weights=weights)
 
 
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("shape", [(4, 1), (1, K), (K,), (4, K + 1)])
+def test_logits_of_another_shape_are_refused(loss, shape):
+    """Most of these shapes would be broadcast, to a loss of something else."""
+    mixer = NoMix(K, loss=loss, class_weights=WEIGHTS)
+    labels = torch.tensor([0, 3, 3, 1])
+    batch = batch_of(mixer, labels if loss == "ce" else F.one_hot(labels, K))
+    with pytest.raises(ValueError, match=r"the loss needs logits of shape \(4, 5\)"):
+        mixer.loss(torch.zeros(shape), batch)
+
+
 @pytest.mark.parametrize("method", ["cutmix", "recursivemix"])
 def test_several_labels_mix_by_area(method):
     """A loop over pixels: the labels of an image count by its share, also where both images have one."""

@@ -327,3 +327,9 @@ def test_a_history_that_was_written_over_is_refused():
     image.zero_()
     with pytest.raises(ValueError, match="written over"):
         mix([scene(1)[0]], [scene(1)[1]])
+    maps = torch.zeros(1, 8, 8, dtype=torch.long)
+    mix.reset()
+    step(mix, torch.rand(1, 3, 8, 8), maps)
+    maps.fill_(1)
+    with pytest.raises(ValueError, match="written over"):
+        mix(torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long))

@@ -1,5 +1,6 @@
 """What every mixer promises, checked for every one. A new mixer is one line in `mixing.MIXERS`."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -7,6 +8,7 @@ import pickle
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch.utils.data._utils.worker import WorkerInfo
 
 from recursivemix import MIXERS, Mixer, MixUp, NoMix, RecursiveMix, create_mixer
 
@@ -82,6 +84,20 @@ def warmed(name: str, **options) -> Mixer:
     mixer = make(name, **options)
     step(mixer, *coded(6, first=6))
     return mixer
+
+
+@contextlib.contextmanager
+def torch_default(default: torch.dtype | str):
+    """Set torch's default dtype, or its default device."""
+    try:
+        if isinstance(default, str):
+            torch.set_default_device(default)
+        else:
+            torch.set_default_dtype(default)
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
 
 
 def label_shares(images: torch.Tensor) -> torch.Tensor:
@@ -213,6 +229,31 @@ class TestEveryMixer:
         images, labels = coded(3)
         if name == "recursivemix":
             assert (others[0](images, labels).lam == 1).all()
+
+    @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, "meta"])
+    def test_torchs_default_dtype_and_device_do_not_matter(self, name, per_sample, default):
+        """``torch.set_default_device("cuda")`` with draws on the CPU; meta stands in for a device."""
+
+        def run(change_default):
+            mixer = make(name, per_sample=per_sample, seed=3)
+            batches = [coded(5, first=t) for t in (6, 0, 3)]
+            logits = torch.zeros(5, K)
+            with change_default():
+                if not mixer.needs_model:
+                    mixer = create_mixer(name, K, per_sample=per_sample, seed=3)
+                for images, labels in batches:
+                    batch = mixer(images, labels, indices=torch.arange(5, device="cpu"))
+                    if mixer.needs_model:
+                        mixer.model.train()(batch.images)
+                    mixer.remember(batch, logits)
+                again = mixer(images, labels, indices=torch.arange(5, device="cpu"), draw=batch.draw)
+            return batch, again
+
+        for expected, batch in zip(
+            run(contextlib.nullcontext), run(lambda: torch_default(default)), strict=True
+        ):
+            for field in ("images", "targets", "lam", "boxes", "history_probs"):
+                torch.testing.assert_close(getattr(batch, field), getattr(expected, field), rtol=0, atol=0)
 
     def test_leaves_global_randomness_alone(self, name, per_sample):
         before = torch.get_rng_state()
@@ -473,6 +514,24 @@ def test_states_belong_to_one_method(name):
             make(name).load_state_dict(make(other).state_dict())
 
 
+@pytest.mark.parametrize("used_before", [False, True])
+def test_workers_of_a_loader_draw_differently(monkeypatch, used_before):
+    """A mixer as ``collate_fn`` is copied to every worker, again in every epoch."""
+    mixer = MixUp(K)
+    if used_before:
+        mixer.draw(4, (9, 7))
+
+    def drawn(seed):
+        worker = WorkerInfo(id=0, num_workers=2, seed=seed, dataset=None)
+        monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", worker)
+        copied = copy.deepcopy(mixer)
+        return [copied.draw(4, (9, 7)).lam.item() for _ in range(2)]
+
+    first, second = drawn(1), drawn(2)
+    assert first == drawn(1)
+    assert len({*first, *second}) == 4
+
+
 def test_mixup_passes_masks_through_where_it_does_not_mix():
     masks = torch.zeros(4, 9, 7, dtype=torch.long)
     assert MixUp(K).eval()(IMAGES, LABELS, masks=masks).masks is masks
@@ -506,6 +565,17 @@ def test_a_draw_for_another_batch_is_named():
     ("name", "options", "message"),
     [
         ("mixup", {"alpha": 0}, "Beta parameter"),
+        ("mixup", {"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ("mixup", {"seed": None}, "seed must be a whole number, got None"),
+        ("mixup", {"rank": -1}, "rank must be a whole number of at least 0, got -1"),
+        ("cutout", {"size": "half"}, r"size must be in \(0, 1\], got 'half'"),
+        ("fmix", {"decay": "3"}, "decay is a power and must be 0 or more and finite, got '3'"),
+        ("gridmix", {"grid": True}, "grid must be a whole number of at least 1, got True"),
+        ("smoothmix", {"sigma": ("a", "b")}, r"the least and the largest.*got \('a', 'b'\)"),
+        ("alignmix", {"epsilon": "x"}, "epsilon is a weight of the entropy .* got 'x'"),
+        ("alignmix", {"iterations": 2.5}, "iterations must be a whole number of at least 1, got 2.5"),
+        ("dlb", {"temperature": "3"}, "temperature is a divisor of logits .* got '3'"),
+        ("mean_teacher", {"noise": "x"}, "noise is a standard deviation .* got 'x'"),
         ("cutmix", {"alpha": -1}, "Beta parameter"),
         ("cutmix", {"alpha": float("nan")}, "Beta parameter"),
         ("recursivemix", {"omega": float("nan")}, "0 or more"),
@@ -542,5 +612,9 @@ def test_the_loss_names_a_wrong_width_and_missing_regions():
         mixer.loss(torch.zeros(4, K), batch)
     with pytest.raises(ValueError, match="takes no region_logits"):
         NoMix(K).loss(torch.zeros(4, K), NoMix(K)(IMAGES, LABELS), torch.zeros(4, K))
-    with pytest.raises(ValueError, match="remember needs the main head's logits"):
+    with pytest.raises(ValueError, match=r"the loss needs logits of shape \(4, 12\), got \(4, 11\)"):
+        mixer.loss(torch.zeros(4, K), batch, torch.zeros(4, K - 1))
+    with pytest.raises(ValueError, match=r"remember needs a tensor of logits of shape \(4, 12\), got None"):
         mixer.remember(batch)
+    with pytest.raises(ValueError, match=r"got tuple$"):  # what RegionModel returns
+        mixer.remember(batch, (torch.zeros(4, K), torch.zeros(4, K)))

@@ -132,8 +132,10 @@ class TestTemporalEnsembling:
             mixer.remember(batch, torch.zeros(6, K))
         with pytest.raises(ValueError, match="momentum must be below 1"):
             TemporalEnsembling(K, momentum=1)
-        with pytest.raises(ValueError, match="weight of a loss and must be 0 or more, got -1"):
+        with pytest.raises(ValueError, match="weight of a loss and must be 0 or more and finite, got -1"):
             TemporalEnsembling(K, weight=-1)
+        with pytest.raises(ValueError, match="the state of 4 classes, this mixer has 5"):
+            TemporalEnsembling(K + 1).load_state_dict(mixer.state_dict())
 
     def test_off_means_off(self):
         mixer = TemporalEnsembling(K)
@@ -338,6 +340,13 @@ class TestDLB:
         mixer = DLB(K)
         with pytest.raises(ValueError, match=r"logits of shape \(6, 4\), got None"):
             mixer.remember(mixer(*data()))
+
+    def test_a_state_of_other_classes_is_not_repeated(self, caplog):
+        mixer, other = DLB(K), DLB(K + 1)
+        mixer.remember(mixer(*data()), torch.zeros(6, K))
+        other.load_state_dict(mixer.state_dict())
+        assert (other(*data()).lam == 1).all()
+        assert "does not fit this one" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["temporal_ensembling", "mean_teacher", "dlb"])

@@ -292,7 +292,7 @@ def test_an_image_without_anything_is_no_trouble():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (Cutout, {"size": 0}, r"share of the image side and must be in \(0, 1\], got 0"),
+        (Cutout, {"size": 0}, r"in \(0, 1\], got 0; .* share of the image's side"),
         (Cutout, {"size": 16}, r"in \(0, 1\], got 16"),
         (FMix, {"decay": -1}, "decay is a power and must be 0 or more"),
         (FMix, {"alpha": 0}, "alpha is a Beta parameter"),

@@ -367,7 +367,7 @@ class TestAlignMix:
         assert (shares - torch.tensor([0.5, 0.25, 0.25])).abs().max() < 0.035
 
     def test_wrong_settings_are_named(self, model):
-        with pytest.raises(ValueError, match="epsilon must be above 0"):
+        with pytest.raises(ValueError, match="epsilon is a weight"):
             AlignMix(K, model, epsilon=0)
         mixer = AlignMix(K, model, layer="head")
         images, labels = data()
@@ -377,6 +377,14 @@ class TestAlignMix:
             model(images)
         with pytest.raises(ValueError, match=r"draw\.layer must be 0, 1 or 2"):
             mixer(images, labels, draw=draw._replace(layer=torch.tensor([3])))
+
+    def test_sequences_are_refused(self, model):
+        """(B, C, L) features would be taken for (B, tokens, C)."""
+        mixer = AlignMix(K, model, spatial_dims=(-1,))
+        images, labels = torch.rand(6, 3, 12), torch.arange(6) % K
+        draw = mixer.draw(6, (12,))._replace(layer=torch.tensor([1]))
+        with pytest.raises(ValueError, match=r"AlignMix aligns maps of images .* got shape \(6, 3, 12\)"):
+            mixer(images, labels, draw=draw)
 
 
 def transformer(**options):

@@ -347,6 +347,19 @@ def test_a_refilled_buffer_is_noticed():
             mixer(buffer, torch.tensor([0, 1]))
 
 
+def test_refilled_labels_and_masks_are_noticed():
+    """They are references too where nothing was mixed, as in the first step."""
+    mixer = RecursiveMix(K, omega=0)
+    images, masks = torch.ones(2, 3, 16, 16), torch.zeros(2, 16, 16, dtype=torch.long)
+    for buffer in ("labels", "masks"):
+        mixer.reset()
+        labels = torch.eye(K)[:2]
+        mixer.remember(mixer(images, labels, masks=masks))
+        (labels if buffer == "labels" else masks).fill_(1)
+        with pytest.raises(ValueError, match="targets or masks were written over"):
+            mixer(images, torch.tensor([0, 1]))
+
+
 def test_the_same_batch_may_be_given_again():
     for inplace in (False, True):
         mixer = RecursiveMix(K, inplace=inplace)

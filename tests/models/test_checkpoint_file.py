@@ -6,12 +6,14 @@ import re
 import zipfile
 
 import pytest
+import timm
 import torch
 
 from recursivemix.models.checkpoint_file import (
     CheckpointError,
     is_intact,
     read_checkpoint,
+    read_tensors,
     write_checkpoint,
 )
 
@@ -149,3 +151,12 @@ def test_a_missing_table_is_named(tmp_path):
     write_checkpoint({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="its hyper_parameters is missing"):
         read_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_are_taken_as_timm_does(average, tmp_path):
+    """Training scripts of timm and torchvision write both tables."""
+    other = "state_dict" if average == "state_dict_ema" else "model"
+    file = tmp_path / "weights.pth"
+    torch.save({other: {"weight": torch.zeros(2)}, average: {"weight": torch.ones(2)}}, file)
+    assert torch.equal(read_tensors(file)[0]["weight"], timm.models.load_state_dict(str(file))["weight"])

@@ -212,6 +212,18 @@ def test_what_cannot_be_used(options, message, image_root, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.module.", "model._orig_mod.", "network.backbone."]
+)
+def test_prefixes_of_other_programs_are_left_out(prefix):
+    """DDP and `torch.compile` each add one, in either order."""
+    network = timm.create_model(TINY, num_classes=2)
+    weights = {prefix + name: value for name, value in contiguous(network).items()}
+    loaded = load_weights(network, StoredWeights(weights, "a file"), "--weights", classifier=True)
+    assert loaded.classifier
+    assert len(loaded.keys.matched) == loaded.total
+
+
 def test_keys_that_do_not_match_are_named():
     network = timm.create_model(TINY, num_classes=2)
     weights = contiguous(network)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
 from .blend import blend_partners
-from .checks import beta_parameter
-from .draw import Draw, as_column, as_number, gated_lam
+from .checks import beta_parameter, positive, whole_number
+from .draw import Draw, as_column, as_number, gated_lam, random_integer, random_partners
 from .eager import eager
 from .hooks import NextPass, blend_hidden, find_stages, mixing, stages_of
 from .labels import fuse_partners, lam_rows
@@ -58,13 +58,9 @@ class AlignMix(Mixer):
     ) -> None:
         super().__init__(num_classes, **others)
         self.alpha = beta_parameter(alpha)
-        if not 0 < epsilon < math.inf or iterations < 1:
-            raise ValueError(
-                f"epsilon must be above 0 and iterations at least 1, got {epsilon} and {iterations}"
-            )
+        self.epsilon = positive("epsilon", epsilon, "a weight of the entropy")
+        self.iterations = whole_number("iterations", iterations, 1)
         self.layer = find_stages(model)[-1] if layer is None else layer
-        self.epsilon = epsilon
-        self.iterations = iterations
         self.model = model
         (self._stage,) = stages_of(model, [self.layer])
         self._next_pass = NextPass(model, [self._stage])
@@ -72,8 +68,8 @@ class AlignMix(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
         lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
-        partners = torch.randperm(batch_size, generator=generator)
-        layer = (torch.randint(4, (1,), generator=generator) - 1).clamp(min=INPUT)  # 1/2, 1/4, 1/4
+        partners = random_partners(batch_size, generator)
+        layer = (random_integer(4, generator) - 1).clamp(min=INPUT)  # 1/2, 1/4, 1/4
         return Draw(lam=lam, partners=partners, layer=layer)
 
     @eager
@@ -87,6 +83,11 @@ class AlignMix(Mixer):
         if layer == INPUT or inputs.masks is not None:
             return blend_partners(inputs, draw, inplace=self.inplace)
         images, device = inputs.images, inputs.images.device
+        if images.dim() < 4:
+            raise ValueError(
+                f"AlignMix aligns maps of images (B, C, H, W), got shape {tuple(images.shape)}: use "
+                f"ManifoldMix"
+            )
         lam = as_number(draw.lam)
         rows = lam_rows(lam, len(images), device)
         partners = draw.partners.to(device, non_blocking=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch
-from .draw import Draw, pasted_boxes, uniform_numbers
+from .draw import Draw, as_column, pasted_boxes, uniform_numbers
 from .eager import eager
 from .mixer import Mixer
 
@@ -59,7 +59,7 @@ class Alternate(Mixer):
         (place,) = uniform_numbers(1, 1, generator)
         chosen = bisect(list(accumulate(self.weights[:-1])), place)
         draw = self.members[chosen].make_draw(batch_size, size, generator)
-        return draw._replace(member=torch.tensor([chosen]))
+        return draw._replace(member=as_column(chosen, torch.int64))
 
     def drawn_fields(self, draw: Draw) -> tuple[str, ...]:
         """Return the fields of the member that made a draw, and ``member``."""

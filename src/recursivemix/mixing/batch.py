@@ -80,5 +80,5 @@ class Mixed(NamedTuple):
 
 def unmixed(inputs: Inputs) -> Mixed:
     """Return the batch unchanged, with ``lam`` 1."""
-    lam = torch.ones(inputs.images.shape[0], device=inputs.images.device)
+    lam = torch.ones(inputs.images.shape[0], dtype=torch.float32, device=inputs.images.device)
     return Mixed(inputs.images, inputs.targets(), lam, masks=inputs.masks)

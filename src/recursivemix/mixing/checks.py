@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -155,12 +155,11 @@ def check_draw(
         )
     d = len(size)
     row_shapes: dict[str, tuple[int, ...]] = {"boxes": (2 * d,), "weights": size}
-    limits = {
-        "boxes": torch.tensor(size[::-1]),
-        "partners": torch.tensor(batch_size - 1),
-        "layer": torch.tensor(torch.iinfo(torch.int64).max),
-        "noise_seed": torch.tensor(torch.iinfo(torch.int64).max),
-        "member": torch.tensor(torch.iinfo(torch.int64).max),
+    limits: dict[str, Any] = {
+        "boxes": torch.tensor(size[::-1], device="cpu"),
+        "partners": batch_size - 1,
+        "lam": 1,
+        "weights": 1,
     }
     for name in filled:
         value: Tensor = getattr(draw, name)
@@ -175,7 +174,7 @@ def check_draw(
                 f"{tuple(value.shape)}, {value.device}; make one with mixer.draw({batch_size}, {size})"
             )
         low, high = (value[:, :d], value[:, d:]) if name == "boxes" else (value, value)
-        limit = limits.get(name, torch.tensor(1.0))
+        limit = limits.get(name, math.inf)
         if not ((low >= 0).all() and (high <= limit).all() and (high >= low).all()):
             raise ValueError(
                 f"draw.{name} must lie inside the image of size {size}, the batch of {batch_size}, or "
@@ -184,11 +183,13 @@ def check_draw(
 
 
 def check_logits(logits: Tensor | None, shape: torch.Size, user: str = "remember") -> Tensor:
-    """Return the main head's logits , which ``user`` needs, if they fit the targets."""
-    if not isinstance(logits, Tensor) or logits.shape != shape:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else logits
+    """Return the logits, which ``user`` needs, if they fit the targets."""
+    if not isinstance(logits, Tensor):
+        came = "None" if logits is None else type(logits).__name__
+        raise ValueError(f"{user} needs a tensor of logits of shape {tuple(shape)}, got {came}")
+    if logits.shape != shape:
         raise ValueError(
-            f"{user} needs the main head's logits of shape {tuple(shape)}, got {came}; is "
+            f"{user} needs logits of shape {tuple(shape)}, got {tuple(logits.shape)}; is "
             f"num_classes={shape[-1]} the model's?"
         )
     if logits.dtype not in FLOATING:
@@ -216,53 +217,64 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def class_count(value: object) -> int:
-    """Return ``num_classes`` as an int if it can be the width of the targets."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
-        raise ValueError(f"num_classes must be a whole number of at least 1, got {value!r}")
-    return int(value)
-
-
-def epoch_count(name: str, value: object) -> int:
-    """Return the value as an int if it is a number of epochs."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
-        raise ValueError(f"{name} must be a whole number of epochs, 0 or more, got {value!r}")
-    return int(value)
+def whole_number(name: str, value: object, least: int | None = None) -> int:
+    """Return the value as an int if it is a whole number of at least ``least``."""
+    if (
+        isinstance(value, Integral)
+        and not isinstance(value, bool)
+        and (least is None or int(value) >= least)
+    ):
+        return int(value)
+    bound = "" if least is None else f" of at least {least}"
+    raise ValueError(f"{name} must be a whole number{bound}, got {value!r}")
 
 
 def in_range(name: str, value: float, low: float, high: float) -> float:
     """Return the value as a float if it lies in [low, high]."""
     if not is_number(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value!r}")
     return float(value)
 
 
-def area_share(value: float) -> float:
-    """Return ``max_area`` as a float if patches of up to that share can be drawn."""
+def share(name: str, value: float, whole: str) -> float:
+    """Return the value as a float if it is a share of ``whole``, above 0."""
     if not is_number(value) or not 0 < value <= 1:
-        raise ValueError(f"max_area must be in (0, 1], got {value}; set prob=0 to mix nothing")
+        raise ValueError(
+            f"{name} must be in (0, 1], got {value!r}; set prob=0 to mix nothing. It is a share of {whole}"
+        )
     return float(value)
 
 
 def largest_area(max_area: float | None, alpha: float | None) -> float:
-    """Return ``max_area``, or its other name ``alpha``, as `area_share` does; 0.5 if neither is set."""
+    """Return ``max_area``, or its other name ``alpha``, as `share` does; 0.5 if neither is set."""
     if max_area is not None and alpha is not None:
         raise ValueError(f"alpha is another name for max_area: set one, got {alpha} and {max_area}")
-    return area_share(next((area for area in (max_area, alpha) if area is not None), 0.5))
+    area = next((area for area in (max_area, alpha) if area is not None), 0.5)
+    return share("max_area", area, "the image's area")
+
+
+def positive(name: str, value: float, kind: str) -> float:
+    """Return the value as a float if it is above 0 and finite; ``kind`` says what it is."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is {kind} and must be above 0 and finite, got {value!r}")
+    return float(value)
+
+
+def non_negative(name: str, value: float, kind: str) -> float:
+    """Return the value as a float if it is 0 or more and finite; ``kind`` says what it is."""
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {kind} and must be 0 or more and finite, got {value!r}")
+    return float(value)
 
 
 def beta_parameter(alpha: float) -> float:
     """Return ``alpha`` as a float if it is a parameter of a Beta distribution."""
-    if not is_number(alpha) or not 0 < alpha < math.inf:
-        raise ValueError(f"alpha is a Beta parameter and must be above 0 and finite, got {alpha}")
-    return float(alpha)
+    return positive("alpha", alpha, "a Beta parameter")
 
 
 def loss_weight(name: str, value: float) -> float:
     """Return the value as a float if it can weigh a loss."""
-    if not is_number(value) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is the weight of a loss and must be 0 or more, got {value}")
-    return float(value)
+    return non_negative(name, value, "the weight of a loss")
 
 
 def one_of(name: str, value: Name, names: Sequence[str]) -> Name:

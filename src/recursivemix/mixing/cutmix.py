@@ -9,7 +9,7 @@ import torch
 
 from .batch import Inputs, Mixed, unmixed
 from .checks import beta_parameter
-from .draw import Draw, beta, centred_boxes, choose, kept_share, uniform_numbers
+from .draw import Draw, beta, centred_boxes, choose, kept_share, random_partners, uniform_numbers
 from .labels import fuse_partners, lam_rows
 from .mixer import Mixer
 from .paste import Interpolation, paste
@@ -36,7 +36,7 @@ class CutMix(Mixer):
         count = batch_size if self.per_sample else 1
         gate, *place = uniform_numbers(count, 1 + len(size), generator)
         area = choose(gate < self.prob, 1 - beta(self.alpha, count, generator), 0.0)
-        partners = torch.randperm(batch_size, generator=generator)
+        partners = random_partners(batch_size, generator)
         return Draw(boxes=centred_boxes(area, place, size), partners=partners)
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .batch import Inputs, Mixed, unmixed
-from .checks import in_range
+from .checks import share
 from .draw import Draw, centred_boxes, choose, uniform_numbers
 from .mixer import Mixer
 from .paste import inside
@@ -30,9 +30,7 @@ class Cutout(Mixer):
 
     def __init__(self, num_classes: int, *, size: float = 0.5, **others: Any) -> None:
         super().__init__(num_classes, **others)
-        if not 0 < size <= 1:
-            raise ValueError(f"size is the share of the image side and must be in (0, 1], got {size}")
-        self.size = in_range("size", size, 0, 1)
+        self.size = share("size", size, "the image's side")
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         gates, *place = uniform_numbers(batch_size, 1 + len(size), generator)

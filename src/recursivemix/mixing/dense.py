@@ -15,11 +15,11 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from .checks import area_share, in_range, is_number, known_interpolation
+from .checks import in_range, known_interpolation, non_negative, share
 from .dense_checks import check_draw, check_images, check_targets
 from .dense_targets import DenseTarget, shrunk_into, uncovered
 from .draw import Draw, centred_boxes, draw_patch
-from .history import check_not_written, version_of, whole_storage
+from .history import check_not_written, versions_of, whole_storage
 from .paste import Interpolation, paste
 from .stream import Stream
 
@@ -91,12 +91,10 @@ class DenseRecursiveMix:
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        self.max_area = area_share(max_area)
+        self.max_area = share("max_area", max_area, "the image's area")
         self.prob = in_range("prob", prob, 0, 1)
         self.interpolation = known_interpolation(interpolation)
-        if not is_number(min_side) or not 0 <= min_side < math.inf:
-            raise ValueError(f"min_side is a length in pixels and must be 0 or more, got {min_side}")
-        self.min_side = min_side
+        self.min_side = non_negative("min_side", min_side, "a length in pixels")
         self.min_visible = in_range("min_visible", min_visible, 0, 1)
         self.across_epochs = across_epochs
         self.stream = Stream(seed, rank, sync_ranks)
@@ -106,7 +104,7 @@ class DenseRecursiveMix:
         self._versions: list[int | None] | None = None
         self._too_small = 0
         self._covered = 0
-        self._non_finite = torch.zeros((), dtype=torch.long)
+        self._non_finite = torch.zeros((), dtype=torch.long, device="cpu")
 
     # -- the call -------------------------------------------------------------------------------
 
@@ -200,15 +198,15 @@ class DenseRecursiveMix:
             self.reset()  # the history would be old by the time mixing is switched on again
         if not (self.enabled and self.training):
             return
-        images = _detached(batch.images)
+        images, targets = _detached(batch.images), _detached(batch.targets)
         valid = None
         if images[0].is_floating_point():
             wide = torch.float64 if images[0].dtype == torch.float64 else torch.float32
             # A sum is finite exactly if its terms are (and it does not overflow).
             valid = torch.isfinite(torch.stack([image.sum(dtype=wide) for image in images]))
             self._non_finite = self._non_finite.to(valid.device) + (~valid).sum()
-        self.history = DenseHistory(images, _detached(batch.targets), valid)
-        self._versions = [version_of(image) for image in _as_list(images)]
+        self.history = DenseHistory(images, targets, valid)
+        self._versions = versions_of(*_tensors(images), *_tensors(targets))
 
     def reset(self) -> None:
         """Forget the history; the random stream continues."""
@@ -276,9 +274,7 @@ class DenseRecursiveMix:
         past = self.history
         if past is None:
             return None
-        if self._versions is not None:
-            for image, version in zip(_as_list(past.images), self._versions, strict=True):
-                check_not_written(image, version)
+        check_not_written(self._versions, *_tensors(past.images), *_tensors(past.targets))
         before, now = past.images[0], images[0]
         if (
             before.shape[0] != now.shape[0]
@@ -332,8 +328,11 @@ def _live(values: Any) -> Any:
     return [_live(value) for value in values] if isinstance(values, list) else values
 
 
-def _as_list(images: Tensor | list[Tensor]) -> list[Tensor]:
-    return [images] if isinstance(images, Tensor) else images
+def _tensors(values: Any) -> list[Tensor | None]:
+    """Return the tensors of images or targets."""
+    if values is None or isinstance(values, Tensor):
+        return [values]
+    return [tensor for value in values for tensor in _tensors(value)]
 
 
 def _kind(target: Tensor | DenseTarget) -> object:

@@ -136,7 +136,7 @@ def check_draw(draw: Draw, sizes: list[tuple[int, int]]) -> None:
             f"{boxes.dtype} of shape {tuple(boxes.shape)} on {boxes.device}; make a draw with "
             f"mixer.draw(sizes)"
         )
-    limit = torch.tensor(sizes).flip(1)
+    limit = torch.tensor(sizes, device="cpu").flip(1)
     if (boxes[:, :2] < 0).any() or (boxes[:, 2:] > limit).any() or (boxes[:, 2:] < boxes[:, :2]).any():
         raise ValueError(
             f"draw.boxes must lie inside the images of sizes {sizes}; replay a draw on a batch of the "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import check_logits, loss_weight
+from .checks import check_logits, loss_weight, positive
 from .draw import Draw
 from .eager import eager
 from .mixer import Mixer
@@ -57,9 +56,7 @@ class DLB(Mixer):
                 f"{self.loss_name!r}"
             )
         self.weight = loss_weight("weight", weight)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-        self.temperature = float(temperature)
+        self.temperature = positive("temperature", temperature, "a divisor of logits")
         self._half: Half | None = None
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
@@ -152,12 +149,13 @@ class DLB(Mixer):
         fits = (
             self._moved(half.images).shape[1:] == inputs.images.shape[1:]
             and half.images.is_floating_point() == inputs.images.is_floating_point()
+            and half.targets.shape[1] == inputs.num_classes
             and half.labels.shape[1:] == inputs.labels.shape[1:]
             and (half.masks is None) == (inputs.masks is None)
         )
         if not fits:
             log.warning(
-                "The last batch does not fit this one (size, channels, integer or floating pixels, kind of "
-                "labels, masks): nothing is repeated."
+                "The last batch does not fit this one (size, channels, classes, integer or floating "
+                "pixels, kind of labels, masks): nothing is repeated."
             )
         return half if fits else None

@@ -1,8 +1,9 @@
 """The random draws of the mixers, made from a seeded generator.
 
 First draw, then apply: everything after these functions is deterministic. Draws live on the CPU, so that
-drawing never waits for a device. What is drawn once per batch is computed in Python numbers and becomes one
-small tensor; what is drawn per sample is computed in tensors, by the same formulas.
+drawing never waits for a device; torch's default device may be another, so every tensor names it. What is
+drawn once per batch is computed in Python numbers and becomes one small tensor; what is drawn per sample is
+computed in tensors, by the same formulas.
 """
 
 from __future__ import annotations
@@ -45,12 +46,22 @@ class Draw(NamedTuple):
 
 def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:
     """Draw (count, columns) float64 in [0, 1)."""
-    return torch.rand(count, columns, generator=generator, dtype=torch.float64)
+    return torch.rand(count, columns, generator=generator, dtype=torch.float64, device="cpu")
+
+
+def random_integer(end: int, generator: torch.Generator) -> Tensor:
+    """Draw (1,) int64 in [0, end)."""
+    return torch.randint(end, (1,), generator=generator, device="cpu")
+
+
+def random_partners(batch_size: int, generator: torch.Generator) -> Tensor:
+    """Draw (B,) int64, a permutation of the batch; a sample may be its own partner."""
+    return torch.randperm(batch_size, generator=generator, device="cpu")
 
 
 def uniform_numbers(count: int, columns: int, generator: torch.Generator) -> list[Number]:
     """Draw as `uniform`; return the columns, as Python numbers if ``count`` is 1."""
-    u = torch.rand(count, columns, generator=generator, dtype=torch.float64)
+    u = uniform(count, columns, generator)
     return u.tolist()[0] if count == 1 else list(u.unbind(1))
 
 
@@ -60,7 +71,7 @@ def beta(alpha: float, count: int, generator: torch.Generator) -> Number:
     ``torch.distributions.Beta`` takes no generator, so it can be neither replayed nor resumed.
     """
     # gamma(a) is gamma(a + 1) U^(1/a); in logarithms, since a small alpha underflows the power.
-    shape = torch.full((2, count), alpha + 1, dtype=torch.float64)
+    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device="cpu")
     gammas = torch._standard_gamma(shape, generator=generator)
     u = uniform(2, count, generator)
     if count == 1:
@@ -163,13 +174,14 @@ def pasted_boxes(
         )  # a copy, no operation
         result = table.view(batch_size, -1).to(device, non_blocking=True)
     else:
-        table = torch.tensor([whole])
+        table = torch.tensor([whole], device="cpu")
         if isinstance(lam, Tensor) and boxes is not None:
             table = torch.where(lam[:, None] < 1, boxes, table)
         result = table.to(device, non_blocking=True).expand(batch_size, -1).contiguous()
     if left_out is None:
         return result
-    return torch.where(left_out[:, None], torch.tensor([whole]).to(device, non_blocking=True), result)
+    whole_box = torch.tensor([whole], device="cpu").to(device, non_blocking=True)
+    return torch.where(left_out[:, None], whole_box, result)
 
 
 def kept_share(boxes: Tensor, size: Sequence[int]) -> Number:
@@ -204,4 +216,6 @@ def clip(value: Number, low: float, high: float) -> Number:
 
 def as_column(value: Number, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return one decision as a tensor of shape (1,), or many as (N,)."""
-    return value.to(dtype) if isinstance(value, Tensor) else torch.tensor([value], dtype=dtype)
+    if isinstance(value, Tensor):
+        return value.to(dtype)
+    return torch.tensor([value], dtype=dtype, device="cpu")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .batch import Inputs, Mixed
 from .blend import blend_partners
-from .checks import beta_parameter
-from .draw import Draw, as_column, beta, choose, uniform
+from .checks import beta_parameter, whole_number
+from .draw import Draw, as_column, beta, choose, random_partners, uniform
 from .mixer import Mixer
 
 
@@ -31,11 +31,7 @@ class GridMix(Mixer):
     def __init__(self, num_classes: int, *, alpha: float = 1.0, grid: int = 4, **others: Any) -> None:
         super().__init__(num_classes, **others)
         self.alpha = beta_parameter(alpha)
-        if not isinstance(grid, int) or grid < 1:
-            raise ValueError(
-                f"grid is the number of cells along each side, a whole number of at least 1, got {grid}"
-            )
-        self.grid = grid
+        self.grid = whole_number("grid", grid, 1)
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
@@ -44,7 +40,7 @@ class GridMix(Mixer):
             u[:, 0] < self.prob, as_column(beta(self.alpha, count, generator), torch.float64), 1.0
         )
         kept = (u[:, 1:] < as_column(share, torch.float64)[:, None]).view(count, *(self.grid,) * len(size))
-        partners = torch.randperm(batch_size, generator=generator)
+        partners = random_partners(batch_size, generator)
         return Draw(partners=partners, weights=over_pixels(kept.float(), size))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
@@ -55,5 +51,6 @@ def over_pixels(cells: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return (N, *size), every pixel's cell of (N, g, ..., g); pixel i of S is in ``floor(i g / S)``."""
     pixels = cells
     for i, length in enumerate(size):
-        pixels = pixels.index_select(1 + i, torch.arange(length) * cells.shape[1] // length)
+        at = torch.arange(length, device=cells.device)
+        pixels = pixels.index_select(1 + i, at * cells.shape[1] // length)
     return pixels

@@ -38,8 +38,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.history: History | None = None
-        self._version: int | None = None
-        self._dropped = torch.zeros((), dtype=torch.long)
+        self._versions: list[int | None] | None = None
+        self._dropped = torch.zeros((), dtype=torch.long, device="cpu")
 
     def write(self, batch: MixedBatch, probs: Tensor | None) -> None:
         """Remember a finished step.
@@ -57,7 +57,7 @@ class Memory:
                 bad = not_finite(rows) if bad is None else bad | not_finite(rows)
         valid = None if bad is None else ~bad
         self.history = History(images, targets, valid, probs, batch.masks)
-        self._version = version_of(images)
+        self._versions = versions_of(images, targets, batch.masks)
 
     def read(
         self, inputs: Inputs, dims: tuple[int, ...], *, same_size: bool, needs_probs: bool
@@ -71,14 +71,15 @@ class Memory:
             needs_probs: Whether the history must hold predictions.
 
         Raises:
-            ValueError: The remembered images were written to since.
+            ValueError: The remembered images, targets or masks were written to since.
         """
-        if self.history is None:
+        history = self.history
+        if history is None:
             return None
-        check_not_written(self.history.images, self._version)
+        check_not_written(self._versions, history.images, history.targets, history.masks)
         d, images = len(dims), inputs.images
         last = tuple(range(-d, 0))
-        history, moved = self.history, self.history.images
+        moved = history.images
         if dims != last:
             moved = moved.movedim(dims, last)
             history = history._replace(images=moved)
@@ -154,12 +155,12 @@ class Memory:
         """Restore what `state_dict` returned, the history only if it is this rank's."""
         history = state["history"] if with_history else None
         self.history = None if history is None else History(**history)
-        self._version = None
-        self._dropped = torch.tensor(state["dropped"])
+        self._versions = None
+        self._dropped = torch.tensor(state["dropped"], device="cpu")
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied tensor starts counting its versions anew.
-        return self.__dict__ | {"_version": None}
+        return self.__dict__ | {"_versions": None}
 
 
 def to_rows(values: Tensor, left_out: Tensor | None, batch_size: int) -> Tensor:
@@ -181,17 +182,19 @@ def whole_storage(tensor: Tensor) -> Tensor:
     return tensor if whole else tensor.clone()
 
 
-def check_not_written(images: Tensor, version: int | None) -> None:
-    """Raise ValueError if images were written to since their `version_of` was taken (None: unknown)."""
-    if not torch.compiler.is_compiling() and version not in (None, version_of(images)):
+def check_not_written(versions: list[int | None] | None, *tensors: Tensor | None) -> None:
+    """Raise ValueError if tensors were written to since their `versions_of` were taken (None: unknown)."""
+    if torch.compiler.is_compiling() or versions is None:
+        return
+    if versions != versions_of(*tensors):
         raise ValueError(
-            "the last step's images were written over, and they are the history: let the loader make new "
-            "ones, or give the mixer images.clone()"
+            "the last step's images, targets or masks were written over, and they are the history: let the "
+            "loader make new ones, or give the mixer clones, as images.clone()"
         )
 
 
-def version_of(tensor: Tensor) -> int | None:
-    """Return how often the tensor was written to; None where that is unknown."""
-    if torch.compiler.is_compiling() or tensor.is_inference():
+def versions_of(*tensors: Tensor | None) -> list[int | None] | None:
+    """Return how often each tensor was written to, None where that is unknown; None while compiling."""
+    if torch.compiler.is_compiling():
         return None
-    return tensor._version
+    return [None if t is None or t.is_inference() else t._version for t in tensors]

@@ -12,7 +12,7 @@ def soft_labels(labels: Tensor, num_classes: int) -> Tensor:
     """Return (B, K) float32 targets for (B,) class indices or (B, K) soft labels."""
     if labels.dim() == 2:
         return labels.to(torch.float32)
-    one_hot = torch.zeros(labels.shape[0], num_classes, device=labels.device)
+    one_hot = torch.zeros(labels.shape[0], num_classes, dtype=torch.float32, device=labels.device)
     return one_hot.scatter_(1, labels.long()[:, None], 1.0)
 
 
@@ -38,8 +38,10 @@ def fuse_partners(labels: Tensor, num_classes: int, lam: Number, partners: Tenso
     """
     if labels.dim() == 1 and isinstance(lam, float):
         columns = labels.long()[:, None]
-        fused = torch.zeros(labels.shape[0], num_classes, device=labels.device).scatter_(1, columns, lam)
-        return fused.scatter_(1, columns.index_select(0, partners), 1 - lam, reduce="add")
+        fused = torch.zeros(labels.shape[0], num_classes, dtype=torch.float32, device=labels.device)
+        return fused.scatter_(1, columns, lam).scatter_(
+            1, columns.index_select(0, partners), 1 - lam, reduce="add"
+        )
     targets = soft_labels(labels, num_classes)
     return _weighted_sum(lam, targets, targets.index_select(0, partners))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .batch import Inputs, Mixed, MixedBatch, unmixed
 from .blend import blend_partners
 from .checks import beta_parameter
-from .draw import Draw, as_column, as_number, gated_lam
+from .draw import Draw, as_column, as_number, gated_lam, random_integer, random_partners
 from .eager import eager
 from .hooks import NextPass, blend_hidden, find_stages, mixing, stages_of
 from .labels import fuse_partners, lam_rows
@@ -60,8 +60,8 @@ class ManifoldMix(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
         lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
-        partners = torch.randperm(batch_size, generator=generator)
-        layer = torch.randint(1 + len(self.layers), (1,), generator=generator)
+        partners = random_partners(batch_size, generator)
+        layer = random_integer(1 + len(self.layers), generator)
         return Draw(lam=lam, partners=partners, layer=layer)
 
     @eager

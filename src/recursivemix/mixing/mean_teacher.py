@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import in_range, is_number, loss_weight
-from .draw import Draw, uniform
+from .checks import in_range, loss_weight, non_negative
+from .draw import Draw, random_integer, uniform
 from .eager import eager
 from .losses import probabilities, ramp_up, squared_difference
 from .mixer import Mixer
@@ -58,9 +58,7 @@ class MeanTeacher(Mixer):
         self.decay = in_range("decay", decay, 0, 1)
         self.weight = loss_weight("weight", weight)
         self.rampup = in_range("rampup", rampup, 0, float("inf"))
-        if not is_number(noise) or not 0 <= noise < float("inf"):
-            raise ValueError(f"noise is a standard deviation and must be 0 or more, got {noise}")
-        self.noise = float(noise)
+        self.noise = non_negative("noise", noise, "a standard deviation")
         self.model = model
         self.teacher: nn.Module | None = None
         """The averaged network; None before the first step."""
@@ -75,7 +73,7 @@ class MeanTeacher(Mixer):
 
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         chosen = bool(uniform(1, 1, generator) < self.prob)
-        seed = torch.randint(2**62, (1,), generator=generator)
+        seed = random_integer(2**62, generator)
         return Draw(noise_seed=seed) if chosen else Draw()
 
     @eager

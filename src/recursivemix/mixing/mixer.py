@@ -22,9 +22,9 @@ from .checks import (
     check_labels,
     check_logits,
     check_spatial_dims,
-    class_count,
     in_range,
     one_of,
+    whole_number,
 )
 from .draw import Draw
 from .eager import eager
@@ -48,7 +48,7 @@ class Mixer(ABC):
         per_sample: Draw for every sample instead of once per batch.
         inplace: Write into the images (and masks) given, for a loop that owns its batch.
         loss: "ce" for one label per image, "bce" for several (multi-hot targets).
-        label_smoothing: Share of each label that is spread over all classes, in [0, 1). Applied in the
+        label_smoothing: Share of each label that is spread over all classes, in [0, 1]. Applied in the
             label loss only: targets stay shares of pixels, and the history's predictions are unchanged.
         class_weights: One weight for each class in the label loss, a weighted mean: with "ce" as
             ``torch.nn.CrossEntropyLoss(weight)`` with class indices, with "bce" over the classes.
@@ -85,7 +85,7 @@ class Mixer(ABC):
         rank: int | None = None,
         sync_ranks: bool = False,
     ) -> None:
-        self.num_classes = class_count(num_classes)
+        self.num_classes = whole_number("num_classes", num_classes, 1)
         self.prob = in_range("prob", prob, 0, 1)
         self.per_sample = per_sample
         self.inplace = inplace
@@ -223,6 +223,7 @@ class Mixer(ABC):
         """Return the mean loss of (B, K) logits against (B, K) targets, smoothed and with class weights."""
         if self.class_weights is None:
             return self.sample_losses(logits, smoothed(targets, self.label_smoothing)).mean()
+        check_logits(logits, targets.shape, "the loss")
         self.class_weights = self.class_weights.to(logits.device)
         if self.loss_name == "ce":
             return mean_weighted_cross_entropy(logits, targets, self.class_weights, self.label_smoothing)

@@ -9,7 +9,7 @@ import torch
 from .batch import Inputs, Mixed
 from .blend import blend_partners
 from .checks import beta_parameter
-from .draw import Draw, as_column, gated_lam
+from .draw import Draw, as_column, gated_lam, random_partners
 from .mixer import Mixer
 
 
@@ -32,7 +32,7 @@ class MixUp(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
         lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
-        return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
+        return Draw(lam=lam, partners=random_partners(batch_size, generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         return blend_partners(inputs, draw, inplace=self.inplace)

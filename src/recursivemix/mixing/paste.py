@@ -326,7 +326,9 @@ def resize_weights(length: Tensor, source: int, offset: Tensor, target: int, mod
         start = (at * source).div(length, rounding_mode="floor")[..., None]
         end = -(-(at + 1) * source).div(length, rounding_mode="floor")[..., None]
         return ((pixels >= start) & (pixels < end)).float() / (end - start)
-    place = ((at + 0.5) * (source / length) - 0.5).clamp(0, source - 1)  # half-pixel centres
+    place = ((at.float() + 0.5) * (source / length.float()) - 0.5).clamp(
+        0, source - 1
+    )  # half-pixel centres
     return (1 - (place[..., None] - pixels).abs()).clamp(min=0)
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .batch import Inputs, Mixed, MixedBatch, unmixed
-from .checks import check_logits, epoch_count, known_interpolation, largest_area, loss_weight, one_of
+from .checks import check_logits, known_interpolation, largest_area, loss_weight, one_of, whole_number
 from .cutmix import paste_partners
-from .draw import Draw, Number, centred_boxes, draw_patch, pasted_boxes
+from .draw import Draw, Number, centred_boxes, draw_patch, pasted_boxes, random_partners
 from .history import History, Memory, detached, to_rows
 from .losses import consistency, probabilities
 from .mixer import Mixer
@@ -69,7 +69,7 @@ class RecursiveMix(Mixer):
         if partner == "batch" and omega > 0:
             raise ValueError(f"partner='batch' has no earlier predictions: set omega=0, got {omega}")
         self.max_area = largest_area(max_area, alpha)
-        self.growth_epochs = epoch_count("growth_epochs", growth_epochs)
+        self.growth_epochs = whole_number("growth_epochs", growth_epochs, 0)
         self.interpolation = known_interpolation(interpolation)
         self.across_epochs = across_epochs
         if partner == "batch":
@@ -110,7 +110,7 @@ class RecursiveMix(Mixer):
         boxes = centred_boxes(area, place, size)
         if self.partner == "history":
             return Draw(boxes=boxes)
-        return Draw(boxes=boxes, partners=torch.randperm(batch_size, generator=generator))
+        return Draw(boxes=boxes, partners=random_partners(batch_size, generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         dims, cut, boxes = self.spatial_dims, self.patch == "cut", draw.boxes
@@ -159,7 +159,7 @@ class RecursiveMix(Mixer):
     def remember(self, batch: MixedBatch, logits: Tensor | None = None) -> None:
         """Make this step the history of the next one.
 
-        Nothing is copied, so the loop must not refill ``batch.images`` before the next call.
+        Nothing is copied, so the loop must not refill images, soft labels or masks before the next call.
 
         Args:
             batch: What this mixer returned.

@@ -9,7 +9,7 @@ import torch
 from .batch import Inputs, Mixed
 from .checks import in_range, known_interpolation
 from .cutmix import paste_partners
-from .draw import Draw, choose, inner_boxes, uniform_numbers
+from .draw import Draw, choose, inner_boxes, random_partners, uniform_numbers
 from .mixer import Mixer
 from .paste import Interpolation
 
@@ -45,7 +45,7 @@ class ResizeMix(Mixer):
         count = batch_size if self.per_sample else 1
         gate, u, *place = uniform_numbers(count, 2 + len(size), generator)
         scale = choose(gate < self.prob, self.min_scale + (self.max_scale - self.min_scale) * u, 0.0)
-        partners = torch.randperm(batch_size, generator=generator)
+        partners = random_partners(batch_size, generator)
         return Draw(boxes=inner_boxes(scale, place, size), partners=partners)
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:

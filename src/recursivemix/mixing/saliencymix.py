@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .batch import Inputs, Mixed, unmixed
 from .checks import beta_parameter
-from .draw import Draw, as_column, gated_lam
+from .draw import Draw, as_column, gated_lam, random_partners
 from .labels import fuse_partners
 from .mixer import Mixer
 from .paste import paste
@@ -41,7 +41,7 @@ class SaliencyMix(Mixer):
     def make_draw(self, batch_size: int, size: tuple[int, ...], generator: torch.Generator) -> Draw:
         count = batch_size if self.per_sample else 1
         lam = as_column(gated_lam(self.alpha, self.prob, count, generator))
-        return Draw(lam=lam, partners=torch.randperm(batch_size, generator=generator))
+        return Draw(lam=lam, partners=random_partners(batch_size, generator))
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
         if draw.lam is None or draw.partners is None:
@@ -100,7 +100,7 @@ def boxes_around(centres: Tensor, area: Tensor, size: tuple[int, ...]) -> Tensor
         area: (1,) or (B,) share of the image in [0, 1], before clipping; on the CPU.
         size: Of the image.
     """
-    limit = torch.tensor(size)
+    limit = torch.tensor(size, device="cpu")
     # On the CPU: some devices have no float64.
     half = (limit * area.double()[:, None] ** (1 / len(size))).long() // 2  # (1 or B, d)
     half, limit = (v.to(centres.device, non_blocking=True) for v in (half, limit))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .batch import Inputs, Mixed
 from .blend import blend_partners
-from .draw import Draw, uniform
+from .checks import is_number
+from .draw import Draw, random_partners, uniform
 from .mixer import Mixer
 
 
@@ -33,11 +34,8 @@ class SmoothMix(Mixer):
         self, num_classes: int, *, sigma: tuple[float, float] = (0.25, 0.5), **others: Any
     ) -> None:
         super().__init__(num_classes, **others)
-        if (
-            not isinstance(sigma, tuple | list)
-            or len(sigma) != 2
-            or not 0 < sigma[0] <= sigma[1] < math.inf
-        ):
+        pair = isinstance(sigma, tuple | list) and len(sigma) == 2 and all(map(is_number, sigma))
+        if not pair or not 0 < sigma[0] <= sigma[1] < math.inf:
             raise ValueError(
                 f"sigma is the least and the largest share of the image side, above 0 and in this order, "
                 f"as in (0.25, 0.5), got {sigma}"
@@ -51,7 +49,7 @@ class SmoothMix(Mixer):
         low, high = self.sigma
         other = gaussian(low + (high - low) * u[:, 1], u[:, 2:], size)
         chosen = (u[:, 0] < self.prob).view(-1, *(1,) * len(size))
-        partners = torch.randperm(batch_size, generator=generator)
+        partners = random_partners(batch_size, generator)
         return Draw(partners=partners, weights=torch.where(chosen, 1 - other, 1.0).float())
 
     def apply(self, inputs: Inputs, draw: Draw) -> Mixed:
@@ -66,9 +64,10 @@ def gaussian(sigma: Tensor, place: Tensor, size: tuple[int, ...]) -> Tensor:
         place: (N, d) in [0, 1): the pixel at the centre, as a share of each side.
         size: Of the image.
     """
-    squares = torch.zeros((), dtype=torch.float64)
+    squares = torch.zeros((), dtype=torch.float64, device="cpu")
     for i, length in enumerate(size):
         centre = (place[:, i, None] * length).floor()
-        distance = ((torch.arange(length) - centre) / (sigma[:, None] * length)).square()  # (N, length)
+        at = torch.arange(length, device=place.device)
+        distance = ((at - centre) / (sigma[:, None] * length)).square()  # (N, length)
         squares = squares + distance.view(-1, *(length if j == i else 1 for j in range(len(size))))
     return torch.exp(-squares / 2)

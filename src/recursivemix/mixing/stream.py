@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 
+from .checks import whole_number
+from .draw import random_integer
+
 log = logging.getLogger(__name__)
 
 
 class Stream:
     """A `torch.Generator` on the CPU, seeded by (seed, rank).
 
-    The generator is made at first use: a process often learns its rank after it has built its mixer.
+    The generator is made at first use: a process often learns its rank after it has built its mixer. In a
+    worker of a data loader it is seeded by torch's seed of the worker too; otherwise all workers would draw
+    the same, again in every epoch.
 
     Args:
         seed: Seed of the stream.
@@ -24,10 +29,10 @@ class Stream:
     """
 
     def __init__(self, seed: int = 0, rank: int | None = None, sync_ranks: bool = False) -> None:
-        self.seed = seed
-        self.fixed_rank = rank
+        self.seed = whole_number("seed", seed)
+        self.fixed_rank = None if rank is None else whole_number("rank", rank, 0)
         self.sync_ranks = sync_ranks
-        self._generator: torch.Generator | None = None
+        self._generators: dict[int, torch.Generator] = {}  # by the seed of the worker; 0 outside of one
 
     @property
     def rank(self) -> int:
@@ -39,9 +44,11 @@ class Stream:
     @property
     def generator(self) -> torch.Generator:
         """The generator to draw from; every draw advances the stream."""
-        if self._generator is None:
-            self._generator = seeded_generator(self.seed, self.rank)
-        return self._generator
+        worker = torch.utils.data.get_worker_info()
+        worker_seed = 0 if worker is None else worker.seed
+        if worker_seed not in self._generators:
+            self._generators[worker_seed] = seeded_generator(self.seed + worker_seed, self.rank)
+        return self._generators[worker_seed]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and the rank it belongs to."""
@@ -61,8 +68,8 @@ class Stream:
                 state["rank"],
                 self.rank,
             )
-            seed = int(torch.randint(2**62, (1,), generator=self.generator))
-            self._generator = seeded_generator(seed, self.rank)
+            seed = int(random_integer(2**62, self.generator))
+            self.generator.set_state(seeded_generator(seed, self.rank).get_state())
 
     def is_of_this_rank(self, state: dict[str, Any]) -> bool:
         """Return whether a state was saved by this rank."""

@@ -45,8 +45,9 @@ class TemporalEnsembling(Mixer):
             raise ValueError("momentum must be below 1: the ensemble would never change")
         self.rampup = in_range("rampup", rampup, 0, float("inf"))
         self._epochs = 0
-        self._ensemble = torch.zeros(0, num_classes)  # (N, K), where the logits are
-        self._counts = torch.zeros(0, dtype=torch.long)  # (N,) predictions in it, on the CPU
+        # (N, K), where the logits are; and (N,) the number of predictions in each row, on the CPU
+        self._ensemble = torch.zeros(0, num_classes, dtype=torch.float32, device="cpu")
+        self._counts = torch.zeros(0, dtype=torch.long, device="cpu")
         self._indices: Tensor | None = None  # of the batch that `remember` comes for
 
     @property
@@ -136,6 +137,9 @@ class TemporalEnsembling(Mixer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        classes = state["ensemble"].shape[1] if "ensemble" in state else self.num_classes
+        if classes != self.num_classes:
+            raise ValueError(f"this is the state of {classes} classes, this mixer has {self.num_classes}")
         super().load_state_dict(state)
         self._epochs = state["epochs"]
         self.reset()
@@ -157,5 +161,5 @@ def _last_of_each(indices: Tensor) -> tuple[Tensor, Tensor | None]:
     unique, inverse = torch.unique(indices, return_inverse=True)
     if len(unique) == len(indices):
         return indices, None
-    places = torch.arange(len(indices))
+    places = torch.arange(len(indices), device=indices.device)
     return unique, torch.zeros_like(unique).scatter_reduce(0, inverse, places, "amax", include_self=False)

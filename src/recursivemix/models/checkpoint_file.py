@@ -26,8 +26,8 @@ END_RECORD = 22
 """Bytes of a ZIP archive's end record without a comment; the last two are the length of the comment."""
 
 
-CONTAINERS = ("state_dict", "model_state_dict", "state_dict_ema", "model_ema", "model")
-"""Keys under which other programs put the weights."""
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+"""Keys under which other programs put the weights; averaged ones first, as timm takes them."""
 
 
 class CheckpointError(ValueError):

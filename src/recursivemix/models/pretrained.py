@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,8 @@ from .weight_keys import Keys, compare_keys, rename_by_order
 
 LEAST_MATCHED = 0.95
 """Share of a network's weights, without its classifier, that a file must hold."""
-PREFIXES = (
-    "",
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "network.",
-    "network.backbone.",
-    "backbone.",
-    "encoder.",
-    "timm_model.",
-)
-"""What other programs put before a network's own names."""
+WRAPPERS = ("module", "_orig_mod", "model", "network", "backbone", "encoder", "timm_model")
+"""Names, in any order and number, that other programs put before a network's own: "_orig_mod.module."."""
 COUNTER = "num_batches_tracked"
 """Counters of batch normalization, which older files lack and nothing uses."""
 
@@ -246,10 +237,14 @@ def _total(keys: Keys) -> int:
 def _fitting(
     network: nn.Module, tensors: Mapping[str, Tensor], body: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return weights without the prefix of another program, converted by timm for this network."""
+    """Return weights without the prefixes of other programs, converted by timm for this network."""
+    prefixes = {"": None}
+    for key in tensors:
+        words = list(takewhile(WRAPPERS.__contains__, key.split(".")))
+        prefixes |= {".".join(words[: i + 1]) + ".": None for i in range(len(words))}
     stripped = [
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        for prefix in PREFIXES
+        for prefix in prefixes
     ]
     weights = max(stripped, key=lambda candidate: len(candidate.keys() & body.keys()))
     convert: Any = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)

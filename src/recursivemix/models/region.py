@@ -64,7 +64,7 @@ def _cell_weights(start: Tensor, end: Tensor, scale: float, cells: int) -> Tenso
     low = start.float() * scale - 0.5
     extent = (end.float() * scale - 0.5) - low
     count = extent.ceil().clamp(min=0)  # (B,), for a box inside the image at most `cells` + 1 for rounding
-    step = torch.arange(cells + 1, device=start.device) + 0.5
+    step = torch.arange(cells + 1, dtype=torch.float32, device=start.device) + 0.5
     used = step < count[:, None]  # (B, points)
     points = low[:, None] + step * (extent / count.clamp(min=1))[:, None]
     points = points.clamp(0, cells - 1)
