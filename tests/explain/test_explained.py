@@ -1,5 +1,7 @@
 """Where networks look: against the textbook formula, the library, and networks of every kind."""
 
+import re
+
 import pytest
 import torch
 from by_hand import CLASSES, write_checkpoint
@@ -104,7 +106,8 @@ def test_several_checkpoints_and_classes(checkpoint, image_root, tmp_path, capsy
     assert "feature map of two:" in printed
     html = out.read_text()
     assert html.count('class="picture"') == 4 * (1 + 2 * 2)
-    assert html.index("one</th>") < html.index("two</th>")
+    heads = re.findall(r'<th scope="col">(.*?)</th>', html)
+    assert heads == ["image", "one", "one", "two", "two"]
     assert main([*words, "--classes", "red", "--count", "2", "--out", str(out), "--device", "cpu"]) == 0
     assert out.read_text().count('class="picture"') == 2 * (1 + 2)
 
@@ -156,6 +159,12 @@ def test_a_refusal_is_one_line(words, message, checkpoint, image_root, tmp_path,
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(folder.iterdir())
+
+
+def test_a_wrong_class_of_many_gives_a_short_message(tmp_path):
+    path = write_checkpoint(tmp_path / "m.ckpt", classes=[f"class-{k}" for k in range(1000)])
+    with pytest.raises(ValueError, match=r"class-19 and 980 more, got cat$"):
+        explain([path], classes=["cat"], out=tmp_path / "e.png", device="cpu")
 
 
 def test_an_option_without_its_value_is_named(capsys):

@@ -123,9 +123,9 @@ def explained_cells(
     ]
     heads = ["image"]
     for model, (shown, x), score in zip(models, inputs, scores, strict=True):
-        for place, labels in enumerate(chosen.unbind(1)):
+        for labels in chosen.unbind(1):
             columns.append(model.map_cells(shown, x, score, labels, method, layer))
-            heads.append(model.name if place == 0 else "")
+            heads.append(model.name)
     rows = tuple(zip(*columns, strict=True))
     return Cells(f"Evidence for a class, by {method}", tuple(heads), rows, ("",) * len(rows))
 
@@ -184,6 +184,9 @@ def distinct_names(checkpoints: list[Path]) -> list[str]:
 def map_cell(picture: Tensor, heat: Tensor, names: tuple[str, ...], scores: Tensor, label: int) -> Cell:
     """Return the cell of a map, with the probability of its class and the most probable class."""
     best = int(scores.argmax())
-    first = "most probable" if best == label else f"first: {short(names[best])} {100 * scores[best]:.0f} %"
-    lines = (f"{short(names[label], 20)} {100 * scores[label]:.1f} %", first)
+    other = f"predicted: {short(names[best])} {100 * scores[best]:.0f} %"
+    lines = (
+        f"{short(names[label], 20)} {100 * scores[label]:.1f} %",
+        "predicted" if best == label else other,
+    )
     return Cell(draw_heat(enlarged(picture)[0], heat), lines)
