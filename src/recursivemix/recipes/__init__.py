@@ -1,8 +1,8 @@
 """Recipes: one YAML file per published result, with the settings of a command and a header comment.
 
-``task`` names the command if it is not ``recursivemix fit`` but one of ``recursivemix transfer``. The header
-states command, source of the settings, expected value, hardware and time. ``mixers`` holds the settings of
-each mixing method, so that ``--mixer none`` trains the baseline of the same recipe.
+``task`` names the command if it is not ``recursivemix fit`` but one of ``recursivemix transfer``. The
+header states command, source of the settings, expected value, hardware and time. ``mixers`` holds the
+settings of each mixing method, so that ``--mixer none`` trains the baseline of the same recipe.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _draw_grid(cells: Cells, theme: Theme, note: str) -> Figure:
 
     def write(x: float, y: float, text: str, size: float, room: float, **style: Any) -> None:
         """Write a text at a place in inches from the upper left corner, as large as fits into ``room``."""
-        text = isolated(printable(text))
+        text = drawable(text)
         size = fitting(text, size, room)
         figure.text(x / width, 1 - y / total, text, color=ink, parse_math=False, fontsize=size, **style)
 
@@ -172,6 +172,14 @@ def _draw_grid(cells: Cells, theme: Theme, note: str) -> Figure:
     return figure
 
 
+def drawable(text: str) -> str:
+    """Return a printable text; before 3.11, matplotlib does not know words written right to left."""
+    from matplotlib import __version_info__
+
+    text = printable(text)
+    return isolated(text) if __version_info__ >= (3, 11) else text
+
+
 def fitting(text: str, size: float, room: float) -> float:
     """Return the font size at which a text fits into ``room`` inches, at most ``size``."""
     from matplotlib.font_manager import FontProperties
@@ -190,7 +198,7 @@ def _draw_key(
 
     legend = figure.legend(
         [Patch(fc=colour, ec="#444444", lw=0.4) for _, colour in key],
-        [isolated(printable(short(name, 21))) for name, _ in key],
+        [drawable(short(name, 21)) for name, _ in key],
         loc="lower left", bbox_to_anchor=corner, borderaxespad=0, ncols=per_line, fontsize=8,
         frameon=False, labelcolor=ink, borderpad=0, handlelength=1.2, columnspacing=1.4,
     )  # fmt: skip
@@ -226,7 +234,7 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: floa
     else:
         y -= 0.04 / extent
     for i, line in enumerate(cell.lines):
-        text = isolated(printable(line))
+        text = drawable(line)
         axis.text(
             0, y - i * LINE / extent, text, fontsize=fitting(text, 6.8, CELL - 0.05), color=INK[theme],
             va="top", parse_math=False, transform=axis.transAxes,

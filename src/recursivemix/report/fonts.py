@@ -62,7 +62,7 @@ def drawing_quietly(fonts: Sequence[Font] = ()) -> Iterator[None]:
     """Draw each letter in the first font that has it; letters that no font has become boxes, silently."""
     from matplotlib import rc_context
 
-    changed = {"font.family": [font.family for font in fonts]} if fonts else {}
-    with rc_context(changed), warnings.catch_warnings():
+    families = [font.family for font in fonts]
+    with rc_context({"font.family": families} if fonts else {}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
