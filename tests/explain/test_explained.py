@@ -141,6 +141,7 @@ def test_names_that_tell_apart(tmp_path):
     ("words", "message"),
     [
         (["--images", "nowhere"], "--images: there is no folder nowhere"),
+        (["--images", "."], "--images: . holds no images (.jpg"),
         (["--classes", "cat"], "--classes must be some of blue, green, red, got cat"),
         (["--top", "9"], "--top must be in 1..3"),
         (["--out", "e.gif"], "--out must end in .png or .html"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
+from recursivemix.data.formats.folder import image_files
 from recursivemix.evaluation.activation import activation_maps, deciding_map
 from recursivemix.evaluation.names import Method
 from recursivemix.evaluation.predict import network_inputs
@@ -154,9 +154,7 @@ def pictures_of(
         return [held_out[i] for i in chosen], [known[int(held_out.labels[i])] for i in chosen]
     if not images.is_dir():
         raise ValueError(f"--images: there is no folder {images}")
-    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-    if not files:
-        raise ValueError(f"--images: {images} has no images ({', '.join(IMG_EXTENSIONS)})")
+    files = image_files(images, "--images:")
     few = min(count, len(files))
     pictures, truths = [], []
     for file in (files[i * len(files) // few] for i in range(few)):
