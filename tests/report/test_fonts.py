@@ -1,4 +1,4 @@
-"""Letters that matplotlib's own font lacks, words written from right to left, and texts that fit."""
+"""Letters that matplotlib's own font lacks, and words written from right to left."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 
-from recursivemix.report.cells import CELL, Cell, Cells, columns_of, draw_cells, fitting, short
+from recursivemix.report.cells import Cell, Cells, draw_cells
 from recursivemix.report.fonts import NOTE, fonts_for, isolated
 
 PICTURE = torch.zeros(3, 160, 160, dtype=torch.uint8)
@@ -64,22 +64,6 @@ def test_a_note_says_where_no_font_has_a_letter():
         _, notes = drawn_texts(RARE)
     assert NOTE in notes
     assert NOTE not in drawn_texts("plain")[1]
-
-
-def test_a_line_is_no_wider_than_its_cell():
-    line = "AUTOMOBILE 75%, AIRPLANE WOW 22%"  # 138 points at the usual size; a cell has 126
-    texts, _ = drawn_texts("short", line)
-    assert texts[0].get_fontsize() == 6.8
-    assert 5 < texts[1].get_fontsize() < 6.8
-    assert fitting(line, texts[1].get_fontsize(), CELL - 0.05) == pytest.approx(texts[1].get_fontsize())
-
-
-def test_names_are_cut_by_their_width():
-    assert short("fourteen cats!") == "fourteen cats!"
-    assert short("a name of many letters") == "a name of man…"
-    assert short(CAT * 7) == CAT * 7
-    assert short(CAT * 8) == CAT * 6 + "…"
-    assert columns_of(short(CAT * 100_000, 21)) <= 21
 
 
 def test_words_from_right_to_left_do_not_move_the_numbers_after_them():

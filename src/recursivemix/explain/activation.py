@@ -12,6 +12,7 @@ from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
 from recursivemix.data.formats.folder import image_files
+from recursivemix.data.printable import first_difference
 from recursivemix.evaluation.activation import activation_maps, deciding_map
 from recursivemix.evaluation.names import Method
 from recursivemix.evaluation.predict import network_inputs
@@ -79,10 +80,11 @@ def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
     ]
     first = models[0]
     for other in models[1:]:
-        if other.trained.classes != first.trained.classes:
+        names, others = first.trained.classes, other.trained.classes
+        if others != names:
             raise ValueError(
-                f"--checkpoint must name networks of the same classes: {first.name} has "
-                f"{len(first.trained.classes)}, {other.name} has {len(other.trained.classes)} or others"
+                f"--checkpoint must name networks of the same classes: {first.name} has {len(names)}, "
+                f"{other.name} has {len(others)}{first_difference(names, others)}"
             )
     return models
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from recursivemix.data.atomic_write import atomic_write
@@ -103,13 +103,19 @@ def write_cells(cells: Cells, path: Path, theme: Theme, dpi: int = 110) -> None:
 
 def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
     """Write a GIF that loops over the columns; the cells of a column stand side by side."""
-    frames = []
+    images = []
     for column, name in enumerate(cells.columns):
         row = tuple(row[column] for row in cells.rows if column < len(row))
         blank = ("",) * len(row)
-        frame = Cells(f"{cells.title}, {name}", blank, (row,), ("",))
-        image = Image.open(io.BytesIO(_png(draw_cells(frame, theme), 100))).convert("RGB")
-        frames.append(image.quantize(256, dither=Image.Dither.NONE))
+        frame = Cells(f"{cells.title}, {name}", blank, (row,), ("",), cells.key)
+        images.append(Image.open(io.BytesIO(_png(draw_cells(frame, theme), 100))).convert("RGB"))
+    # Frames differ in their legends and in the heights of their pictures; a GIF has the size of its first.
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
+    frames = []
+    for image in images:
+        border = (0, 0, width - image.width, height - image.height)
+        whole = ImageOps.expand(image, border, GROUND[theme])
+        frames.append(whole.quantize(256, dither=Image.Dither.NONE))
     held = io.BytesIO()
     frames[0].save(held, format="gif", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
     _write(path, held.getvalue())

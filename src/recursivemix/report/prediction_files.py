@@ -65,7 +65,7 @@ def check_outputs(
         raise ValueError("--checkpoint: name at least one")
     task = models[0].task
     if kind not in FORMATS:
-        raise ValueError(f"--format must be csv, json or parquet, or --out end so; got {kind!r}")
+        raise ValueError(f"--format, or the ending of --out, must be csv, json or parquet, got {kind!r}")
     if kind == "parquet" and out is None:
         raise ValueError("--format parquet needs a file: add --out FILE")
     if out is not None and out.exists():
