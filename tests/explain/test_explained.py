@@ -117,6 +117,7 @@ def test_the_own_class_comes_first(checkpoint, image_root, tmp_path):
     html = out.read_text()
     for name in CLASSES:
         assert f"<div>{name} " in html
+        assert f'alt="{name}"' in html  # of the image itself, which has one line
 
 
 def test_digits_without_images(tmp_path):
