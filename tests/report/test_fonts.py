@@ -16,9 +16,17 @@ OWN, CAT, RARE = "DejaVu Sans", "\u732b", "\U000109ff"
 """Matplotlib's font, a Chinese letter, and a Meroitic one that hardly any font has."""
 
 
+@pytest.fixture(autouse=True)
+def no_other_fonts(monkeypatch):
+    """A machine with matplotlib's own fonts alone."""
+    own = [font for font in fontManager.ttflist if font.name.startswith("DejaVu")]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
+
+
 @pytest.fixture
-def cat_font(tmp_path):
-    """An installed font that has one letter: a square."""
+def cat_font(tmp_path, monkeypatch):
+    """A font with one letter, a square, that was installed after matplotlib made its list."""
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for corner in ((0, 900), (900, 900), (900, 0)):
@@ -34,10 +42,8 @@ def cat_font(tmp_path):
     font.setupOS2()
     font.setupPost()
     font.save(tmp_path / "cats.ttf")
-    before = list(fontManager.ttflist)
-    fontManager.addfont(tmp_path / "cats.ttf")
-    yield "Cats"
-    fontManager.ttflist = before
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(tmp_path / "cats.ttf")])
+    return "Cats"
 
 
 def drawn_texts(*names):

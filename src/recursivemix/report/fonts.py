@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -31,19 +31,28 @@ class Font(NamedTuple):
 def fonts_for(text: str) -> tuple[list[Font], bool]:
     """Return fonts that have the letters of a text, matplotlib's own first, and whether they have all."""
     from matplotlib import get_data_path
-    from matplotlib.font_manager import fontManager
 
     own = Font("DejaVu Sans", f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf")
     fonts, missing = [own], {ord(letter) for letter in text if letter.isprintable()} - letters_of(own.file)
-    if missing:
-        upright = (font for font in fontManager.ttflist if font.style == "normal")
-        # "Last Resort" has boxes alone.
-        real = [font for font in upright if not font.name.startswith(("DejaVu", "Last Resort"))]
-        for font in sorted(real, key=lambda font: (font.weight not in (400, "normal"), font.name)):
-            if missing & letters_of(font.fname):
-                fonts.append(Font(font.name, font.fname))
-                missing -= letters_of(font.fname)
+    for font in installed_fonts() if missing else []:
+        if missing & letters_of(font.file):
+            fonts.append(font)
+            missing -= letters_of(font.file)
     return fonts, not missing
+
+
+def installed_fonts() -> list[Font]:
+    """Return the fonts of this machine, regular weights first; matplotlib's list may lack new ones."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    for file in set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}:
+        with suppress(OSError, RuntimeError):  # a font that matplotlib cannot draw
+            fontManager.addfont(file)
+    upright = (font for font in fontManager.ttflist if font.style == "normal")
+    # "Last Resort" has boxes alone.
+    real = [font for font in upright if not font.name.startswith(("DejaVu", "Last Resort"))]
+    real.sort(key=lambda font: (font.weight not in (400, "normal"), font.name))
+    return [Font(font.name, font.fname) for font in real]
 
 
 @cache
