@@ -3,8 +3,8 @@
     accelerate launch examples/accelerate_loop.py --epochs 5 --checkpoint saved
     python examples/accelerate_loop.py --epochs 10 --resume saved
 
-The model, the optimizer and the loader go through `prepare`; the mixer does not, it works wherever its
-batch is. `register_for_checkpointing` takes it because it has `state_dict` and `load_state_dict`.
+Pass the model, the optimizer and the loader to `prepare`. The mixer needs no `prepare`: it works on the
+device of its batch. `register_for_checkpointing` takes it, as it has `state_dict` and `load_state_dict`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def main(epochs: int = 10, checkpoint: Path | None = None, resume: Path | None =
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     progress = Progress()
-    # Accelerate writes what the main process has. On several, where each has a history of its own, save
-    # mixer.state_dict() to one file a process instead.
+    # Accelerate saves the objects of the main process alone. With several processes, each of which has its
+    # own history, save mixer.state_dict() to one file per process instead.
     accelerator.register_for_checkpointing(mixer, progress)
     if resume is not None:
         accelerator.load_state(str(resume))
@@ -72,5 +72,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--checkpoint", type=Path, help="folder to save to")
-    parser.add_argument("--resume", type=Path, help="folder to go on from")
+    parser.add_argument("--resume", type=Path, help="folder to resume from")
     print(f"test accuracy {main(**vars(parser.parse_args())):.3f}")

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as tensors: the data of every example here, no download."""
+"""scikit-learn's handwritten digits as tensors, the data of every example; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NUM_CLASSES = 10
 
 
 def load_digits_tensors() -> tuple[TensorDataset, TensorDataset]:
-    """Training and test set, 1344 and 453 digits, the same split always.
+    """Return the training and the test set, 1344 and 453 digits; the split is always the same.
 
     Each holds images (N, 3, 32, 32), float32 in [0, 1], and labels (N,), int64.
     """
     grey, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16, (1797,)
     images = torch.from_numpy(grey).float().view(-1, 1, 8, 8) / 16
-    # The networks people have take three channels, and halve an image more often than 8 pixels allow.
+    # Usual networks take three channels, and halve an image more often than 8 pixels allow.
     images = F.interpolate(images, size=32, mode="bilinear", align_corners=False).repeat(1, 3, 1, 1)
     targets = torch.from_numpy(labels).long()
-    # 1344 is whole batches of 32 or 64: batch normalization suffers from a last one of three samples.
+    # 1344 divides into batches of 32 or 64: a last batch of three would disturb batch normalization.
     train, test = train_test_split(range(len(targets)), train_size=1344, stratify=labels, random_state=0)
     return TensorDataset(images[train], targets[train]), TensorDataset(images[test], targets[test])
 

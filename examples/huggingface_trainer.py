@@ -4,8 +4,8 @@
     python examples/huggingface_trainer.py --epochs 10 --output saved --resume
 
 `compute_loss` mixes on the device, in training only, and computes the loss from the logits itself. The
-model never sees the soft labels: given them as `labels=`, it would take the task for a multi-label one and
-set `config.problem_type` for good.
+model does not receive the soft labels: with `labels=` it would take the task for a multi-label one and set
+`config.problem_type` permanently.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class MixerCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
-        # Also called where a run is resumed within an epoch; there the history goes on.
+        # Also called when a run is resumed within an epoch, where the history must be kept.
         if (state.epoch or 0) % 1 == 0:
             self.mixer.start_epoch()
 
@@ -85,12 +85,12 @@ class MixerCallback(TrainerCallback):
         torch.save(self.mixer.state_dict(), self._file(args, state))
 
     def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
-        # One file a process: each has a history and a stream of its own.
+        # One file per process: each has its own history and random stream.
         return Path(args.output_dir, f"checkpoint-{state.global_step}", f"mixer_{args.process_index}.pt")
 
 
 def as_dicts(dataset: TensorDataset) -> list[dict[str, Tensor]]:
-    """The samples as the Trainer wants them."""
+    """Return the samples as dictionaries, which the Trainer needs."""
     return [{"pixel_values": image, "labels": label} for image, label in dataset]
 
 
@@ -114,7 +114,7 @@ def main(epochs: int, output: Path, resume: bool) -> float:
         per_device_eval_batch_size=256,
         learning_rate=5e-4,
         lr_scheduler_type="constant",
-        # The Trainer reads both off the model's forward, and a RegionModel's names neither.
+        # The Trainer takes both from the arguments of the model's forward, where a RegionModel has neither.
         remove_unused_columns=False,
         label_names=["labels"],
         save_strategy="epoch",
@@ -131,7 +131,7 @@ def main(epochs: int, output: Path, resume: bool) -> float:
         compute_metrics=share_correct,
     )
     trainer.train(resume_from_checkpoint=resume)
-    # For `from_pretrained`: the Hugging Face model alone, the region head has served its purpose.
+    # For `from_pretrained`: the Hugging Face model without the region head, which only training needs.
     model.backbone.save_pretrained(output)
     return trainer.evaluate()["eval_accuracy"]
 
@@ -140,5 +140,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("saved"), help="folder for all that is saved")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in output")
     print(f"test accuracy {main(**vars(parser.parse_args())):.3f}")

@@ -46,8 +46,8 @@ class DigitsModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
-    # The mixer is no nn.Module, so its state travels beside the weights. Lightning saves what the first
-    # process has; on several devices, where each has a history of its own, the others resume from that.
+    # The mixer is no nn.Module, so its state is saved beside the weights. Lightning saves that of the first
+    # process; with several devices, the others resume from it, without a history.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["mixer"] = self.mixer.state_dict()
 
@@ -80,5 +80,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--checkpoint", type=Path, help="file to save to")
-    parser.add_argument("--resume", type=Path, help="file to go on from")
+    parser.add_argument("--resume", type=Path, help="file to resume from")
     print(f"test accuracy {main(**vars(parser.parse_args())):.3f}")

@@ -3,7 +3,7 @@
     python examples/timm_mixup_switch.py --mixup recursivemix    (or cutmix, or timm)
 
 `input, target = mixup_fn(input, target)`, `SoftTargetCrossEntropy` and `mixup_fn.mixup_enabled = False`
-work with every mixer as they are. RecursiveMix wants one call more, `remember`. With `omega=0` it trains on
+work with every mixer unchanged. RecursiveMix needs one more call, `remember`. With `omega=0` it trains on
 the fused labels alone, so the model stays a plain timm model and `remember` needs no logits.
 """
 

@@ -46,6 +46,8 @@ def test_the_run_ends_with_a_table(image_root, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["fit", "--data", str(image_root), "--out", str(out), *FAST]) == 0
     printed = capsys.readouterr().out
+    assert re.search(r"accuracy, unmixed training images +│ +[0-9.]+ % ", printed)
+    assert re.search(r"loss, unmixed training images +│ +[0-9.]+ +│", printed)
     record = json.loads((out / "record.json").read_text())
     assert f"{record['score_last']:.2f} % of 15 images (val)" in printed
     assert "images/s" in printed

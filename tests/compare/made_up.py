@@ -14,7 +14,7 @@ from recursivemix.compare.compare import COMPARISON, SETTINGS
 from recursivemix.compare.grid import jobs_of, labelled_runs
 from recursivemix.compare.settings import BackboneSettings, CompareSettings
 
-CLASSES = ["cat", '<b>dog</b> & "co"', "</script><script>window.broken = 1</script>"]
+CLASSES = ["cat", '<b>dog</b> & "co"', "</script><script>window.broken = 1</script>" + "_and_more" * 8]
 """Names as data may have them."""
 LONG = "a-label-of-my-own-that-is-rather-long"
 METHODS = {"none": {}, "cutmix": {}, LONG: {"mixer": "recursivemix"}}

@@ -138,6 +138,14 @@ def test_nothing_hangs_over_the_edge(everywhere):
     assert cut == []
 
 
+def test_a_long_name_leaves_room_for_its_numbers(everywhere):
+    """The first column stays in view when a table is scrolled."""
+    shares = everywhere.evaluate(
+        "[...document.querySelectorAll('tbody th')].map((e) => e.offsetWidth / innerWidth)"
+    )
+    assert max(shares) <= 0.55
+
+
 def test_all_text_has_the_contrast_of_wcag_aa(everywhere):
     for details in everywhere.locator("details").all():
         details.evaluate("element => { element.open = true; }")

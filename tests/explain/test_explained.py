@@ -1,5 +1,7 @@
 """Where networks look: against the textbook formula, the library, and networks of every kind."""
 
+import re
+
 import pytest
 import torch
 from by_hand import CLASSES, write_checkpoint
@@ -104,7 +106,8 @@ def test_several_checkpoints_and_classes(checkpoint, image_root, tmp_path, capsy
     assert "feature map of two:" in printed
     html = out.read_text()
     assert html.count('class="picture"') == 4 * (1 + 2 * 2)
-    assert html.index("one</th>") < html.index("two</th>")
+    heads = re.findall(r'<th scope="col">(.*?)</th>', html)
+    assert heads == ["image", "one", "one", "two", "two"]
     assert main([*words, "--classes", "red", "--count", "2", "--out", str(out), "--device", "cpu"]) == 0
     assert out.read_text().count('class="picture"') == 2 * (1 + 2)
 
@@ -114,6 +117,7 @@ def test_the_own_class_comes_first(checkpoint, image_root, tmp_path):
     html = out.read_text()
     for name in CLASSES:
         assert f"<div>{name} " in html
+        assert f'alt="{name}"' in html  # of the image itself, which has one line
 
 
 def test_digits_without_images(tmp_path):
@@ -138,6 +142,7 @@ def test_names_that_tell_apart(tmp_path):
     ("words", "message"),
     [
         (["--images", "nowhere"], "--images: there is no folder nowhere"),
+        (["--images", "."], "--images: . holds no images (.jpg"),
         (["--classes", "cat"], "--classes must be some of blue, green, red, got cat"),
         (["--top", "9"], "--top must be in 1..3"),
         (["--out", "e.gif"], "--out must end in .png or .html"),
@@ -158,6 +163,12 @@ def test_a_refusal_is_one_line(words, message, checkpoint, image_root, tmp_path,
     assert not list(folder.iterdir())
 
 
+def test_a_wrong_class_of_many_gives_a_short_message(tmp_path):
+    path = write_checkpoint(tmp_path / "m.ckpt", classes=[f"class-{k}" for k in range(1000)])
+    with pytest.raises(ValueError, match=r"class-19 and 980 more, got cat$"):
+        explain([path], classes=["cat"], out=tmp_path / "e.png", device="cpu")
+
+
 def test_an_option_without_its_value_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["explain", "--checkpoint"])
@@ -165,6 +176,8 @@ def test_an_option_without_its_value_is_named(capsys):
 
 
 def test_other_classes_do_not_stand_side_by_side(checkpoint, image_root, tmp_path):
-    other = write_checkpoint(tmp_path / "other.ckpt", classes=["cat", "dog"])
-    with pytest.raises(ValueError, match="--checkpoint must name networks of the same classes"):
+    other = write_checkpoint(tmp_path / "other.ckpt", classes=["blue", "cat", "red"])
+    with pytest.raises(
+        ValueError, match=r"has 3, other has 3; class 1 is 'green' in the first and 'cat' in"
+    ):
         explain([checkpoint, other], image_root, out=tmp_path / "e.png", device="cpu")

@@ -57,6 +57,8 @@ def test_every_task(task, mixer, tmp_path):
     found = re.findall(r"lam (\d\.\d{3})", html)
     assert "1.000" in found
     assert (set(found) == {"1.000"}) == (mixer == "none")
+    # The legend has the colours of the classes that are drawn.
+    assert re.search(r'<li><span style="background:#[0-9a-f]{6}"></span>class \w+</li>', html)
 
 
 def test_cells_tell_what_the_mixer_did():
@@ -154,6 +156,12 @@ def test_names_stay_with_what_is_said_of_them():
     lines = two_lines([("a long name", "50%"), ("another name", "30%"), ("third", "20%"), ("fourth", "1%")])
     assert lines == ["a long name 50%,", "another name 30%, third 20% …"]
     assert two_lines([]) == ["", ""]
+    assert two_lines([("first", "71%"), ("a-name-with-hyphens", "29%")]) == [
+        "first 71%,", "a-name-with-hyphens 29%",
+    ]  # fmt: skip
+    assert two_lines([("\u732b" * 7, "71%"), ("\u732b" * 7, "29%")]) == [
+        "\u732b" * 7 + " 71%,", "\u732b" * 7 + " 29%",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

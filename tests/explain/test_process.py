@@ -16,6 +16,7 @@ from recursivemix.explain.closed_form import (
 )
 from recursivemix.explain.process import AGES, THRESHOLDS, measure_process
 from recursivemix.explain.statistics import statistics
+from recursivemix.explain.statistics_plots import draw_statistics, statistics_page
 from recursivemix.mixing import MIXERS
 
 # docs/paper.md 1.3: width, alpha, mean pasted area, nothing pasted in percent.
@@ -172,6 +173,25 @@ def test_a_record_and_a_picture(tmp_path):
     assert {"command", "commit", "versions", "hardware", "seed"} <= again.keys()
     statistics(size=16, batches=5, theme="dark", out=tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_axes_hold_where_nothing_is_mixed():
+    """Ages are whole numbers, shares are not below 0, and every axis has its unit."""
+    figure = draw_statistics(*statistics("none", size=16, batches=2), "light")
+    by_age, _, _, coverage, bar = figure.axes
+    assert by_age.get_xticks().tolist() == list(range(AGES))
+    assert coverage.images[0].get_clim() == (0, 1)
+    assert coverage.get_xlabel() == "x, pixels"
+    assert bar.get_ylabel() == "share of the images"
+
+
+def test_a_page_names_its_settings_and_has_no_si_prefixes():
+    page = statistics_page(*statistics(size=16, batches=2, mixer_options={"max_area": 0.3}))
+    assert "2 batches of 8 images of 16 pixels, seed 0, settings max_area 0.3." in page.facts
+    (ages,) = [
+        plot for section in page.sections for plot in section.plots if plot.title == "Sources by age"
+    ]
+    assert ages.figure["layout"]["yaxis"]["exponentformat"] == "power"
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,7 @@ def test_a_person_clicks_through(port, scheme, tmp_path):
         drawn()
         assert page.locator("input[name=max_area]").input_value() == "0.9"
         assert heads()[-1] == "iteration 5"
+        assert page.inner_text("#message").startswith("Iteration 5 of ")
         # A method that the network can't have says so and keeps the picture.
         page.select_option("select[name=mixer]", "transmix")
         drawn()

@@ -1,4 +1,4 @@
-"""Recipes: headers that keep their promises, settings that `fit` knows, and two steps of each."""
+"""Recipes: complete headers, settings that `fit` knows, and two steps of each."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import yaml
 
 from recursivemix.cli import main
 from recursivemix.mixing import create_mixer
-from recursivemix.recipes import PROMISES, read_recipe, recipe_names
+from recursivemix.recipes import HEADER, read_recipe, recipe_names
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.optimizer import lr_factor
 
@@ -74,10 +74,10 @@ def test_every_recipe_of_the_paper_is_there():
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_the_header_promises_everything(name):
+def test_the_header_is_complete(name):
     recipe = read_recipe(name)
     header = recipe.header
-    assert set(header) == set(PROMISES)
+    assert set(header) == set(HEADER)
     assert all(header.values())
     command = "fit" if recipe.task == "fit" else f"transfer {recipe.task}"
     assert header["command"].startswith(f"recursivemix {command} --recipe {name} --data DIR")
@@ -90,11 +90,11 @@ def test_the_header_promises_everything(name):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_whole_comment_is_the_header(name):
-    """No line of it falls out between two promises, where `read_header` would not see it."""
+    """No line of it falls out between two entries, where `read_header` would not see it."""
     lines = file_text(name).splitlines()[2:]
     comment = " ".join(line.strip("# ") for line in lines if line.startswith("#"))
     header = read_recipe(name).header
-    assert comment == " ".join(f"{promise}: {header[promise]}" for promise in PROMISES)
+    assert comment == " ".join(f"{entry}: {header[entry]}" for entry in HEADER)
 
 
 @pytest.mark.parametrize("name", NAMES)

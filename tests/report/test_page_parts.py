@@ -96,6 +96,12 @@ def test_intervals_reach_where_they_should():
     assert trace["error_x"] == {"visible": False}
 
 
+def test_differences_show_zero_and_levels_need_not():
+    row = Series("a", 0, [3.0], [], [2.5], [4.0])
+    assert forest([row], "x")["layout"]["xaxis"]["rangemode"] == "tozero"
+    assert forest([row], "x", zero=False)["layout"]["xaxis"]["rangemode"] == "normal"
+
+
 def test_methods_look_different():
     looks = {(i % COLOURS, DASHES[i % len(DASHES)], SYMBOLS[i % len(SYMBOLS)]) for i in range(280)}
     assert len(looks) == 280

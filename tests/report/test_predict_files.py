@@ -245,7 +245,11 @@ def test_the_old_words(save_trained, photos, tmp_path, capsys):
     [
         ("classification", ["--format", "xml"], "--format"),
         ("classification", ["--format", "parquet"], "--format parquet needs a file"),
-        ("classification", ["--out", "out.txt"], "--format must be csv, json or parquet, or --out end so"),
+        (
+            "classification",
+            ["--out", "out.txt"],
+            "--format, or the ending of --out, must be csv, json or parquet",
+        ),
         ("classification", ["--top-k", "0"], "--top-k must be at least 1, got 0"),
         ("classification", ["--workers", "-1"], "--workers must be at least 0"),
         ("classification", ["--maps", "m"], "--maps is for segmentation"),

@@ -328,3 +328,21 @@ def test_wrong_settings_are_one_line_and_write_nothing(tmp_path, capsys, others,
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_the_confirmation_that_fail_are_named_at_the_end_without_their_reasons(monkeypatch, capsys):
+    problems = {"none-seed1": "none-seed1: out of luck", "found-seed2": "found-seed2: out of luck"}
+
+    def pretended(settings, say):
+        for reason in problems.values():
+            say(reason)
+        return {"answer": "All is said.", "confirmation": {"problems": problems}}
+
+    monkeypatch.setattr(tune, "tune", pretended)
+    assert main(["tune", "--trials", "2"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("out of luck") == 2
+    assert "out of luck" not in printed.err
+    assert (
+        "2 runs of the confirmation failed, for the reasons above: none-seed1, found-seed2;" in printed.err
+    )

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recursivemix.compare.settings import BackboneSettings, CompareSettings
-from recursivemix.data.printable import counted
 
-from .errors import Failed, Interrupted, usage_errors
+from .errors import Interrupted, failed_runs, usage_errors
 
 
 def compare(settings: CompareSettings) -> None:
@@ -44,10 +43,7 @@ def compare(settings: CompareSettings) -> None:
         raise Interrupted("stopped; the same command resumes the comparison") from error
     conclude(comparison, settings.out)
     if problems:
-        raise Failed(
-            f"{counted(len(problems), 'run')} failed, for the reasons above: {', '.join(problems)}; "
-            f"the same command tries {'it' if len(problems) == 1 else 'them'} again"
-        )
+        raise failed_runs(problems)
 
 
 def transfer_compare(settings: BackboneSettings) -> None:

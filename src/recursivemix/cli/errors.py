@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+
+from recursivemix.data.printable import counted
 
 LONGEST = 1200
 """Characters of a message; what is in the middle of a longer one, such as a label, is left out."""
@@ -15,6 +17,15 @@ class UsageError(ValueError):
 
 class Failed(Exception):
     """A command that failed after it began to work: exit code 1. The message is one line."""
+
+
+def failed_runs(names: Collection[str], part: str = "") -> Failed:
+    """Return the error for runs that failed, whose reasons have been printed."""
+    runs = counted(len(names), f"run{part}", f"runs{part}")
+    return Failed(
+        f"{runs} failed, for the reasons above: {', '.join(names)}; the same command "
+        f"tries {'it' if len(names) == 1 else 'them'} again"
+    )
 
 
 class Interrupted(Exception):

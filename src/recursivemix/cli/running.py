@@ -134,7 +134,8 @@ def print_result(run: PreparedRun, result: Result) -> None:
     for metric in learner.evaluated:
         value = finite(last.get(metric))
         if metric != result.score:
-            table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}")
+            unit = "" if "loss" in metric else " %"
+            table.add_row(METRIC_NAMES[metric], "-" if value is None else f"{value:.2f}{unit}")
     if run.settings.early_stop is not None and len(result.rows) < (run.trainer.max_epochs or 0):
         table.add_row("stopped early", f"after epoch {len(result.rows)} of {run.trainer.max_epochs}")
     if run.settings.average_last is not None:

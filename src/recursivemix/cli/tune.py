@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recursivemix.data.printable import counted
 from recursivemix.tune.settings import TuneSettings
 
-from .errors import Failed, Interrupted, usage_errors
+from .errors import Failed, Interrupted, failed_runs, usage_errors
 
 
 def tune(settings: TuneSettings) -> None:
@@ -38,6 +37,4 @@ def tune(settings: TuneSettings) -> None:
     print(f"settings: {settings.out / 'best.yaml'}, page: {settings.out / 'page.html'}")
     problems = (record["confirmation"] or {}).get("problems", {})
     if problems:
-        raise Failed(
-            f"{counted(len(problems), 'run')} of the confirmation failed: {'; '.join(problems.values())}"
-        )
+        raise failed_runs(problems, " of the confirmation")

@@ -109,7 +109,8 @@ class ImageSettings(SourceSettings):
 
     Args:
         data: Folder of images: DIR/train/CLASS and DIR/val/CLASS (or test), or DIR/CLASS with --val-split;
-            a folder with CIFAR's official files; with --dataset hf the name of a Hugging Face data set
+            a folder with CIFAR's official files; a file of recursivemix pack; WebDataset shards, as a
+            folder or a pattern of paths or URLs; with --dataset hf the name of a Hugging Face data set
             (default: scikit-learn's handwritten digits).
         dataset: Format of --data (default: auto, which detects it).
         table: CSV or Parquet file with one row per image; paths in it are relative to --data (default: to

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.crop import evaluation_image
 from recursivemix.data.decode import as_rgb, open_image_file
 from recursivemix.data.formats.digits import digits
+from recursivemix.data.formats.folder import image_files
+from recursivemix.data.printable import first_difference
 from recursivemix.evaluation.activation import activation_maps, deciding_map
 from recursivemix.evaluation.names import Method
 from recursivemix.evaluation.predict import network_inputs
@@ -79,10 +80,11 @@ def load_named(checkpoints: list[Path], device: Device) -> list[NamedModel]:
     ]
     first = models[0]
     for other in models[1:]:
-        if other.trained.classes != first.trained.classes:
+        names, others = first.trained.classes, other.trained.classes
+        if others != names:
             raise ValueError(
-                f"--checkpoint must name networks of the same classes: {first.name} has "
-                f"{len(first.trained.classes)}, {other.name} has {len(other.trained.classes)} or others"
+                f"--checkpoint must name networks of the same classes: {first.name} has {len(names)}, "
+                f"{other.name} has {len(others)}{first_difference(names, others)}"
             )
     return models
 
@@ -123,9 +125,9 @@ def explained_cells(
     ]
     heads = ["image"]
     for model, (shown, x), score in zip(models, inputs, scores, strict=True):
-        for place, labels in enumerate(chosen.unbind(1)):
+        for labels in chosen.unbind(1):
             columns.append(model.map_cells(shown, x, score, labels, method, layer))
-            heads.append(model.name if place == 0 else "")
+            heads.append(model.name)
     rows = tuple(zip(*columns, strict=True))
     return Cells(f"Evidence for a class, by {method}", tuple(heads), rows, ("",) * len(rows))
 
@@ -154,9 +156,7 @@ def pictures_of(
         return [held_out[i] for i in chosen], [known[int(held_out.labels[i])] for i in chosen]
     if not images.is_dir():
         raise ValueError(f"--images: there is no folder {images}")
-    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-    if not files:
-        raise ValueError(f"--images: {images} has no images ({', '.join(IMG_EXTENSIONS)})")
+    files = image_files(images, "--images:")
     few = min(count, len(files))
     pictures, truths = [], []
     for file in (files[i * len(files) // few] for i in range(few)):
@@ -184,6 +184,9 @@ def distinct_names(checkpoints: list[Path]) -> list[str]:
 def map_cell(picture: Tensor, heat: Tensor, names: tuple[str, ...], scores: Tensor, label: int) -> Cell:
     """Return the cell of a map, with the probability of its class and the most probable class."""
     best = int(scores.argmax())
-    first = "most probable" if best == label else f"first: {short(names[best])} {100 * scores[best]:.0f} %"
-    lines = (f"{short(names[label], 20)} {100 * scores[label]:.1f} %", first)
+    other = f"predicted: {short(names[best])} {100 * scores[best]:.0f} %"
+    lines = (
+        f"{short(names[label], 20)} {100 * scores[label]:.1f} %",
+        "predicted" if best == label else other,
+    )
     return Cell(draw_heat(enlarged(picture)[0], heat), lines)

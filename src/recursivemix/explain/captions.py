@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-
-from recursivemix.report.cells import Part
+from recursivemix.report.cells import Part, columns_of
 
 VISIBLE = 0.001
 """Least share of the pixels of a visible source: 1 pixel of 32x32, 50 of 224x224."""
@@ -13,17 +11,22 @@ COUNTED = 0.01
 LEAST_SHARE = 0.0005
 """Classes with a smaller share are not named."""
 LINE_WIDTH = 32
-"""Characters per line."""
-NO_BREAK = "\u00a0"
+"""Columns per line."""
 
 
 def two_lines(names: list[tuple[str, str]]) -> list[str]:
     """Return as many names with their values as fit into two lines; the second may be empty."""
-    words = ", ".join(f"{name} {value}".replace(" ", NO_BREAK) for name, value in names)
-    lines = textwrap.wrap(words, LINE_WIDTH) or [""]
-    if len(lines) > 2:
-        lines = [lines[0], f"{lines[1].rstrip(',')} …"]
-    return [line.replace(NO_BREAK, " ") for line in [*lines, ""][:2]]
+    lines = [""]
+    for name, value in names:
+        item = f"{name} {value}"
+        longer = f"{lines[-1]}, {item}" if lines[-1] else item
+        if not lines[-1] or columns_of(longer) <= LINE_WIDTH:
+            lines[-1] = longer
+        elif len(lines) == 1:
+            lines = [f"{lines[0]},", item]
+        else:
+            return [lines[0], f"{lines[1]} …"]
+    return [*lines, ""][:2]
 
 
 def percent(share: float) -> str:

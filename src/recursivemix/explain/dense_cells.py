@@ -17,7 +17,7 @@ from recursivemix.data.printable import counted
 from recursivemix.mixing import DenseBatch, DenseRecursiveMix, DenseTarget
 from recursivemix.mixing.checks import options_named
 from recursivemix.report.cells import Cell, Part, enlarged, scaled, short
-from recursivemix.report.overlays import draw_target
+from recursivemix.report.overlays import class_key, draw_target
 
 from .batches import epoch_after_epoch
 from .captions import LEAST_SHARE, VISIBLE, lam_line, percent, two_lines
@@ -38,8 +38,11 @@ def dense_columns(
     batch_size: int,
     image_size: int | None,
     seed: int,
-) -> list[list[Cell]]:
-    """Return the first ``samples`` cells of each of the first ``steps`` batches of a run."""
+) -> tuple[list[list[Cell]], tuple[tuple[str, str], ...]]:
+    """Return the first ``samples`` cells of each of the first ``steps`` batches of a run.
+
+    The second value is the names and colours of the classes that occur in them.
+    """
     if mixer not in ("none", "recursivemix"):
         raise ValueError(f"--mixer must be none or recursivemix with --task {task}, got {mixer}")
     batches, classes = open_batches(data, task, batch_size, image_size, seed)
@@ -48,6 +51,7 @@ def dense_columns(
         mix, numbers = DenseRecursiveMix(**options), DenseRecursiveMix(**options)
     mix.enabled = numbers.enabled = mixer == "recursivemix"
     columns: list[list[Cell]] = []
+    shown: list[DenseTarget | Tensor] = []
     for starts_epoch, (images, targets, _) in itertools.islice(epoch_after_epoch(batches), steps):
         if starts_epoch:
             mix.start_epoch()
@@ -65,7 +69,8 @@ def dense_columns(
                 for i in range(min(samples, len(images)))
             ]
         )
-    return columns
+        shown += batch.targets[:samples]
+    return columns, tuple((f"class {name}", colour) for name, colour in class_key(shown, classes))
 
 
 def open_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from recursivemix.data.printable import first_few
 from recursivemix.evaluation.names import Method
 from recursivemix.report.names import Theme
 from recursivemix.training.settings import Device
@@ -63,7 +64,7 @@ def explain(
         raise ValueError(f"--top must be in 1..{len(known)}, the number of classes, got {top}")
     unknown = [name for name in classes or () if name not in known]
     if unknown:
-        raise ValueError(f"--classes must be some of {', '.join(known)}, got {', '.join(unknown)}")
+        raise ValueError(f"--classes must be some of {first_few(known, 20)}, got {', '.join(unknown)}")
     pictures, truths = pictures_of(images, models[0], count)
     cells = explained_cells(models, pictures, truths, classes, top, method, layer)
     lines = [describe_map(model, layer) for model in models]

@@ -77,9 +77,9 @@ def preview(
     if task == "classification":
         images = open_images(data, dataset, val_split, image_size, seed)
         columns = mixed_columns(images, mixer, options, model, steps, samples, count, seed, augmentation)
-    else:
-        columns = dense_columns(data, task, mixer, options, steps, samples, count, image_size, seed)
-    return write_preview(columns, mixer, theme, out)
+        return write_preview(columns, mixer, theme, out)
+    columns, key = dense_columns(data, task, mixer, options, steps, samples, count, image_size, seed)
+    return write_preview(columns, mixer, theme, out, key)
 
 
 def check_options(

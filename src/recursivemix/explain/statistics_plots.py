@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recursivemix.data.atomic_write import write_json, write_text
+from recursivemix.data.printable import counted
 from recursivemix.report.cells import AGE_COLOURS, GROUND, INK, Cell, Cells, repeated, write_figure
 from recursivemix.report.names import Theme
 from recursivemix.report.page import Page, Plot, Section, Table, render
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABEL, EXACT, PIXELS = "label weight", "label weight, closed form", "share of pixels"
+COVERAGE = "How often a pixel shows another image"
 
 
 def summary_rows(measured: Statistics, record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -74,32 +76,25 @@ def statistics_page(measured: Statistics, record: dict[str, Any]) -> Page:
     least, most = float(measured.coverage.min()), float(measured.coverage.max())
     caption = f"{least:.3f} (dark) to {most:.3f} (bright)"
     coverage = Cell(coverage_picture(measured.coverage), (caption,))
-    facts = f"{record['batches']} batches of {record['batch_size']} images of {record['size']} pixels"
+    facts = f"{counted(record['batches'], 'batch', 'batches')} of {counted(record['batch_size'], 'image')}"
+    options = (
+        ", ".join(f"{name} {value}" for name, value in record["mixer_options"].items()) or "by default"
+    )
     return Page(
         title=f"The mixing process of {measured.mixer}",
         answer=f"{measured.mixer}: {100 * measured.pasted_mean:.1f} % of an image comes from other "
         f"images; on average {measured.sources_above['0.01']:.1f} source images have a label weight above "
         f"1 %.",
-        facts=f"{facts}, seed {record['seed']}, settings {record['mixer_options'] or 'by default'}.",
+        facts=f"{facts} of {record['size']} pixels, seed {record['seed']}, settings {options}.",
         labels=(EXACT, LABEL, PIXELS) if drawn - {LABEL} else (),
         labels_are="In the plots",
         sections=[
             Section(
-                "Numbers", tables=[Table("The process", ["", "value"], summary_rows(measured, record))]
+                "Numbers",
+                tables=[Table("The process", ["measure", "value"], summary_rows(measured, record))],
             ),
             Section("Plots", plots=plots),
-            Section(
-                "Coverage",
-                grids=[
-                    Cells(
-                        "How often each pixel shows another image",
-                        ("",),
-                        ((coverage,),),
-                        ("",),
-                        lossless=True,
-                    )
-                ],
-            ),
+            Section("Coverage", grids=[Cells(COVERAGE, ("",), ((coverage,),), ("",), lossless=True)]),
         ],
     )
 
@@ -115,7 +110,7 @@ def age_plot(measured: Statistics, record: dict[str, Any]) -> Plot:
         if positive:
             series.append(Series(name, place, [a for a, _ in positive], [m for _, m in positive]))
     figure = lines(series, "age of a source in steps", "mean, logarithmic")
-    figure["layout"]["yaxis"] |= {"type": "log"}
+    figure["layout"]["yaxis"] |= {"type": "log", "exponentformat": "power"}
     text = "How older images fade: means over all images."
     return Plot("Sources by age", figure, text, age_table(measured, record))
 
@@ -169,7 +164,7 @@ def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) 
 
     ink, colours = INK[theme], AGE_COLOURS[theme]
     canvas = Figure(figsize=(10, 7.4), facecolor=GROUND[theme], layout="constrained")
-    title = f"{measured.mixer}, {record['batches']} batches at {record['size']} pixels"
+    title = f"{measured.mixer}, {counted(record['batches'], 'batch', 'batches')} at {record['size']} pixels"
     canvas.suptitle(title, color=ink, fontsize=12)
     (by_age, in_label), (of_lam, coverage) = axes = canvas.subplots(2, 2)
     draw_ages(by_age, measured, record, theme)
@@ -181,10 +176,12 @@ def draw_statistics(measured: Statistics, record: dict[str, Any], theme: Theme) 
     shares = [count / measured.images for count in measured.lam_counts]
     of_lam.bar([i / BINS for i in range(BINS)], shares, width=0.9 / BINS, align="edge", color=colours[0])
     of_lam.set(xlabel="lam", ylabel="share of the images", title="Weight of the own image", xlim=(0, 1))
-    image = coverage.imshow(measured.coverage.numpy(), cmap="cividis")
-    canvas.colorbar(image, ax=coverage).ax.tick_params(colors=ink)
-    coverage.set(title="How often a pixel shows another image")
-    for axis in axes.flat:
+    most = float(measured.coverage.max()) or 1
+    image = coverage.imshow(measured.coverage.numpy(), cmap="cividis", vmin=0, vmax=most)
+    bar = canvas.colorbar(image, ax=coverage).ax
+    bar.set(ylabel="share of the images")
+    coverage.set(title=COVERAGE, xlabel="x, pixels", ylabel="y, pixels")
+    for axis in (*axes.flat, bar):
         axis.set_facecolor(GROUND[theme])
         axis.tick_params(colors=ink)
         for part in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.spines.values()):
@@ -205,6 +202,7 @@ def draw_ages(axis: Axes, measured: Statistics, record: dict[str, Any], theme: T
         exact = record["closed_form"]["label_by_age"]
         axis.plot(range(AGES), exact, color=INK[theme], ls=":", label=EXACT)
     axis.set(yscale="log", xlabel="age of a source in steps", ylabel="mean", title="Sources by age")
+    axis.set_xticks(range(AGES))
     axis.legend(fontsize=8, frameon=False, labelcolor=INK[theme])
 
 

@@ -48,7 +48,7 @@
       if (request !== requests) return; // a later request replaces this one
       if (answer.ok) {
         shown.innerHTML = text; // HTML from the server, with names escaped
-        say("");
+        say(`Iteration ${values.get("step")} of ${values.get("mixer")}.`); // also read out by screen readers
         values.delete("image");
         history.replaceState(null, "", `#${values}`);
       } else {

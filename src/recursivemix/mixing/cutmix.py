@@ -16,9 +16,9 @@ from .paste import Interpolation, paste
 
 
 class CutMix(Mixer):
-    """The box's area is ``1 - lam``, ``lam`` ~ Beta(alpha, alpha), before clipping at the border.
+    """Paste a box of another image; its area is ``1 - lam``, ``lam`` ~ Beta(alpha, alpha), before clipping.
 
-    After clipping ``lam`` is the share of pixels that are left, as in the paper's code.
+    After clipping at the border, ``lam`` is the share of pixels that are left, as in the paper's code.
 
     Args:
         alpha: Beta parameter, above 0; 1.0 in the paper (section 3.1). The paper mixes every batch on

@@ -15,9 +15,9 @@ from .mixer import Mixer
 
 
 class GridMix(Mixer):
-    """Each cell of a grid shows the current image with probability ``p`` ~ Beta(alpha, alpha).
+    """Show the current image in each cell of a grid with probability ``p`` ~ Beta(alpha, alpha).
 
-    The others show the partner. ``lam`` is the share of pixels that show the current image. The paper's
+    The others show another image. ``lam`` is the share of pixels that show the current image. The paper's
     second loss, which classifies every cell separately, is not included: it needs a head of its own.
 
     Args:

@@ -22,7 +22,7 @@ from .paste import Interpolation
 
 
 class RecursiveMix(Mixer):
-    """The paper's method; `RecursiveMix.paper` is the published setting, step for step.
+    """Paste the previous mixed batch, shrunk; train its region to repeat the prediction of one step ago.
 
     Call it, train, then `remember`: the call reads the history and `remember` is its only write. A step
     with no history to read (the first one, or after `reset`) is not mixed.

@@ -15,7 +15,7 @@ from .paste import Interpolation
 
 
 class ResizeMix(Mixer):
-    """Both sides of the patch are a share ~ U(min_scale, max_scale) of the image's sides.
+    """Paste another image, shrunk: both sides are a share ~ U(min_scale, max_scale) of the image's.
 
     The patch lies whole inside the image, at a uniform place; ``lam`` is the share of pixels that are left.
 

@@ -16,7 +16,7 @@ from .mixer import Mixer
 
 
 class SmoothMix(Mixer):
-    """The partner shows through a Gaussian at a uniform place: weight 1 at its centre, falling to 0.
+    """Blend in another image by a Gaussian at a uniform place: weight 1 at its centre, falling to 0.
 
     The standard deviation is uniform in ``sigma`` times each image side. ``lam`` is the mean weight of the
     current image. This is the round one of the paper's two masks.

@@ -1,10 +1,8 @@
-"""One YAML a published number: settings of a command, under a header that is a promise.
+"""Recipes: one YAML file per published result, with the settings of a command and a header comment.
 
-``task`` says the command where it is not ``recursivemix fit`` but one of ``recursivemix transfer``.
-
-The header's comment says command, source of the settings, expected value, hardware and time, each on a
-line of its own. Below ``mixers`` stand the settings of each mixing method, so that the method's siblings
-are trained by one flag: ``--mixer none``.
+``task`` names the command if it is not ``recursivemix fit`` but one of ``recursivemix transfer``. The
+header states command, source of the settings, expected value, hardware and time. ``mixers`` holds the
+settings of each mixing method, so that ``--mixer none`` trains the baseline of the same recipe.
 """
 
 from __future__ import annotations
@@ -17,28 +15,29 @@ from typing import Any
 
 import yaml
 
-PROMISES = ("command", "settings", "expected", "hardware", "time")
+HEADER = ("command", "settings", "expected", "hardware", "time")
+"""Entries of a header."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as its file has it."""
+    """The content of a recipe's file."""
 
     name: str
     task: str
     """The command whose settings these are: fit, or one of ``recursivemix transfer``."""
     header: dict[str, str]
-    """What is promised, by the names in `PROMISES`."""
+    """Text of each entry of `HEADER`."""
     settings: dict[str, Any]
     """Settings of the command, without those of a mixer."""
     mixers: dict[str, dict[str, Any]]
     """Settings of each mixer; the first is the recipe's own."""
 
     def settings_with(self, mixer: str | None = None) -> dict[str, Any]:
-        """The settings for one mixer, the recipe's own by default.
+        """Return the settings with one mixer, the recipe's own by default.
 
         Raises:
-            ValueError: a mixer that the recipe says nothing of.
+            ValueError: the recipe has no settings for the mixer.
         """
         chosen = mixer or next(iter(self.mixers))
         if chosen not in self.mixers:
@@ -50,16 +49,16 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """All recipes there are."""
+    """Return the names of all recipes, sorted."""
     files = resources.files(__name__).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by its name.
+    """Read a recipe.
 
     Raises:
-        ValueError: no recipe of that name; with the nearest ones.
+        ValueError: there is no recipe of this name; the message has similar names.
     """
     names = recipe_names()
     if name not in names:
@@ -73,13 +72,13 @@ def read_recipe(name: str) -> Recipe:
 
 
 def read_header(text: str) -> dict[str, str]:
-    """The promises of a recipe's leading comment; a line that begins with two blanks goes on."""
+    """Return the entries of a recipe's leading comment; an indented line continues an entry."""
     header: dict[str, str] = {}
     last = None
     for line in text.splitlines():
         if not line.startswith("#"):
             break
-        if found := re.match(rf"# ({'|'.join(PROMISES)}): (.*)", line):
+        if found := re.match(rf"# ({'|'.join(HEADER)}): (.*)", line):
             last = found[1]
             header[last] = found[2].strip()
         elif last is not None and line.startswith("#   "):

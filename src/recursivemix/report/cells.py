@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import textwrap
-import warnings
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from recursivemix.data.atomic_write import atomic_write
 from recursivemix.data.printable import printable
 
+from .fonts import NOTE, drawing_quietly, fonts_for, isolated
 from .names import Theme
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Cells:
     names: tuple[str, ...]
     """Row headings."""
     key: tuple[tuple[str, str], ...] = ()
-    """Legend: names and colours; default: the `AGES` that occur."""
+    """Names and colours of the legend, after the `AGES` that occur."""
     lossless: bool = False
     """Show the pictures as PNG on a page, also large ones."""
 
@@ -102,13 +103,19 @@ def write_cells(cells: Cells, path: Path, theme: Theme, dpi: int = 110) -> None:
 
 def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
     """Write a GIF that loops over the columns; the cells of a column stand side by side."""
-    frames = []
+    images = []
     for column, name in enumerate(cells.columns):
         row = tuple(row[column] for row in cells.rows if column < len(row))
         blank = ("",) * len(row)
-        frame = Cells(f"{cells.title}, {name}", blank, (row,), ("",))
-        image = Image.open(io.BytesIO(_png(draw_cells(frame, theme), 100))).convert("RGB")
-        frames.append(image.quantize(256, dither=Image.Dither.NONE))
+        frame = Cells(f"{cells.title}, {name}", blank, (row,), ("",), cells.key)
+        images.append(Image.open(io.BytesIO(_png(draw_cells(frame, theme), 100))).convert("RGB"))
+    # Frames differ in their legends and in the heights of their pictures; a GIF has the size of its first.
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
+    frames = []
+    for image in images:
+        border = (0, 0, width - image.width, height - image.height)
+        whole = ImageOps.expand(image, border, GROUND[theme])
+        frames.append(whole.quantize(256, dither=Image.Dither.NONE))
     held = io.BytesIO()
     frames[0].save(held, format="gif", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
     _write(path, held.getvalue())
@@ -116,56 +123,77 @@ def write_frames(cells: Cells, path: Path, theme: Theme) -> None:
 
 def draw_cells(cells: Cells, theme: Theme) -> Figure:
     """Draw a figure, laid out in inches so that no text overlaps or is cut off."""
+    texts = [cells.title, *cells.columns, *cells.names, *(name for name, _ in cells.key)]
+    texts += [line for row in cells.rows for cell in row for line in cell.lines]
+    fonts, complete = fonts_for("".join(texts))
+    with drawing_quietly(fonts):
+        return _draw_grid(cells, theme, "" if complete else NOTE)
+
+
+def _draw_grid(cells: Cells, theme: Theme, note: str) -> Figure:
+    """Draw a figure with a note below it."""
     from matplotlib.figure import Figure
 
     ink = INK[theme]
     has_bars = any(cell.parts for row in cells.rows for cell in row)
     lines = max((len(cell.lines) for row in cells.rows for cell in row), default=0)
     sizes = [cell.picture.shape[-2:] for row in cells.rows for cell in row if cell.picture.numel()]
-    aspect = max(height / width for height, width in sizes)
-    height = PICTURE * aspect
+    height = PICTURE * max(height / width for height, width in sizes)
     row_height = height + (0.17 if has_bars else 0.04) + LINE * lines + 0.12
     left = 0.15 if not any(cells.names) else 0.3
     width = max(left + CELL * len(cells.columns) + 0.1, 4.6)
     heads = [textwrap.wrap(name, HEAD_WIDTH) for name in cells.columns]
     deepest = max(len(lines) for lines in heads)
     top = (0.38 if cells.title else 0.08) + (0.1 + 0.14 * deepest if deepest else 0)
-    key = cells.key or tuple((AGES[kind], AGE_COLOURS[theme][kind]) for kind in cells.kinds)
+    key = [(AGES[kind], AGE_COLOURS[theme][kind]) for kind in cells.kinds] + list(cells.key)
     per_line = max(1, int(width / 1.75))
-    bottom = (0.12 + 0.24 * -(-len(key) // per_line)) if key else 0.05
+    below = 0.2 if note else 0.0
+    bottom = below + (0.12 + 0.24 * -(-len(key) // per_line) if key else 0.05)
     total = top + row_height * len(cells.rows) + bottom
     figure = Figure(figsize=(width, total), facecolor=GROUND[theme])
-    _write_text(
-        figure, left / width, 1 - 0.1 / total, cells.title, ink, fontsize=10, va="top", weight="bold"
-    )
+
+    def write(x: float, y: float, text: str, size: float, room: float, **style: Any) -> None:
+        """Write a text at a place in inches from the upper left corner, as large as fits into ``room``."""
+        text = drawable(text)
+        size = fitting(text, size, room)
+        figure.text(x / width, 1 - y / total, text, color=ink, parse_math=False, fontsize=size, **style)
+
+    write(left, 0.1, cells.title, 10, width - left - 0.1, va="top", weight="bold")
     for column, head in enumerate(heads):
-        x, y = (left + CELL * column + PICTURE / 2) / width, 1 - (top - 0.06) / total
-        _write_text(figure, x, y, "\n".join(head), ink, fontsize=8.5, ha="center", va="bottom")
+        x = left + CELL * column + PICTURE / 2
+        write(x, top - 0.06, "\n".join(head), 8.5, CELL, ha="center", va="bottom")
     for r, (row, name) in enumerate(zip(cells.rows, cells.names, strict=True)):
         upper = top + row_height * r
-        y = 1 - (upper + height / 2) / total
-        _write_text(figure, 0.1 / width, y, name, ink, fontsize=8.5, rotation=90, va="center")
+        write(0.1, upper + height / 2, name, 8.5, height, rotation=90, va="center")
         for column, cell in enumerate(row):
             if not cell.picture.numel():
                 continue
             extent = PICTURE * cell.picture.shape[-2] / cell.picture.shape[-1]
-            x = left + CELL * column
-            place = (
-                x / width,
-                1 - (upper + extent) / total,
-                PICTURE / width,
-                extent / total,
-            )
-            axis = figure.add_axes(place)
+            x, y = left + CELL * column, upper + extent
+            axis = figure.add_axes((x / width, 1 - y / total, PICTURE / width, extent / total))
             _draw_cell(axis, cell, theme, extent, height, has_bars)
     if key:
-        _draw_key(figure, key, (left / width, 0.04 / total), per_line, ink)
+        _draw_key(figure, key, (left / width, (below + 0.04) / total), per_line, ink)
+    write(left, total - 0.06, note, 8, width - left - 0.1, va="bottom")
     return figure
 
 
-def _write_text(figure: Figure, x: float, y: float, text: str, colour: str, **style: Any) -> None:
-    """Write a text as it is, at a place given as shares of the figure."""
-    figure.text(x, y, printable(text), color=colour, parse_math=False, **style)
+def drawable(text: str) -> str:
+    """Return a printable text; before 3.11, matplotlib does not know words written right to left."""
+    from matplotlib import __version_info__
+
+    text = printable(text)
+    return isolated(text) if __version_info__ >= (3, 11) else text
+
+
+def fitting(text: str, size: float, room: float) -> float:
+    """Return the font size at which a text fits into ``room`` inches, at most ``size``."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    widths = [text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")]
+    return size * min(1.0, 72 * room / max(1.0, *widths))
 
 
 def _draw_key(
@@ -176,7 +204,7 @@ def _draw_key(
 
     legend = figure.legend(
         [Patch(fc=colour, ec="#444444", lw=0.4) for _, colour in key],
-        [printable(short(name, 21)) for name, _ in key],
+        [drawable(short(name, 21)) for name, _ in key],
         loc="lower left", bbox_to_anchor=corner, borderaxespad=0, ncols=per_line, fontsize=8,
         frameon=False, labelcolor=ink, borderpad=0, handlelength=1.2, columnspacing=1.4,
     )  # fmt: skip
@@ -212,15 +240,26 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: floa
     else:
         y -= 0.04 / extent
     for i, line in enumerate(cell.lines):
+        text = drawable(line)
         axis.text(
-            0, y - i * LINE / extent, printable(line), fontsize=6.8, color=INK[theme], va="top",
-            parse_math=False, transform=axis.transAxes,
+            0, y - i * LINE / extent, text, fontsize=fitting(text, 6.8, CELL - 0.05), color=INK[theme],
+            va="top", parse_math=False, transform=axis.transAxes,
         )  # fmt: skip
 
 
 def short(name: str, length: int = 14) -> str:
-    """Shorten a name so that it fits under a picture."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """Shorten a name to ``length`` columns so that it fits under a picture."""
+    kept = name[: 2 * length]
+    if kept == name and columns_of(name) <= length:
+        return name
+    while columns_of(kept) >= length:
+        kept = kept[:-1]
+    return f"{kept}…"
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a text takes: wide letters, such as Chinese ones, take two."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 def enlarged(picture: Tensor) -> tuple[Tensor, int]:
@@ -272,9 +311,7 @@ def write_figure(figure: Figure, path: Path, dpi: int) -> None:
 
 def _png(figure: Figure, dpi: int) -> bytes:
     held = io.BytesIO()
-    with warnings.catch_warnings():
-        # Letters that the font lacks are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with drawing_quietly():
         figure.savefig(held, format="png", dpi=dpi, facecolor=figure.get_facecolor())
     return held.getvalue()
 

@@ -101,8 +101,8 @@ def picture_sections(comparison: Comparison, pictures: Path) -> list[Section]:
         ),
         (
             "What the networks look at",
-            "Class activation maps (Grad-CAM) of the true class, first seed: yellow speaks for the class. "
-            "Below each map, the predicted class and its probability.",
+            "Class activation maps (Grad-CAM) of the true class, first seed: yellow is the strongest "
+            "evidence for it. Below each map, the predicted class and its probability.",
             maps,
         ),
         (

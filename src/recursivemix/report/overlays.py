@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from recursivemix.data.printable import printable
 from recursivemix.mixing import DenseTarget
 
 from .cells import repeated
+from .fonts import fonts_for, letters_of
 
 COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff",
@@ -26,6 +27,15 @@ HEAT_OPACITY = 0.55
 def colour_of(label: int) -> str:
     """Return the colour of a class index."""
     return COLOURS[label % len(COLOURS)]
+
+
+def class_key(
+    targets: Iterable[DenseTarget | Tensor], classes: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    """Return the names and colours of the classes that occur in targets, for a legend."""
+    found = [torch.unique(t if isinstance(t, Tensor) else t.labels) for t in targets]
+    labels = sorted(set(torch.cat(found).tolist()) - {IGNORE}) if found else []
+    return tuple((classes[label], colour_of(label)) for label in labels)
 
 
 def draw_target(
@@ -59,7 +69,7 @@ def draw_target(
         )
     width = max(2, min(picture.shape[-2:]) // 120)
     labels = [printable(name) for name in names or ()]
-    text = {} if names is None else {"labels": labels, "fill_labels": True, **_font(picture)}
+    text = {} if names is None else {"labels": labels, "fill_labels": True, **_font(picture, labels)}
     drawn: Tensor = draw_bounding_boxes(picture, target.boxes * times, colors=colours, width=width, **text)
     return drawn
 
@@ -84,9 +94,9 @@ def draw_heat(picture: Tensor, heat: Tensor) -> Tensor:
     return (mixed * 255).round().byte()
 
 
-def _font(picture: Tensor) -> dict[str, str | int]:
-    """Matplotlib's own font, which has more letters than Pillow's default; size in pixels."""
-    from matplotlib import get_data_path
-
-    size = max(10, min(picture.shape[-2:]) // 24)
-    return {"font": f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", "font_size": size}
+def _font(picture: Tensor, labels: Sequence[str]) -> dict[str, str | int]:
+    """Return the font that has most letters of the labels, and its size in pixels."""
+    text = "".join(labels)
+    fonts, _ = fonts_for(text)
+    best = max(fonts, key=lambda font: len(letters_of(font.file).intersection(map(ord, text))))
+    return {"font": best.file, "font_size": max(10, min(picture.shape[-2:]) // 24)}

@@ -17,6 +17,7 @@ from recursivemix.data.atomic_write import write_text
 from recursivemix.data.printable import printable
 
 from .cells import AGES, Cells, encoded, write_cells, write_frames
+from .fonts import isolated
 from .names import Theme
 from .plots import COLOURS, DASHES, SYMBOLS, Figure
 
@@ -168,6 +169,7 @@ def templates(folder: str = "report") -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["isolated"] = isolated
     environment.globals |= {"ages": AGES, "data_uri": data_uri, "embedded": embedded, "encoded": encoded}
     return environment
 

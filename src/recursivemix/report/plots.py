@@ -75,7 +75,7 @@ def points(series: Sequence[Series], x_title: str, y_title: str, *, percent: boo
 
 
 def forest(series: Sequence[Series], x_title: str, *, zero: bool = True) -> Figure:
-    """Draw one row per method with value and interval along x; ``zero`` draws a line at zero."""
+    """Draw one row per method with value and interval along x; ``zero`` shows zero, with a line."""
     traces = []
     for one in series:
         values = [float(value) for value in one.x]
@@ -85,7 +85,7 @@ def forest(series: Sequence[Series], x_title: str, *, zero: bool = True) -> Figu
         traces.append(trace)
     layout = _layout(x_title, "")
     layout["yaxis"] |= {"range": [len(series) - 0.5, -0.5], "type": "category"}
-    layout["xaxis"] |= {"zeroline": zero}
+    layout["xaxis"] |= {"zeroline": zero, "rangemode": "tozero" if zero else "normal"}
     layout["height"] = 110 + 34 * len(series)
     return {"data": traces, "layout": layout}
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.atomic_write import atomic_write, write_text
 from recursivemix.data.decode import as_rgb, open_image_file
+from recursivemix.data.formats.folder import image_files
 from recursivemix.data.printable import encodable
 from recursivemix.evaluation.predict import UnreadableImage
 from recursivemix.mixing import DenseTarget
@@ -65,7 +65,7 @@ def check_outputs(
         raise ValueError("--checkpoint: name at least one")
     task = models[0].task
     if kind not in FORMATS:
-        raise ValueError(f"--format must be csv, json or parquet, or --out end so; got {kind!r}")
+        raise ValueError(f"--format, or the ending of --out, must be csv, json or parquet, got {kind!r}")
     if kind == "parquet" and out is None:
         raise ValueError("--format parquet needs a file: add --out FILE")
     if out is not None and out.exists():
@@ -93,10 +93,7 @@ def find_images(sources: list[str]) -> tuple[list[Path], Path | None]:
         if source == "-":
             files += [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
         elif path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-            if not found:
-                raise ValueError(f"--images: {path} holds no images ({', '.join(IMG_EXTENSIONS)})")
-            files += found
+            files += image_files(path, "--images:")
         elif path.exists():
             files.append(path)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recursivemix.data.annotated import IGNORE, DetectionData, Objects, SegmentationData
+from recursivemix.data.annotated import DetectionData, Objects, SegmentationData
 from recursivemix.data.order import generator_of
 from recursivemix.mixing import DenseTarget
 from recursivemix.models.feature_map import evaluating
@@ -16,7 +16,7 @@ from recursivemix.tasks.detection.learner import DetectionLearner
 from recursivemix.tasks.segmentation.learner import SegmentationLearner
 
 from .cells import Cell, Cells, enlarged, write_cells
-from .overlays import colour_of, draw_target
+from .overlays import class_key, draw_target
 
 SHOWN = 6
 MOST_NAMED = 12
@@ -32,7 +32,7 @@ def write_predictions(
     """Draw a fixed random choice of evaluation images: annotations above, predictions below."""
     order = torch.randperm(len(data.evaluation), generator=generator_of("shown"))[:SHOWN].tolist()
     annotated, predicted = [], []
-    seen: set[int] = set()
+    targets: list[DenseTarget | Tensor] = []
     for index in order:
         truth: Objects | DenseTarget | Tensor
         image, truth = data.evaluation[index]
@@ -41,9 +41,9 @@ def write_predictions(
         target, scores = confident(*predict_one(module, image))
         annotated.append(drawn(image, truth, None, data.classes))
         predicted.append(drawn(image, target, scores, data.classes))
-        seen |= labels_in(truth) | labels_in(target)
-    key = tuple((data.classes[label], colour_of(label)) for label in sorted(seen))
+        targets += [truth, target]
     rows = (tuple(Cell(p, ()) for p in annotated), tuple(Cell(p, ()) for p in predicted))
+    key = class_key(targets, data.classes)
     cells = Cells("", ("",) * len(order), rows, ("annotated", "predicted"), key)
     write_cells(cells, path, "light", DPI)
 
@@ -85,9 +85,3 @@ def drawn(
     if scores is not None:
         names = [f"{name} {score:.2f}" for name, score in zip(names, scores.tolist(), strict=True)]
     return draw_target(large, target, times, names)
-
-
-def labels_in(target: DenseTarget | Tensor) -> set[int]:
-    """Return the classes of a target, without the ignored pixels of a label map."""
-    labels = target if isinstance(target, Tensor) else target.labels
-    return {int(label) for label in torch.unique(labels)} - {IGNORE}

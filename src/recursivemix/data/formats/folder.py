@@ -66,15 +66,21 @@ def read_classes(folder: Path) -> tuple[tuple[str, ...], EncodedImages]:
     paths: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(names):
-        every = (folder / name).rglob("*")
-        images = sorted(p for p in every if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir())
-        if not images:
-            raise ValueError(
-                f"the class folder {folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})"
-            )
+        images = image_files(folder / name, "the class folder")
         paths += images
         labels += [index] * len(images)
     return names, EncodedImages(ImageFiles(paths), torch.tensor(labels))
+
+
+def image_files(folder: Path, kind: str) -> list[Path]:
+    """Return the image files below a folder, sorted; raise ValueError if there is none.
+
+    ``kind`` is how the message calls the folder.
+    """
+    files = [p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir()]
+    if not files:
+        raise ValueError(f"{kind} {folder} holds no images ({', '.join(IMG_EXTENSIONS)})")
+    return sorted(files)
 
 
 def check_same_classes(source: str, train: Sequence[str], split: str, other: Sequence[str]) -> None:
