@@ -16,6 +16,7 @@ from recursivemix.data.annotated import (
     AnnotationError,
     SegmentationData,
     distinct,
+    lines_of,
 )
 from recursivemix.data.decode import UnreadableImageError, open_image_file, whole_image
 
@@ -67,7 +68,7 @@ def read_numbers(path: Path) -> Tensor:
     """Return the numbers in a label map: (H, W) uint8, or int32 if its pixels are larger."""
     with open_image_file(path) as source:
         mode = source.mode
-        numbers: Tensor = pil_to_tensor(source)[0]
+        numbers: Tensor = pil_to_tensor(source.convert("I") if mode.startswith("I") else source)[0]
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise AnnotationError(
             f"{path} has the colour mode {mode}; a label map has one number per pixel: grey or palette"
@@ -164,14 +165,6 @@ def class_names(folder: Path) -> list[str]:
     if table.is_file():
         return [line.split("\t")[-1].strip() for line in lines_of(table)[1:]]
     return []
-
-
-def lines_of(file: Path) -> list[str]:
-    """Read the lines of a text file that are not blank, without surrounding space."""
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"{file} is not a text file in UTF-8: {error}") from error
 
 
 ADE20K = AnnotatedFormat(

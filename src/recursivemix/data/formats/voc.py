@@ -19,12 +19,13 @@ from recursivemix.data.annotated import (
     SegmentationData,
     distinct,
     is_finite,
+    lines_of,
     passing,
     shortened,
 )
 from recursivemix.data.decode import whole_image
 
-from .ade20k import MapImages, check_class_count, largest_number, lines_of
+from .ade20k import MapImages, check_class_count, largest_number
 
 TRAIN, EVALUATION = ("train", "trainval"), ("val", "test")
 """Names of splits, in order of preference."""
