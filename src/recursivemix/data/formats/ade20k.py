@@ -136,8 +136,8 @@ def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list
     for place in (images, maps):
         if not place.is_dir():
             raise ValueError(f"there is no folder {place}")
-    by_name = {p.stem: p for p in images.iterdir() if p.suffix.lower() in IMG_EXTENSIONS}
-    maps_by_name = {p.stem: p for p in maps.iterdir() if p.suffix.lower() == ".png"}
+    by_name = {p.stem: p for p in _visible(images) if p.suffix.lower() in IMG_EXTENSIONS}
+    maps_by_name = {p.stem: p for p in _visible(maps) if p.suffix.lower() == ".png"}
     for left, right, kind, partner in (
         (by_name, maps_by_name, "images", "label map"),
         (maps_by_name, by_name, "label maps", "image"),
@@ -155,6 +155,10 @@ def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list
     if not names:
         raise AnnotationError(f"{images} holds no images with a label map")
     return [(by_name[name], maps_by_name[name]) for name in names]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def class_names(folder: Path) -> list[str]:
