@@ -6,13 +6,16 @@ from torch.nn.functional import interpolate
 
 from recursivemix.data.annotated import IGNORE, Objects
 from recursivemix.data.annotated_batches import (
+    AnnotatedBatch,
     AnnotatedEvaluation,
     AnnotatedTraining,
     DetectionTransform,
     SegmentationTransform,
+    joined,
     mirrored,
     resized,
     resized_map,
+    separated,
 )
 from recursivemix.data.formats.scenes import scenes_with_maps, scenes_with_objects
 from recursivemix.data.order import TrainingOrder, evaluation_batches
@@ -46,6 +49,21 @@ def test_an_epoch_can_begin_in_its_middle(workers):
     for a, b in zip(rest, whole[77:], strict=True):
         same(a, b)
     assert batches.first == 0
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks", "maps"])
+def test_a_worker_hands_over_few_tensors(kind):
+    """Each takes open files, of which a process may have 1,024: a loader of more waits for ever."""
+    images = (scenes_with_maps() if kind == "maps" else scenes_with_objects(kind == "masks")).evaluation
+    samples = [(index, *images[index]) for index in range(5)]
+    if kind != "maps":
+        empty = Objects(*(None if part is None else part[:0] for part in samples[2][2]))
+        samples[2] = (2, samples[2][1][:, :7], empty)
+    packed = joined(samples)
+    assert len(packed.values) <= 4
+    for (index, image, target), (i, other, twin) in zip(separated(packed), samples, strict=True):
+        same(AnnotatedBatch([image], [target], [index]), AnnotatedBatch([other], [twin], [i]))
+    assert separated(joined([])) == []
 
 
 def test_epochs_and_seeds_differ():

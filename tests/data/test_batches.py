@@ -225,6 +225,7 @@ def test_batches_take_no_memory_that_containers_limit(monkeypatch):
     assert equal(
         batches_of(Loose(coded(10)), hold=False), batches_of(Loose(coded(10)), hold=False, workers=2)
     )
+    assert torch.equal(stack(Loose(coded(10)), 6, 2, False, "test").images, coded(10).images)
 
 
 @pytest.mark.parametrize("hold", [True, False])

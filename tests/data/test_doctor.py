@@ -89,6 +89,17 @@ def test_hidden_files_and_the_files_beside_classes_are_no_problem(root):
     assert look_at(root).problems == ()
 
 
+def test_splits_of_other_names_are_found(root):
+    (root / "train").rename(root / "Training")
+    (root / "test").rename(root / "Testing")
+    assert "the folders are Testing, Training, but splits must be named train" in only_problem(root)
+
+
+def test_copies_of_jupyter_are_no_images(root):
+    shutil.copytree(root / "train" / "cat", root / "train" / "cat" / ".ipynb_checkpoints")
+    assert look_at(root).problems == ()
+
+
 # -- files that cannot be read ----------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 from typing import get_args
 
 import pytest
@@ -73,6 +74,23 @@ def test_what_is_missing_is_named(tmp_path):
         open_data(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"--dataset must be auto, .*folder; got 'imagenet'"):
         open_data(tmp_path, "imagenet")
+
+
+def test_an_archive_beside_class_folders_is_not_taken_for_shards(image_root):
+    with tarfile.open(image_root / "photographs.tar", "w") as archive:
+        archive.add(image_root / "train", "train")
+    with pytest.raises(ValueError, match="holds several data sets, shards, folder: choose with --dataset"):
+        open_data(image_root)
+    assert len(open_data(image_root, "folder").train) == 36
+    (image_root / "photographs.tar").rename(image_root / "._photographs.tar")  # as macOS adds them
+    assert len(open_data(image_root).train) == 36
+
+
+def test_a_table_is_what_it_is_whatever_lies_beside_its_images(image_root, tmp_path):
+    (image_root / "x.tar").touch()
+    rows = [f"train/{name}/{i}.png,{name}" for name in ("red", "blue") for i in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label", *rows]))
+    assert len(open_data(image_root, table=tmp_path / "t.csv", val_split=0.5).train) == 4
 
 
 def test_annotated_folders_are_checked(tmp_path):

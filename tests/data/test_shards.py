@@ -406,6 +406,57 @@ def test_numbers_of_many_digits_are_labels(tmp_path, options):
         open_data(tmp_path / "set", val_split=0.5, **options)
 
 
+def test_files_that_belong_to_no_sample_are_left_out(tmp_path, options):
+    """A README, and what macOS adds for each file."""
+    files = [("README", b"x"), (".hidden/.x", b"x")]
+    for name, content in samples(range(8)):
+        files += [(f"./._{name}", b"mac"), (f"./{name}", content)]
+    write_tar(tmp_path / "set" / "a.tar", files)
+    write_tar(tmp_path / "set" / "._a.tar", files)
+    data = open_data(tmp_path / "set", val_split=0.5, **options)
+    numbers = [number_of(part[i]) for part in (data.train, data.evaluation) for i in range(len(part))]
+    assert sorted(numbers) == list(range(8))
+
+
+def test_the_image_of_the_shortest_suffix_is_taken(tmp_path, options):
+    files = []
+    for i, (name, content) in enumerate(samples(range(8))):
+        files += [(name.replace(".png", ".depth.png"), encoded(99))] * (i % 2 == 0) + [(name, content)]
+    write_tar(tmp_path / "set" / "a.tar", files)
+    data = open_data(tmp_path / "set", val_split=0.5, **options)
+    assert all(number_of(data.train[i]) < 8 for i in range(len(data.train)))
+
+
+def test_a_damaged_header_is_not_the_end(folder, options):
+    """Python's reader stops there without an error."""
+    path = folder / "train-001.tar"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"000015.png")
+    content[start + 100 : start + 300] = b"\xff" * 200
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-001\.tar, 000014: the tar file is broken from here on"):
+        open_data(folder, **options)
+    data = open_data(folder, skip_bad=True, **options)
+    assert [number_of(data.train[i]) for i in range(len(data.train))] == [*range(14), *range(23, 30)]
+
+
+def test_names_of_classes_can_be_equal_and_begin_with_a_mark(folder, options):
+    """ImageNet has two classes "crane"; some editors begin a file with a byte-order mark."""
+    (folder / "classes.txt").write_text("crane\nb\ncrane\n", encoding="utf-8-sig")
+    assert open_data(folder, **options).classes == ("crane", "b", "crane (2)")
+
+
+def test_the_query_of_an_address_is_no_suffix(served, options):
+    address, _ = served
+    data = open_data(f"{address}/train-000.tar?download=true", "shards", val_split=0.5, **options)
+    assert len(data.train) + len(data.evaluation) == 10
+
+
+def test_a_file_is_no_pattern(tmp_path):
+    path = write_tar(tmp_path / "[a]" / "{1,2}.tar", [])
+    assert find_shards(str(path)) == [str(path)]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -477,6 +528,8 @@ def test_patterns_are_those_of_the_library():
         ("a/train-0001.tar", "train"), ("https://h/val/0001.tar", "val"), ("a/validation_3.tar.gz", "val"),
         ("test.tar", "test"), ("a/0001.tar", "train"), ("val/other-1.tar", "val"),
         ("a/imagenet.tar", "train"), ("test/train-1.tar", "train"),
+        ("imagenet1k-validation-00.tar", "val"), ("my_set_test.tgz", "test"),
+        ("my-test-set/00.tar", "train"),
     ],
 )  # fmt: skip
 def test_the_split_is_in_the_name(name, split):

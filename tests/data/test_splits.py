@@ -1,5 +1,6 @@
 """Stratified splits: held-out shares, folds, and subsets; always the same for a seed."""
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -100,6 +101,29 @@ def test_training_images_of_the_digits_are_held_out_too():
     whole, data = open_data(), open_data(holdout=0.2)
     assert len(data.train) + len(data.evaluation) == len(whole.train)
     assert all("train" in data.evaluation.name(i) for i in range(len(data.evaluation)))
+
+
+def test_other_splits_are_not_read_if_training_images_are_held_out(tmp_path, image_root):
+    """Neither their classes nor their files have to be usable."""
+    shutil.rmtree(image_root / "val" / "red")
+    assert len(open_data(image_root, holdout=0.25).train) == 27
+    rows = [f"train/{name}/{i}.png,{name},train" for name in ("red", "blue") for i in range(4)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["image,label,split", *rows, "gone.png,none,test"]))
+    with pytest.raises(ValueError, match=r"gone\.png\): the file does not exist"):
+        open_data(image_root, table=table)
+    assert len(open_data(image_root, table=table, holdout=0.25).train) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "no labelled val or test split"), ({"val_split": 0.5}, "--skip-bad leaves no image")],
+)
+def test_all_images_are_decoded_once_a_split_is_known(image_root, monkeypatch, options, message):
+    """Else ``--skip-bad`` takes hours before it says that ``--val-split`` is missing."""
+    monkeypatch.setattr("recursivemix.data.splits.map_decoding", lambda *_, **__: ["bad"] * 36)
+    with pytest.raises(ValueError, match=message):
+        open_data(image_root / "train", skip_bad=True, **options)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ def shortened(value: Any) -> str:
     return brief.repr(value)
 
 
+def lines_of(file: Path) -> list[str]:
+    """Read the lines of a text file that are not blank, without surrounding space."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{file} is not a text file in UTF-8: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names of classes; the second class of a name gets " (2)", and so on."""
     seen: Counter[str] = Counter()

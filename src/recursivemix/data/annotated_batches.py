@@ -151,6 +151,53 @@ class TransformedImages(Dataset[Sample]):
         return index, image, target
 
 
+class JoinedSamples(NamedTuple):
+    """Samples with one tensor for each data type: a tensor that a worker hands over takes open files.
+
+    A process may have 1,024 of them; with several tensors for each image, large batches take more.
+    """
+
+    places: list[tuple[int, Any, Any]]
+    """Each sample, with data type and shape in place of its tensors."""
+    values: dict[torch.dtype, Tensor]
+    """All values of a data type, in the order of the samples."""
+
+
+def joined(samples: Sequence[Sample]) -> JoinedSamples:
+    """Join the tensors of samples; `separated` is the inverse."""
+    values: dict[torch.dtype, list[Tensor]] = {}
+
+    def put(tensor: Tensor | None) -> Any:
+        if tensor is None:
+            return None
+        values.setdefault(tensor.dtype, []).append(tensor.flatten())
+        return tensor.dtype, tensor.shape
+
+    places = [
+        (index, put(image), [*map(put, target)] if isinstance(target, Objects) else put(target))
+        for index, image, target in samples
+    ]
+    return JoinedSamples(places, {dtype: torch.cat(parts) for dtype, parts in values.items()})
+
+
+def separated(samples: JoinedSamples) -> list[Sample]:
+    """Return the samples of `joined`, as views."""
+    first = dict.fromkeys(samples.values, 0)
+
+    def take(place: Any) -> Any:
+        if place is None:
+            return None
+        dtype, shape = place
+        start = first[dtype]
+        first[dtype] += shape.numel()
+        return samples.values[dtype][start : first[dtype]].view(shape)
+
+    return [
+        (index, take(image), Objects(*map(take, target)) if isinstance(target, list) else take(target))
+        for index, image, target in samples.places
+    ]
+
+
 class AnnotatedTraining(Generic[Target]):
     """Training batches of one process, epoch by epoch; arguments as in `TrainingBatches`."""
 
@@ -170,7 +217,7 @@ class AnnotatedTraining(Generic[Target]):
         self.first = 0
         """First step of the next iteration; reset to 0 when it starts."""
         self._device = device
-        self._loader = KeyedLoader(TransformedImages(images, transform), workers, collate_fn=list)
+        self._loader = KeyedLoader(TransformedImages(images, transform), workers, collate_fn=joined)
 
     def __len__(self) -> int:
         return self.order.steps
@@ -181,7 +228,7 @@ class AnnotatedTraining(Generic[Target]):
         batches = torch.split(self.order.epoch(epoch), self.order.batch_size)
         steps = range(first, len(batches))
         for samples in self._loader.load(self.order.keys(epoch, step, batches[step]) for step in steps):
-            yield collated(samples, self._device)
+            yield collated(separated(samples), self._device)
 
 
 class AnnotatedEvaluation(Generic[Target]):
@@ -200,7 +247,7 @@ class AnnotatedEvaluation(Generic[Target]):
     ) -> None:
         self.batches = batches
         self._device = device
-        self._loader = KeyedLoader(TransformedImages(images, None), workers, collate_fn=list)
+        self._loader = KeyedLoader(TransformedImages(images, None), workers, collate_fn=joined)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -208,7 +255,7 @@ class AnnotatedEvaluation(Generic[Target]):
     def __iter__(self) -> Iterator[AnnotatedBatch[Target]]:
         keys = ([(index, 0) for index in batch.tolist() if index >= 0] for batch in self.batches)
         for samples in self._loader.load(keys):
-            yield collated(samples, self._device)
+            yield collated(separated(samples), self._device)
 
 
 def collated(samples: Sequence[Sample], device: torch.device) -> AnnotatedBatch[Any]:

@@ -6,8 +6,6 @@ start an epoch at any step.
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,7 +30,7 @@ from .augment import (
 )
 from .crop import evaluation_crop
 from .images import EncodedImages, LabelledImages, StackedImages, cropped
-from .keyed_loader import Key, KeyedLoader
+from .keyed_loader import Key, KeyedLoader, shared_bytes
 from .order import SHUFFLED, TrainingOrder, generator_of
 
 ON_DEVICE_SHARE = 0.25
@@ -109,13 +107,8 @@ class SharedBatches(Dataset[tuple[int, int]]):
 
     @cached_property
     def slots(self) -> Tensor:
-        """(slots, batch_size, S, S, 3) uint8, to be made before the workers start.
-
-        Forked workers inherit it; for others torch shares it when it is sent to the first one. It is not in
-        /dev/shm, which containers limit to 64 MB, and takes no memory before it is written.
-        """
-        memory = mmap.mmap(-1, math.prod(self.shape))
-        return torch.frombuffer(memory, dtype=torch.uint8).view(self.shape)
+        """(slots, batch_size, S, S, 3) uint8, to be made before the workers start."""
+        return shared_bytes(*self.shape)
 
     def __getitems__(self, request: tuple[int, list[Key]]) -> tuple[int, int]:
         """Write the images of these keys into a slot; return the slot and their number."""

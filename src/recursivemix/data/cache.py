@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from rich.progress import track
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recursivemix.models.preprocessing import Interpolation
 
 from .crop import ChooseCrop, evaluation_crop
 from .images import LabelledImages, StackedImages, cropped
-from .keyed_loader import start_worker
+from .keyed_loader import shared_bytes, start_worker
 
 CACHE_LIMIT = 2 * 2**30
 """Largest cache in bytes per process for ``--cache auto``. It does not depend on the free memory: a run
@@ -20,18 +19,22 @@ BATCH = 256
 """Images that a process decodes at a time."""
 
 
-class CenterCrops(Dataset[Tensor]):
-    """The central square of each image, (3, size, size) uint8; for loader workers."""
+class CenterCrops(Dataset[int]):
+    """Writes the central square of each image into memory that all processes share; for loader workers."""
 
-    def __init__(self, images: LabelledImages, choose: ChooseCrop) -> None:
+    def __init__(self, images: LabelledImages, choose: ChooseCrop, size: int) -> None:
         self.images = images
         self.choose = choose
+        self.pixels = shared_bytes(len(images), 3, size, size)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return cropped(self.images, index, self.choose)
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        """Write the squares of these images."""
+        for index in indices:
+            self.pixels[index].copy_(cropped(self.images, index, self.choose))
+        return indices
 
 
 def stack(
@@ -47,24 +50,22 @@ def stack(
 
     ``workers`` processes decode; 0 decodes in this process. ``what`` names the images in the progress bar.
     """
-    crops = resize is not None and resize != size
-    if isinstance(images, StackedImages) and images.images.shape[-2:] == (size, size) and not crops:
+    whole = resize is None or resize == size
+    if isinstance(images, StackedImages) and images.images.shape[-2:] == (size, size) and whole:
         return images
-    pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-    # A separate generator: the global one belongs to the network.
-    crop = CenterCrops(images, evaluation_crop(size, resize, interpolation))
+    crops = CenterCrops(images, evaluation_crop(size, resize, interpolation), size)
     loader = DataLoader(
-        crop,
+        crops,
         batch_size=BATCH,
         num_workers=workers,
-        generator=torch.Generator(),
+        collate_fn=len,
+        generator=torch.Generator(),  # a separate one: the global one belongs to the network
         worker_init_fn=start_worker,
     )
     started = iter(loader)  # its processes are forked before the bar starts a thread
-    batches = track(started, f"reading {what}", len(loader), transient=True, disable=not progress)
-    for start, batch in zip(range(0, len(images), BATCH), batches, strict=True):
-        pixels[start : start + len(batch)] = batch
-    return StackedImages(pixels, images.labels, what, images.name)
+    for _ in track(started, f"reading {what}", len(loader), transient=True, disable=not progress):
+        pass
+    return StackedImages(crops.pixels, images.labels, what, images.name)
 
 
 def cache_bytes(counts: list[int], size: int) -> int:

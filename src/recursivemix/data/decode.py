@@ -44,7 +44,7 @@ DECODING_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
-RAW = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
+RAW = re.compile(rb"P6\n([1-9]\d{0,8}) ([1-9]\d{0,8})\n255\n")
 """Header of raw pixels as Pillow writes them (PPM): width and height."""
 BAND = 2**24
 """Pixels of an image that are converted at a time: a conversion takes several copies of its pixels."""
@@ -152,7 +152,8 @@ def as_rgb(image: Image.Image) -> Tensor:
 
 def _converted(image: Image.Image) -> Tensor:
     if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it at 255
-        grey: Tensor = (pil_to_tensor(image).int() & 0xFFFF) // 257
+        # To "I" first: torch has no numbers in another byte order, such as those of "I;16B".
+        grey: Tensor = (pil_to_tensor(image.convert("I")) & 0xFFFF) // 257
         return grey.byte().repeat(3, 1, 1)
     rgb: Tensor = pil_to_tensor(image.convert("RGB"))
     return rgb

@@ -16,11 +16,10 @@ from pathlib import Path
 from statistics import median
 
 from PIL import ExifTags
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .decode import as_rgb, map_decoding, open_image_file
 from .diagnosis import ELONGATED, SMALL, Diagnosis, Duplicate, Sides
-from .formats.folder import check_not_annotated
+from .formats.folder import check_not_annotated, class_folders, files_below, is_image_file
 
 SPLITS = ("train", "val", "test")
 
@@ -87,12 +86,12 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
             for name, count in classes.items()
             if not count
         ),
-        unread_folders=tuple(f.name for f in _subfolders(root) if splits and f.name not in splits),
+        unread_folders=tuple(f.name for f in class_folders(root) if splits and f.name not in splits),
         stray_images=tuple(
             _relative(path, root)
             for folder in beside
             for path in sorted(folder.iterdir())
-            if _is_image(path)
+            if is_image_file(path) and not path.name.startswith(".") and not path.is_dir()
         ),
         not_images=tuple(_relative(path, root) for path in not_images),
         unreadable=tuple((_relative(file.path, root), why) for file, why in pairs if isinstance(why, str)),
@@ -135,12 +134,12 @@ def _list_files(
     not_images: list[Path] = []
     for split, folder in folders.items():
         counts[split] = {}
-        for child in _subfolders(folder):
-            inside = sorted(p for p in child.rglob("*") if not p.is_dir())
-            images = [ImageFile(path, split, child.name) for path in inside if _is_image(path)]
+        for child in class_folders(folder):
+            inside = files_below(child)
+            images = [ImageFile(path, split, child.name) for path in inside if is_image_file(path)]
             counts[split][child.name] = len(images)
             files += images
-            not_images += [p for p in inside if not _is_image(p) and not p.name.startswith(".")]
+            not_images += [path for path in inside if not is_image_file(path)]
     return counts, files, not_images
 
 
@@ -166,14 +165,6 @@ def _duplicates(
         for group in repeated
     )
     return duplicates, dict(leaks)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMG_EXTENSIONS and not path.is_dir()
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import multiprocessing
 import os
 import sys
@@ -11,11 +13,22 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 Item = TypeVar("Item")
 Key = tuple[int, int]
 """Index of an image and the seed of its augmentation; index -1 is an empty place."""
+
+
+def shared_bytes(*shape: int) -> Tensor:
+    """Return uint8 of a shape that loader workers write and this process reads; make it before they start.
+
+    Forked workers inherit it; for others torch shares it when it is sent to the first one. It is not in
+    /dev/shm, which containers limit to 64 MB, and takes no memory before it is written.
+    """
+    memory = mmap.mmap(-1, math.prod(shape))
+    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)
 
 
 class KeySampler:

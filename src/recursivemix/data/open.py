@@ -39,6 +39,13 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
         ValueError: the data set is missing or broken, or an option does not apply to it; the message says
             how to fix it.
     """
+    if settings.split_seed is not None:
+        seed = settings.split_seed
+    return chosen_images(open_format(settings, seed), settings, seed)
+
+
+def open_format(settings: ImageSettings, seed: int) -> ImageData:
+    """Open a data set as its format does, which leaves ``holdout`` and ``train_images`` to be applied."""
     name = detect_format(settings) if settings.dataset == "auto" else settings.dataset
     image_format: ImageFormat = load_format(IMAGE_FORMATS, name)
     needs = image_format.needs
@@ -47,9 +54,11 @@ def open_images(settings: ImageSettings, seed: int = 0) -> ImageData:
     for option in inapplicable(settings, name):
         flag = f"--{option.replace('_', '-')}"
         raise ValueError(f"{flag} does not apply to --dataset {name}: leave out one of them")
-    if settings.split_seed is not None:
-        seed = settings.split_seed
-    images = image_format.open(settings, seed)
+    return image_format.open(settings, seed)
+
+
+def chosen_images(images: ImageData, settings: ImageSettings, seed: int) -> ImageData:
+    """Return a data set after ``holdout`` and ``train_images``."""
     if settings.holdout is not None:
         kept, held = held_out(images.train.labels, images.classes, settings.holdout, seed)
         train, evaluation = images.train.select(kept), images.train.select(held)
@@ -74,14 +83,19 @@ def inapplicable(settings: ImageSettings, name: str) -> dict[str, Any]:
 
 
 def detect_format(settings: ImageSettings) -> str:
-    """Return the name of the format that recognizes the data; raise ValueError for none or several."""
+    """Return the name of the format that recognizes the data; raise ValueError for none or several.
+
+    A folder that no format recognizes is a "folder", which names what it lacks.
+    """
+    if settings.table is not None:
+        return "table"
     formats: dict[str, ImageFormat] = {name: load_format(IMAGE_FORMATS, name) for name in IMAGE_FORMATS}
     names = [name for name, image_format in formats.items() if image_format.detect(settings)]
     if len(names) > 1:
         raise ValueError(
             f"{settings.data} holds several data sets, {', '.join(names)}: choose with --dataset"
         )
-    if names:
+    if names and names != ["folder"]:
         return names[0]
     if settings.data is not None and settings.data.is_dir():
         check_not_annotated(settings.data)

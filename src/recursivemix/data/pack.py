@@ -30,7 +30,7 @@ from .atomic_write import name_file
 from .decode import as_rgb
 from .formats.pack import HEADER, header, index_bytes
 from .images import EncodedImages, ImageData, LabelledImages
-from .open import open_images
+from .open import chosen_images, open_format, open_images
 from .printable import encodable
 from .settings import ImageSettings
 from .splits import NoEvaluationSplitError
@@ -187,14 +187,10 @@ def open_whole(settings: ImageSettings) -> ImageData:
     try:
         return open_images(settings)
     except NoEvaluationSplitError:
-        halves = open_images(replace(settings, val_split=0.5))
-    train, held = halves.train, halves.evaluation
-    assert isinstance(train, EncodedImages)
-    assert isinstance(held, EncodedImages)
-    rows, labels = torch.cat([train.rows, held.rows]), torch.cat([train.labels, held.labels])
-    order = rows.argsort()
-    whole = EncodedImages(train.source, labels[order], rows[order], train.decoding)
-    return replace(halves, train=whole, evaluation=whole.select(order[:0]))
+        seed = settings.split_seed or 0
+        # Formats leave it to their caller to hold out a share, and give all images.
+        data = chosen_images(open_format(replace(settings, holdout=0.5), seed), settings, seed)
+    return replace(data, evaluation=data.evaluation.select(torch.arange(0)))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ LABEL_NAMES = ("label", "labels", "class", "target")
 """Usual names of columns or fields with the label."""
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test",
+    "test": "test", "testing": "test",
 }  # fmt: skip
 """Usual names of splits, and ours for each."""
 Words = tuple[str, ...]
@@ -34,10 +34,10 @@ class Row(NamedTuple):
 
 
 def split_words(value: Any) -> Words:
-    """Return the labels in a text, separated by ";", or in a list."""
-    if isinstance(value, (list, tuple)):
-        return tuple(str(word) for word in value)
-    words = ("" if value is None else str(value)).split(SEPARATOR)
+    """Return the labels in a text, separated by ";", or in a list; None and NaN are no labels."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    texts = [str(value) for value in values if value is not None and value == value]
+    words = texts if values is value else [word for text in texts for word in text.split(SEPARATOR)]
     return tuple(word.strip() for word in words if word.strip())
 
 
@@ -103,7 +103,8 @@ def sorted_labels(rows: Sequence[Row]) -> list[str]:
     """Return all labels, sorted; whole numbers by their value."""
     labels = {label for row in rows for label in row.labels}
     numbers = all(is_number(label) for label in labels)
-    return sorted(labels, key=int) if numbers else sorted(labels)
+    # "1" and "01" are two labels of one value, and the order of a set differs between processes.
+    return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
 def is_number(label: str) -> bool:

@@ -42,7 +42,7 @@ MOST_COPIES = 20
 """Copies of one shard that other processes may delete before it is read."""
 LONGEST_KEY = 500
 """Bytes of a sample's key that are kept, for messages."""
-FORMAT = 2
+FORMAT = 3
 """Version of the index files."""
 SHARD_OPTIONS = SPLIT_OPTIONS | {"shard_cache", "shard_cache_gb", "multi_label", "skip_bad"}
 """Fields of `ImageSettings` that apply to formats of shards."""
@@ -259,7 +259,8 @@ def sharded_images(
     Raises:
         ValueError: a shard cannot be read or is empty, or a sample has no image or label.
     """
-    evaluation = next((split for split in ("val", "test") if split in parts), "train")
+    names_of_splits = ("val", "test") if settings.holdout is None else ()
+    evaluation = next((split for split in names_of_splits if split in parts), "train")
     splits = {shard: split for split in ("train", evaluation) for shard in parts.get(split, ())}
     shards = list(splits)
     cache = ShardCache(settings.shard_cache or CACHE, int(settings.shard_cache_gb * 2**30))

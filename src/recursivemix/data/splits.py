@@ -155,33 +155,22 @@ def image_data(
     Raises:
         ValueError: there is no evaluation split and no option to make one, or both.
     """
-    source = settings.table or settings.data
+    if settings.holdout is not None:
+        images = {"train": images["train"]}
+    split = next((name for name in images if name != "train"), None)
+    check_split(settings, split)  # before all images are decoded
     decoding = Decoding(settings.exact_decoding, settings.max_pixels)
     images = {name: part.decoded(decoding) for name, part in images.items()}
     left_out = list(skipped)
     if settings.skip_bad:
         images = {name: without_unreadable(part, classes, left_out) for name, part in images.items()}
     train = images["train"]
-    split = next((name for name in images if name != "train"), None)
-    if split is not None:
-        evaluation = images[split]
-        for name, value in (("--val-split", settings.val_split), ("--folds", settings.folds)):
-            if value is not None:
-                raise ValueError(
-                    f"{source} has a {split} split, so {name} has nothing to split: leave it out"
-                )
-    else:
-        if settings.folds is not None:
-            kept, held = without_fold(train.labels, classes, settings.folds, settings.fold, seed)
-        elif settings.val_split is not None:
-            kept, held = held_out(train.labels, classes, settings.val_split, seed)
-        elif settings.holdout is not None:
-            kept = held = torch.arange(len(train))
-        else:
-            raise NoEvaluationSplitError(
-                f"{source} has no labelled val or test split: add one, or hold out a share with "
-                f"--val-split 0.2"
-            )
+    evaluation = train if split is None else images[split]
+    if settings.folds is not None:
+        kept, held = without_fold(train.labels, classes, settings.folds, settings.fold, seed)
+        train, evaluation = train.select(kept), train.select(held)
+    elif settings.val_split is not None:
+        kept, held = held_out(train.labels, classes, settings.val_split, seed)
         train, evaluation = train.select(kept), train.select(held)
     return ImageData(
         train=train,
@@ -194,6 +183,21 @@ def image_data(
         split=split or "held out",
         skipped=tuple(left_out),
     )
+
+
+def check_split(settings: ImageSettings, split: str | None) -> None:
+    """Raise ValueError unless there is one way to evaluate: the split of this name, or an option."""
+    source = settings.table or settings.data
+    for name, value in (("--val-split", settings.val_split), ("--folds", settings.folds)):
+        if split is not None and value is not None:
+            raise ValueError(
+                f"{source} has a {split} split, so {name} has nothing to split: leave it out, or hold out "
+                f"a share of the training images with --holdout 0.2"
+            )
+    if (split, settings.val_split, settings.folds, settings.holdout) == (None,) * 4:
+        raise NoEvaluationSplitError(
+            f"{source} has no labelled val or test split: add one, or hold out a share with --val-split 0.2"
+        )
 
 
 def network_size(images: LabelledImages) -> int:

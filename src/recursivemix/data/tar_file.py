@@ -47,7 +47,10 @@ def tar_members(file: Path) -> list[Member]:
     with file.open("rb") as content:
         try:
             with tarfile.open(fileobj=content, mode="r:") as archive:
-                entries.extend(entry for entry in archive if entry.isfile())
+                entries.extend(entry for entry in archive if entry.isfile() and _is_part(entry.name))
+                content.seek(archive.offset)
+                if any(content.read(tarfile.BLOCKSIZE)):  # `tarfile` takes a broken header for the end
+                    raise tarfile.ReadError("bad header")
         except tarfile.TarError as error:
             problem = f"the tar file is broken from here on: {error}"
         for key, group in itertools.groupby(entries, lambda entry: _key(entry.name)):
@@ -55,6 +58,12 @@ def tar_members(file: Path) -> list[Member]:
     if problem is not None and not members:
         raise ValueError(problem)
     return members if problem is None else [*members[:-1], members[-1]._replace(problem=problem)]
+
+
+def _is_part(name: str) -> bool:
+    """Tell whether a file belongs to a sample; others are a README, or the ``._NAME`` files of macOS."""
+    file = name.rpartition("/")[2]
+    return "." in file and not file.startswith(".")
 
 
 def _key(name: str) -> str:
@@ -69,7 +78,9 @@ def _member(content: IO[bytes], key: str, sample: dict[str, tarfile.TarInfo]) ->
     length = content.tell()
     if any(entry.offset_data + entry.size > length for entry in sample.values()):
         return Member(key, 0, 0, (), "the tar file ends within the sample")
-    image = next((entry for suffix, entry in sample.items() if f".{suffix}".endswith(IMG_EXTENSIONS)), None)
+    # "png" goes before "depth.png".
+    suffixes = sorted(sample, key=lambda suffix: suffix.count("."))
+    image = next((sample[suffix] for suffix in suffixes if f".{suffix}".endswith(IMG_EXTENSIONS)), None)
     if image is None:
         return Member(key, 0, 0, (), "the sample has no image")
     offset, size = image.offset_data, image.size

@@ -37,6 +37,14 @@ def test_label_maps(tmp_path):
     assert open_segmentation(tmp_path).classes == data.classes
 
 
+def test_hidden_files_are_left_out(tmp_path):
+    """Those that macOS adds to archives."""
+    write(tmp_path)
+    for name in ("images/training/._0.png", "annotations/validation/._0.png"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(open_ade20k(tmp_path).train) == 2
+
+
 def test_names_of_classes(tmp_path):
     assert open_ade20k(write(tmp_path / "a", classes=None)).classes == ("1", "2")
     folder = write(tmp_path / "b", classes=None)

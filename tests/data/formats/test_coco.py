@@ -130,6 +130,13 @@ def test_cocos_own_names(tmp_path):
     assert (len(data.train), data.split) == (3, "val")
 
 
+def test_file_names_lead_through_links_and_can_begin_with_a_dot(tmp_path):
+    write(tmp_path, changed(("images", 0, "file_name"), "./a.png"))
+    (tmp_path / "train" / "sub").rename(tmp_path / "elsewhere")
+    (tmp_path / "train" / "sub").symlink_to(tmp_path / "elsewhere")
+    assert len(open_coco(tmp_path).train) == 3
+
+
 def test_back_to_cocos_form(tmp_path):
     data = open_coco(write(tmp_path), masks=True)
     content = annotation_dict(data.train, data)

@@ -190,6 +190,49 @@ def test_a_class_of_bad_files_alone_is_refused(image_root, split):
         image_folder(image_root, skip_bad=True)
 
 
+def test_hidden_files_and_folders_are_left_out(image_root):
+    """Copies of Jupyter, and what macOS adds to archives."""
+    copies = image_root / "train" / "red" / ".ipynb_checkpoints"
+    copies.mkdir()
+    shutil.copy(image_root / "train" / "red" / "0.png", copies / "0-checkpoint.png")
+    (image_root / "train" / "red" / "._0.png").write_bytes(b"\0\5\26\7")
+    assert len(image_folder(image_root).train) == 36
+
+
+def test_links_to_folders_are_followed(image_root, tmp_path):
+    write_images(tmp_path / "more" / "deep", 3, hue=2)
+    red = image_root / "train" / "red"
+    (red / "more").symlink_to(tmp_path / "more")
+    (red / "above").symlink_to(image_root)  # would be read without end
+    write_images(tmp_path / "others", 2, hue=1)
+    (tmp_path / "more" / "again").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "others").symlink_to(tmp_path / "others")
+    (tmp_path / "others" / "more").symlink_to(tmp_path / "more")  # round and round
+    paths = paths_of(image_folder(image_root).train)
+    linked = [f"more/deep/{i}.png" for i in range(3)] + [f"more/others/{i}.png" for i in range(2)]
+    assert [path for path in paths if "more" in path.parts] == [red / name for name in linked]
+    assert len(paths) == 36 + 5
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("val", "test")])
+def test_splits_of_other_names_are_no_classes(image_root, names):
+    for old, new in (("val", names[1]), ("train", names[0])):
+        (image_root / old).rename(image_root / new)
+    message = f"holds {', '.join(sorted(names))}, but splits must be named train, val or test"
+    with pytest.raises(ValueError, match=message):
+        image_folder(image_root, val_split=0.2)
+
+
+def test_a_test_folder_without_classes_is_not_needed(image_root):
+    """The layout of competitions, whose test images have no labels."""
+    shutil.rmtree(image_root / "val")
+    write_images(image_root / "test", 3)
+    with pytest.raises(ValueError, match=r"test must hold a folder .*, got none; .*add --holdout 0\.2"):
+        image_folder(image_root)
+    data = image_folder(image_root, holdout=0.25)
+    assert (len(data.train), len(data.evaluation)) == (27, 9)
+
+
 def test_digits_are_split_once_and_for_all():
     first, second = digits(), digits()
     assert (len(first.train), len(first.evaluation), len(first.classes)) == (1437, 360, 10)
@@ -207,3 +250,18 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     image = EncodedImages(ImageFiles([tmp_path / "ramp.png"]), torch.zeros(1))[0]
     assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
     torch.testing.assert_close(image[0].int(), ramp // 257)
+
+
+def test_sixteen_bits_of_another_byte_order_are_read(tmp_path):
+    ramp = torch.arange(0, 65536, 64, dtype=torch.int32).view(32, 32)
+    Image.frombytes("I;16B", (32, 32), ramp.numpy().astype(">u2").tobytes()).save(tmp_path / "ramp.tif")
+    image = EncodedImages(ImageFiles([tmp_path / "ramp.tif"]), torch.zeros(1))[0]
+    torch.testing.assert_close(image[0].int(), ramp // 257)
+
+
+@pytest.mark.parametrize("size", [b"0 0", b"0 9", b"9" * 5000 + b" 9"])
+def test_raw_pixels_of_no_size_are_named(tmp_path, size):
+    (tmp_path / "a.ppm").write_bytes(b"P6\n" + size + b"\n255\n")
+    images = EncodedImages(ImageFiles([tmp_path / "a.ppm"]), torch.zeros(1))
+    with pytest.raises(UnreadableImageError, match=r"a\.ppm"):
+        cropped(images, 0, evaluation_crop(16))

@@ -72,6 +72,15 @@ def test_jpeg_files_that_keep_their_size_are_copied(photographs, tmp_path):
     assert equal_images(data.evaluation, source.evaluation)  # the same images are held out
 
 
+def test_a_class_of_one_image_is_packed(photographs, tmp_path):
+    """It could not be held out, but nothing is."""
+    for i in range(1, 5):
+        (photographs / "red" / f"{i}.jpg").unlink()
+    written = write_pack(ImageSettings(data=photographs), tmp_path / "a.pack", progress=False)
+    assert written.images == 6
+    assert read_index(tmp_path / "a.pack").splits == {"train": 6}
+
+
 @pytest.mark.parametrize("raw", [False, True])
 def test_larger_images_are_reduced_to_the_shorter_side(photographs, tmp_path, raw):
     data = open_data(packed(photographs, tmp_path / "a.pack", size=20, raw=raw), val_split=0.4)

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from recursivemix.data.decode import UnreadableImageError
+from recursivemix.data.formats.table import ParquetCells, read_columns, usable_rows
 from recursivemix.data.open import open_data
+from recursivemix.data.rows import Row, sorted_labels
 
 SIDE = 16
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
@@ -184,6 +186,42 @@ def test_lists_of_labels_are_multi_hot(folder):
     images = [f"images/{i}.png" for i in range(9)]
     table = write_parquet(folder, {"image": images, "label": words, "split": [split(i) for i in range(9)]})
     assert open_data(table=table).train.labels.tolist() == EXPECTED[:6]
+
+
+def test_missing_values_are_no_labels(folder):
+    """NaN of libraries other than pandas, and None in a list."""
+    images = [f"images/{i}.png" for i in range(8)]
+    table = write_parquet(folder, {"image": images, "label": [0.0, 1.0, float("nan"), 1.0] * 2})
+    with pytest.raises(ValueError, match=r"row 3 .*: it has no label \(2 such\)"):
+        open_data(table=table, val_split=0.5)
+    table = write_parquet(
+        folder, {"image": images, "label": [["a", None], ["b ", ""], [None], ["a;c"]] * 2}
+    )
+    assert open_data(table=table, val_split=0.5, multi_label=True).classes == ("a", "a;c", "b")
+
+
+def test_columns_that_are_not_used_stay_in_arrows_memory(folder):
+    rows = rows_of(folder)
+    embedding = [[float(i)] * 8 for i in range(9)]
+    cells = {name: [row[name] for row in rows] for name in ("image", "label")}
+    columns = read_columns(write_parquet(folder, {**cells, "embedding": embedding}))
+    assert isinstance(columns["embedding"], ParquetCells)
+    assert list(columns["embedding"]) == embedding == [columns["embedding"][i] for i in range(9)]
+
+
+def test_labels_of_one_value_have_one_order():
+    """Sets of text have another order in every process."""
+    for pair in (("1", "01"), ("01", "1"), ("001", "1"), ("1", "001")):
+        assert sorted_labels([Row(i, "train", (label,)) for i, label in enumerate(pair)]) == sorted(pair)
+
+
+def test_rows_of_a_split_that_is_not_used_are_not_read(folder):
+    """Their bytes would be copied out of a Parquet file for nothing."""
+    columns = ["train", "val", "test", "test"]
+    rows, bad = usable_rows({0: b"x", 1: b"y"}, columns, [("a",)] * 4, train_only=False)
+    assert ([row.number for row in rows], bad) == ([0, 1], {})
+    rows, bad = usable_rows({0: b"x"}, columns, [("a",)] * 4, train_only=True)
+    assert ([row.number for row in rows], bad) == ([0], {})
 
 
 def test_a_missing_library_is_named(folder, monkeypatch):

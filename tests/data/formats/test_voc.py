@@ -68,6 +68,15 @@ def test_boxes(tmp_path):
         open_detection(tmp_path, masks=True)
 
 
+def test_names_of_images_can_contain_spaces(tmp_path):
+    own = write(tmp_path)
+    for file in (own / "JPEGImages" / "two.jpg", own / "Annotations" / "two.xml"):
+        file.rename(file.with_stem("two 2"))
+    (own / "ImageSets" / "Main" / "train.txt").write_text("one  1\ntwo 2\n")
+    names = [Path(open_voc_detection(own).train.name(i)).stem for i in range(2)]
+    assert names == ["one", "two 2"]
+
+
 def test_label_maps(tmp_path):
     own = write(tmp_path)
     data = open_voc_segmentation(own)

@@ -16,6 +16,7 @@ from recursivemix.data.annotated import (
     AnnotationError,
     SegmentationData,
     distinct,
+    lines_of,
 )
 from recursivemix.data.decode import UnreadableImageError, open_image_file, whole_image
 
@@ -67,7 +68,7 @@ def read_numbers(path: Path) -> Tensor:
     """Return the numbers in a label map: (H, W) uint8, or int32 if its pixels are larger."""
     with open_image_file(path) as source:
         mode = source.mode
-        numbers: Tensor = pil_to_tensor(source)[0]
+        numbers: Tensor = pil_to_tensor(source.convert("I") if mode.startswith("I") else source)[0]
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise AnnotationError(
             f"{path} has the colour mode {mode}; a label map has one number per pixel: grey or palette"
@@ -135,8 +136,8 @@ def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list
     for place in (images, maps):
         if not place.is_dir():
             raise ValueError(f"there is no folder {place}")
-    by_name = {p.stem: p for p in images.iterdir() if p.suffix.lower() in IMG_EXTENSIONS}
-    maps_by_name = {p.stem: p for p in maps.iterdir() if p.suffix.lower() == ".png"}
+    by_name = {p.stem: p for p in _visible(images) if p.suffix.lower() in IMG_EXTENSIONS}
+    maps_by_name = {p.stem: p for p in _visible(maps) if p.suffix.lower() == ".png"}
     for left, right, kind, partner in (
         (by_name, maps_by_name, "images", "label map"),
         (maps_by_name, by_name, "label maps", "image"),
@@ -156,6 +157,10 @@ def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list
     return [(by_name[name], maps_by_name[name]) for name in names]
 
 
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
 def class_names(folder: Path) -> list[str]:
     """Read the class names of a folder; an empty list if it has no file of them."""
     listed, table = folder / "classes.txt", folder / "objectInfo150.txt"
@@ -164,14 +169,6 @@ def class_names(folder: Path) -> list[str]:
     if table.is_file():
         return [line.split("\t")[-1].strip() for line in lines_of(table)[1:]]
     return []
-
-
-def lines_of(file: Path) -> list[str]:
-    """Read the lines of a text file that are not blank, without surrounding space."""
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"{file} is not a text file in UTF-8: {error}") from error
 
 
 ADE20K = AnnotatedFormat(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Container, Iterable, Sequence
 from itertools import accumulate
@@ -27,6 +28,7 @@ from recursivemix.data.annotated import (
 from recursivemix.data.decode import open_image_file, whole_image
 
 from .coco_masks import as_run_lengths, check_segmentation, decode_mask, require_masks
+from .folder import files_below
 
 TRAIN, EVALUATION = ("train",), ("val", "test")
 """Names of splits, in order of preference."""
@@ -158,10 +160,10 @@ class CocoImages:
         if not self.folder.is_dir():
             raise AnnotationError(f"there is no folder {self.folder} with the images of {self.file}")
         # One listing of the folder is faster than a test of each file.
-        present = {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
+        present = {str(p.relative_to(self.folder)) for p in files_below(self.folder) if p.is_file()}
 
         def check(image: Image) -> Image:
-            if image.file_name not in present:
+            if os.path.normpath(image.file_name) not in present:
                 raise AnnotationError(
                     f"{self.file}: image {image.id}: {self.folder} has no file {shortened(image.file_name)}"
                 )
@@ -230,7 +232,9 @@ def _reference(where: str, entry: dict[str, Any], key: str, known: Container[int
 def id_of(file: Path, entry: Any, kind: str) -> int:
     """Return the id of an entry of this kind."""
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
-        raise AnnotationError(f"{file}: an entry of {kind} has no id: {shortened(entry)}")
+        raise AnnotationError(
+            f"{file}: an entry of {kind} has no id that is a whole number: {shortened(entry)}"
+        )
     number: int = entry["id"]
     return number
 

@@ -6,7 +6,8 @@ be decoded is named when it is read, or left out by ``--skip-bad``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from recursivemix.data.images import EncodedImages, ImageData, ImageFiles, ImageFormat
 from recursivemix.data.printable import first_few
+from recursivemix.data.rows import SPLITS
 from recursivemix.data.settings import ImageSettings
 from recursivemix.data.splits import SPLIT_OPTIONS, image_data
 
@@ -36,13 +38,55 @@ def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
     if root is None or not root.is_dir():
         raise ValueError(f"there is no folder {root}")
     has_train = (root / "train").is_dir()
-    split = next((name for name in ("val", "test") if has_train and (root / name).is_dir()), None)
+    names = ("val", "test") if has_train and settings.holdout is None else ()
+    split = next((name for name in names if (root / name).is_dir()), None)
     classes, train = read_classes(root / "train" if has_train else root)
+    if not has_train and are_splits(classes):
+        raise ValueError(f"{root} holds {first_few(classes)}, but splits must be named train, val or test")
     images = {"train": train}
     if split is not None:
-        other, images[split] = read_classes(root / split)
+        hint = "; to evaluate on a part of train instead, add --holdout 0.2"
+        other, images[split] = read_classes(root / split, hint)
         check_same_classes(str(root), classes, split, other)
     return image_data(settings, seed, classes, images)
+
+
+def are_splits(names: Iterable[str]) -> bool:
+    """Tell whether folders have the names of splits, such as Training and Testing, and not of classes."""
+    return all(name.lower() in SPLITS for name in names)
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files below a folder, sorted, also behind links, without hidden files and folders.
+
+    Hidden are copies of Jupyter in ``.ipynb_checkpoints``, and the ``._NAME`` that macOS adds to archives.
+    A folder that links lead to several times is read once, and one around this folder not at all: links can
+    go round in circles.
+    """
+    files: list[Path] = []
+    root = folder.resolve()
+    read = {root}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders.sort()  # which of several links is followed does not depend on the file system
+        for name in [*folders]:
+            target = (here / name).resolve()
+            if name.startswith(".") or target in read or root.is_relative_to(target):
+                folders.remove(name)
+            else:
+                read.add(target)
+        files += [here / name for name in names if not name.startswith(".")]
+    return sorted(files)
+
+
+def is_image_file(path: Path) -> bool:
+    """Tell whether a file has the suffix of an image."""
+    return path.suffix.lower() in IMG_EXTENSIONS
 
 
 def check_not_annotated(root: Path) -> None:
@@ -57,12 +101,17 @@ def check_not_annotated(root: Path) -> None:
             )
 
 
-def read_classes(folder: Path) -> tuple[tuple[str, ...], EncodedImages]:
-    """Return the names of the class folders, sorted, and every image file below them."""
-    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+def read_classes(folder: Path, hint: str = "") -> tuple[tuple[str, ...], EncodedImages]:
+    """Return the names of the class folders, sorted, and every image file below them.
+
+    The ``hint`` is added to the error for a folder without class folders.
+    """
+    names = tuple(path.name for path in class_folders(folder))
     if len(names) < 2:
         present = f"only {names[0]!r}" if names else "none"
-        raise ValueError(f"{folder} must hold a folder for each of at least two classes, got {present}")
+        raise ValueError(
+            f"{folder} must hold a folder for each of at least two classes, got {present}{hint}"
+        )
     paths: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(names):
@@ -77,10 +126,10 @@ def image_files(folder: Path, kind: str) -> list[Path]:
 
     ``kind`` is how the message calls the folder.
     """
-    files = [p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and not p.is_dir()]
+    files = [path for path in files_below(folder) if is_image_file(path)]
     if not files:
         raise ValueError(f"{kind} {folder} holds no images ({', '.join(IMG_EXTENSIONS)})")
-    return sorted(files)
+    return files
 
 
 def check_same_classes(source: str, train: Sequence[str], split: str, other: Sequence[str]) -> None:
@@ -93,8 +142,17 @@ def check_same_classes(source: str, train: Sequence[str], split: str, other: Seq
         )
 
 
+def _has_class_folders(settings: ImageSettings) -> bool:
+    """Tell whether an image lies directly in a class folder."""
+    root = settings.data
+    if root is None or not root.is_dir():
+        return False
+    folders = class_folders(root / "train" if (root / "train").is_dir() else root)
+    return any(is_image_file(path) for folder in folders for path in folder.iterdir())
+
+
 FOLDER = ImageFormat(
     open=image_folder,
-    detect=lambda settings: False,  # what every folder is that no other format recognizes
+    detect=_has_class_folders,
     options=SPLIT_OPTIONS | {"skip_bad"},
 )

@@ -71,9 +71,8 @@ def hugging_face(settings: ImageSettings, seed: int = 0) -> ImageData:
         raise ValueError(f"{name} has no split 'train', but {', '.join(splits)}: save it with one")
     image, label = find_columns(f"{name}[{first}]", splits[first].features)
     classes = tuple(splits[first].features[label].names)
-    second = next(
-        (s for s in EVALUATION if s in splits and s != first and _has_labels(splits[s], label)), None
-    )
+    others = [s for s in EVALUATION if s in splits and s != first] if settings.holdout is None else []
+    second = next((s for s in others if _has_labels(splits[s], label)), None)
     if second is not None:
         other = splits[second].features
         if (

@@ -81,7 +81,8 @@ def open_stream(settings: ImageSettings, seed: int = 0) -> ImageData:
     if features is None:
         raise ValueError(f"{name} does not declare its columns: use --dataset hf")
     image, label = find_columns(f"{name}[train]", features)
-    second = next((s for s in EVALUATION if s in splits and _is_labelled(splits[s], label)), None)
+    others = [s for s in EVALUATION if s in splits] if settings.holdout is None else []
+    second = next((s for s in others if _is_labelled(splits[s], label)), None)
     version = _version(name)
     parts: dict[str, list[Shard]] = {}
     for split in ("train", second):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ FIX = "fix the row, or leave out all such rows with --skip-bad"
 
 
 class ParquetCells(Sequence[Any]):
-    """Cells of a ``pyarrow.ChunkedArray``; they stay in Arrow's memory, which loader workers share."""
+    """Cells of a ``pyarrow.ChunkedArray``; they stay in Arrow's memory, which loader workers share.
+
+    Columns that are not used cost nothing in Python: they can be long lists of numbers.
+    """
 
     def __init__(self, column: Any) -> None:
         self.column = column
@@ -32,6 +35,9 @@ class ParquetCells(Sequence[Any]):
 
     def __getitem__(self, row: Any) -> Any:
         return self.column[row].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.column.to_pylist())
 
 
 class TableRows:
@@ -81,7 +87,7 @@ def open_table(settings: ImageSettings, seed: int = 0) -> ImageData:
     splits: Sequence[Any] = ["train"] * len(source)
     if settings.split_column or "split" in columns:
         splits = columns[_find_column(path, columns, "--split-column", settings.split_column, ("split",))]
-    rows, bad = usable_rows(source, splits, labels)
+    rows, bad = usable_rows(source, splits, labels, settings.holdout is not None)
     return rows_data(settings, seed, source, rows, bad, classes=names if marked else ())
 
 
@@ -111,21 +117,14 @@ def read_columns(path: Path) -> dict[str, Sequence[Any]]:
 
 def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
     try:
-        from pyarrow import ArrowException, parquet, types
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ValueError("Parquet needs pyarrow: pip install 'recursivemix[hub]'") from error
     try:
         table = parquet.read_table(path)
     except ArrowException as error:
         raise ValueError(str(error)) from error
-    return {
-        name: ParquetCells(column)
-        if types.is_binary(column.type)
-        or types.is_large_binary(column.type)
-        or types.is_struct(column.type)
-        else column.to_pylist()
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
+    return dict(zip(table.column_names, map(ParquetCells, table.columns), strict=True))
 
 
 def _find_column(
@@ -150,18 +149,22 @@ def _marked(columns: dict[str, Sequence[Any]], names: Sequence[str]) -> list[Wor
 
 
 def usable_rows(
-    source: TableRows, splits: Sequence[Any], labels: Sequence[Words | None]
+    source: TableRows, splits: Sequence[Any], labels: Sequence[Words | None], train_only: bool
 ) -> tuple[list[Row], dict[int, str]]:
-    """Return the usable rows of the splits that are used, and what is wrong with others, by row number."""
+    """Return the usable rows of the splits that are used, and what is wrong with others, by row number.
+
+    These splits are "train" and, unless ``train_only``, "val" or else "test".
+    """
     names = [SPLITS.get(str(split).strip().lower()) for split in splits]
+    used = {"train"} if train_only else {"train", "val" if "val" in names else "test"}
     rows, bad = [], {}
     for number, (name, words) in enumerate(zip(names, labels, strict=True)):
-        content = source[number]
         if name is None:
             bad[number] = f"the split must be {', '.join(SPLITS)}; got {splits[number]!r}"
-        elif name == "test" and "val" in names:
+        if name not in used:
             continue
-        elif content is None:
+        content = source[number]
+        if content is None:
             bad[number] = "it has no image"
         elif isinstance(content, Path) and not os.path.isfile(content):
             bad[number] = "the file does not exist"

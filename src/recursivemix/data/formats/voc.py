@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,13 @@ from recursivemix.data.annotated import (
     SegmentationData,
     distinct,
     is_finite,
+    lines_of,
     passing,
     shortened,
 )
 from recursivemix.data.decode import whole_image
 
-from .ade20k import MapImages, check_class_count, largest_number, lines_of
+from .ade20k import MapImages, check_class_count, largest_number
 
 TRAIN, EVALUATION = ("train", "trainval"), ("val", "test")
 """Names of splits, in order of preference."""
@@ -167,7 +169,11 @@ def names_of(root: Path, kind: str, splits: Sequence[str]) -> tuple[list[str], s
     for split in splits:
         file = root / "ImageSets" / kind / f"{split}.txt"
         if file.is_file():
-            names = [line.split()[0] for line in lines_of(file)]
+            # A mark of a class can follow the name, and a name can contain spaces.
+            names = [
+                line if os.path.isfile(root / "JPEGImages" / f"{line}.jpg") else line.split()[0]
+                for line in lines_of(file)
+            ]
             if not names:
                 raise AnnotationError(f"{file} lists no image")
             for name in names:

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from recursivemix.data.annotated import distinct, lines_of
 from recursivemix.data.images import ImageData, ImageFormat
 from recursivemix.data.rows import SPLITS
 from recursivemix.data.settings import ImageSettings
@@ -39,28 +40,31 @@ class TarShard:
         return f"{Path(self.name).absolute()} {status.st_size} {status.st_mtime_ns}"
 
     @property
+    def is_zipped(self) -> bool:
+        """Whether the name ends like that of a gzipped file; the query of a URL does not count."""
+        name = re.split("[?#]", self.name)[0] if self.is_url else self.name
+        return name.endswith((".gz", ".tgz"))
+
+    @property
     def path(self) -> Path | None:
         """The file; None for a URL or a gzipped file."""
-        return None if self.is_url or not self.name.endswith(".tar") else Path(self.name)
+        return None if self.is_url or self.is_zipped else Path(self.name)
 
     def copy(self, target: LimitedFile) -> None:
         """Fetch and unzip the file."""
         import fsspec
 
         with fsspec.open(self.name, "rb") as remote:
-            if self.name.endswith(".tar"):
-                shutil.copyfileobj(remote, target, 2**20)
-            else:
-                with gzip.open(remote) as unzipped:
-                    shutil.copyfileobj(unzipped, target, 2**20)
+            content = gzip.GzipFile(fileobj=remote) if self.is_zipped else remote
+            shutil.copyfileobj(content, target, 2**20)
 
 
 def open_webdataset(settings: ImageSettings, seed: int = 0) -> ImageData:
     """Open the images of tar shards.
 
     ``data`` is a folder of shards, a shard, or a pattern of paths or URLs such as
-    ``https://host/train-{000..099}.tar``. The split of a shard is the first word of its file name, or else
-    the name of its folder; without either it is for training.
+    ``https://host/train-{000..099}.tar``. The split of a shard is a word of its file name, or else the
+    first word of its folder; without either it is for training.
 
     Raises:
         ValueError: there is no shard, a shard is broken or empty, or a sample has no image or label.
@@ -75,14 +79,17 @@ def open_webdataset(settings: ImageSettings, seed: int = 0) -> ImageData:
         parts.setdefault(split_of(name), []).append(TarShard(name))
     folder = Path(address) if Path(address).is_dir() else Path(names[0]).parent
     listed = folder / CLASS_NAMES
-    lines = listed.read_text().splitlines() if listed.is_file() else []
-    return sharded_images(settings, seed, parts, [line.strip() for line in lines if line.strip()])
+    classes = distinct(lines_of(listed)) if listed.is_file() else ()
+    return sharded_images(settings, seed, parts, classes)
 
 
 def find_shards(address: str) -> list[str]:
     """Return the shards in a folder, or of a pattern with ``*``, ``{000..099}`` or ``{a,b}``."""
-    if SCHEME.match(address) is None and Path(address).is_dir():
-        return sorted(str(p) for p in Path(address).rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
+    is_url = SCHEME.match(address) is not None
+    if not is_url and Path(address).is_dir():
+        return sorted(str(p) for p in Path(address).rglob("*") if _is_shard(p) and p.is_file())
+    if not is_url and Path(address).is_file():
+        return [address]
     braces = re.search(r"\{([^{}]*)\}", address)
     if braces is not None:
         numbers = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
@@ -92,15 +99,13 @@ def find_shards(address: str) -> list[str]:
             choices = [f"{number:0{width}}" for number in range(first, last + 1)]
         head, tail = address[: braces.start()], address[braces.end() :]
         return [name for choice in choices for name in find_shards(head + choice + tail)]
-    if SCHEME.match(address) is None:
-        return sorted(glob.glob(address))
-    return [address]
+    return [address] if is_url else sorted(glob.glob(address))
 
 
 def split_of(name: str) -> str:
     """Return the split of a shard from its file name or its folder."""
     *folders, file = name.lower().split("/")
-    words = (re.split("[^a-z]", part)[0] for part in (file, *folders[-1:]))
+    words = [*re.split("[^a-z]+", file), *(re.split("[^a-z]", folder)[0] for folder in folders[-1:])]
     return next((SPLITS[word] for word in words if word in SPLITS), "train")
 
 
@@ -113,8 +118,8 @@ def _is_webdataset(settings: ImageSettings) -> bool:
 
 
 def _is_shard(path: Path) -> bool:
-    """Return whether a file is named like a shard; CIFAR's official archives are tar files too."""
-    return path.name.endswith(SUFFIXES) and not path.name.startswith("cifar-")
+    """Return whether a file is named like a shard, and neither hidden nor CIFAR's official archive."""
+    return path.name.endswith(SUFFIXES) and not path.name.startswith((".", "cifar-"))
 
 
 WEBDATASET = ImageFormat(open=open_webdataset, detect=_is_webdataset, options=SHARD_OPTIONS)
