@@ -28,7 +28,7 @@ def test_a_line_is_no_wider_than_its_cell():
     texts = axis.texts
     assert texts[0].get_fontsize() == 6.8
     assert 5 < texts[1].get_fontsize() < 6.8
-    assert fitting(line, texts[1].get_fontsize(), CELL - 0.05) == pytest.approx(texts[1].get_fontsize())
+    assert fitting(line, texts[1].get_fontsize(), CELL - 0.1) == pytest.approx(texts[1].get_fontsize())
 
 
 def test_names_are_cut_by_their_width():
