@@ -28,7 +28,7 @@ def test_a_line_is_no_wider_than_its_cell():
     texts = axis.texts
     assert texts[0].get_fontsize() == 6.8
     assert 5 < texts[1].get_fontsize() < 6.8
-    assert fitting(line, texts[1].get_fontsize(), CELL - 0.05) == pytest.approx(texts[1].get_fontsize())
+    assert fitting(line, texts[1].get_fontsize(), CELL - 0.1) == pytest.approx(texts[1].get_fontsize())
 
 
 def test_names_are_cut_by_their_width():
@@ -48,4 +48,4 @@ def test_a_gif_is_as_large_as_its_largest_frame(tmp_path):
     write_frames(Cells("mixed", columns, ((first, last),), ("",)), tmp_path / "p.gif", "dark")
     alone = draw_cells(Cells("mixed, iteration 2", ("",), ((last,),), ("",)), "dark")
     with Image.open(tmp_path / "p.gif") as image:
-        assert image.size == tuple(int(100 * inches) for inches in alone.get_size_inches())
+        assert image.size == pytest.approx(100 * alone.get_size_inches(), abs=1)

@@ -242,7 +242,7 @@ def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: floa
     for i, line in enumerate(cell.lines):
         text = drawable(line)
         axis.text(
-            0, y - i * LINE / extent, text, fontsize=fitting(text, 6.8, CELL - 0.05), color=INK[theme],
+            0, y - i * LINE / extent, text, fontsize=fitting(text, 6.8, CELL - 0.1), color=INK[theme],
             va="top", parse_math=False, transform=axis.transAxes,
         )  # fmt: skip
 
