@@ -219,14 +219,11 @@ def is_number(value: object) -> bool:
 
 def whole_number(name: str, value: object, least: int | None = None) -> int:
     """Return the value as an int if it is a whole number of at least ``least``."""
-    if (
-        isinstance(value, Integral)
-        and not isinstance(value, bool)
-        and (least is None or int(value) >= least)
-    ):
-        return int(value)
-    bound = "" if least is None else f" of at least {least}"
-    raise ValueError(f"{name} must be a whole number{bound}, got {value!r}")
+    low = -math.inf if least is None else least
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be a whole number{bound}, got {value!r}")
+    return int(value)
 
 
 def in_range(name: str, value: float, low: float, high: float) -> float:
