@@ -219,12 +219,8 @@ def is_number(value: object) -> bool:
 
 def whole_number(name: str, value: object, least: int | None = None) -> int:
     """Return the value as an int if it is a whole number of at least ``least``."""
-<<<<<<< HEAD
-    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
-=======
     low = -math.inf if least is None else least
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
->>>>>>> mixing
         bound = "" if least is None else f" of at least {least}"
         raise ValueError(f"{name} must be a whole number{bound}, got {value!r}")
     return int(value)
