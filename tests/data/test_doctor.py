@@ -92,7 +92,9 @@ def test_hidden_files_and_the_files_beside_classes_are_no_problem(root):
 def test_splits_of_other_names_are_found(root):
     (root / "train").rename(root / "Training")
     (root / "test").rename(root / "Testing")
-    assert "the folders are Testing, Training, but splits must be named train" in only_problem(root)
+    diagnosis = look_at(root)
+    assert diagnosis.problems == ()
+    assert list(diagnosis.counts) == ["train", "test"]
 
 
 def test_copies_of_jupyter_are_no_images(root):
@@ -251,10 +253,10 @@ def test_images_outside_the_classes_are_found(root, place):
     assert only_problem(root) == f"1 image outside the class folders, ignored: {place}"
 
 
-def test_a_split_of_another_name_is_found(root):
-    shutil.copytree(root / "test", root / "validation")
-    assert look_at(root).unread_folders == ("validation",)
-    assert only_problem(root) == "ignored: validation; splits must be named train, val or test"
+def test_a_folder_that_is_no_split_is_found(root):
+    shutil.copytree(root / "test", root / "test2")
+    assert look_at(root).unread_folders == ("test2",)
+    assert only_problem(root) == "ignored: test2; splits are named train, val and test"
 
 
 @pytest.mark.parametrize(

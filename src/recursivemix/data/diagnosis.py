@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .formats.folder import are_splits
 from .printable import counted, first_few
 
 SMALL = 32
@@ -111,9 +110,6 @@ def _fatal_problems(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"no image file in any class folder (that is {', '.join(IMG_EXTENSIONS)})"
     if "train" not in diagnosis.counts and "all" not in diagnosis.counts:
         yield f"no train folder beside {first_few(diagnosis.counts)}"
-    folders = diagnosis.counts.get("all", {})
-    if folders and are_splits(folders):
-        yield f"the folders are {first_few(folders)}, but splits must be named train, val or test"
     for split, classes in diagnosis.counts.items():
         if len(classes) < 2:
             present = f"only {first_few(classes)}" if classes else "none"
@@ -165,7 +161,7 @@ def _leaks_and_duplicates(diagnosis: Diagnosis) -> Iterator[str]:
 def _notices(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield issues that do not stop training but may surprise."""
     if diagnosis.unread_folders:
-        yield f"ignored: {first_few(diagnosis.unread_folders)}; splits must be named train, val or test"
+        yield f"ignored: {first_few(diagnosis.unread_folders)}; splits are named train, val and test"
     stray = diagnosis.stray_images
     for count, words in (
         (len(stray), f"outside the class folders, ignored: {first_few(stray)}"),

@@ -19,9 +19,7 @@ from PIL import ExifTags
 
 from .decode import as_rgb, map_decoding, open_image_file
 from .diagnosis import ELONGATED, SMALL, Diagnosis, Duplicate, Sides
-from .formats.folder import check_not_annotated, class_folders, files_below, is_image_file
-
-SPLITS = ("train", "val", "test")
+from .formats.folder import check_not_annotated, class_folders, files_below, is_image_file, split_folders
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
     if not root.is_dir():
         raise ValueError(f"there is no folder {root} to examine: name one that holds train/CLASS or CLASS")
     check_not_annotated(root)
-    splits = {name: root / name for name in SPLITS if (root / name).is_dir()}
+    splits = split_folders(root)
     folders = splits or {"all": root}
     counts, files, not_images = _list_files(folders)
     results = map_decoding(image_properties, [file.path for file in files], workers, progress)
@@ -86,7 +84,9 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
             for name, count in classes.items()
             if not count
         ),
-        unread_folders=tuple(f.name for f in class_folders(root) if splits and f.name not in splits),
+        unread_folders=tuple(
+            folder.name for folder in class_folders(root) if splits and folder not in splits.values()
+        ),
         stray_images=tuple(
             _relative(path, root)
             for folder in beside
@@ -154,7 +154,7 @@ def _duplicates(
     leaks: Counter[str] = Counter()
     for group in repeated:
         counts = Counter(file.split for file in group)
-        for first, second in combinations([name for name in SPLITS if name in counts], 2):
+        for first, second in combinations(counts, 2):
             leaks[f"{second} in {first}"] += counts[second]
     duplicates = tuple(
         Duplicate(

@@ -214,12 +214,31 @@ def test_links_to_folders_are_followed(image_root, tmp_path):
     assert len(paths) == 36 + 5
 
 
-@pytest.mark.parametrize("names", [("Training", "Testing"), ("val", "test")])
-def test_splits_of_other_names_are_no_classes(image_root, names):
-    for old, new in (("val", names[1]), ("train", names[0])):
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "valid"), ("TRAIN", "Validation")])
+def test_other_names_of_splits(image_root, names):
+    expected = image_folder(image_root)
+    for old, new in zip(("train", "val"), names, strict=True):
         (image_root / old).rename(image_root / new)
-    message = f"holds {', '.join(sorted(names))}, but splits must be named train, val or test"
-    with pytest.raises(ValueError, match=message):
+    write_images(image_root / "labels", 3)  # belongs to no split
+    data = image_folder(image_root)
+    assert data.classes == expected.classes
+    assert (len(data.train), len(data.evaluation)) == (len(expected.train), len(expected.evaluation))
+    assert data.split == ("test" if names[1] == "Testing" else "val")
+
+
+def test_the_validation_images_are_evaluated_on_before_the_test_images(image_root):
+    """Roboflow's layout has train, valid and test."""
+    (image_root / "val").rename(image_root / "valid")
+    shutil.copytree(image_root / "train", image_root / "test")
+    data = image_folder(image_root)
+    assert {path.parts[-3] for path in paths_of(data.evaluation)} == {"valid"}
+    shutil.copytree(image_root / "train", image_root / "val")
+    assert {path.parts[-3] for path in paths_of(image_folder(image_root).evaluation)} == {"val"}
+
+
+def test_splits_without_training_images_are_no_classes(image_root):
+    (image_root / "train").rename(image_root / "test")
+    with pytest.raises(ValueError, match="holds test, val, but no folder train"):
         image_folder(image_root, val_split=0.2)
 
 

@@ -7,7 +7,7 @@ be decoded is named when it is read, or left out by ``--skip-bad``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ ANNOTATED = {
 def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
     """Open a folder that holds ``train/CLASS`` and ``val/CLASS`` or ``test/CLASS``, or CLASS folders alone.
 
+    Splits may have other usual names, see `split_folders`.
+
     Raises:
         ValueError: a folder is missing or empty, the splits have different classes, or a class has no
             readable image.
@@ -37,23 +39,33 @@ def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
     root = settings.data
     if root is None or not root.is_dir():
         raise ValueError(f"there is no folder {root}")
-    has_train = (root / "train").is_dir()
-    names = ("val", "test") if has_train and settings.holdout is None else ()
-    split = next((name for name in names if (root / name).is_dir()), None)
-    classes, train = read_classes(root / "train" if has_train else root)
-    if not has_train and are_splits(classes):
-        raise ValueError(f"{root} holds {first_few(classes)}, but splits must be named train, val or test")
+    folders = split_folders(root)
+    classes, train = read_classes(folders.get("train", root))
+    if "train" not in folders and all(name.lower() in SPLITS for name in classes):
+        raise ValueError(f"{root} holds {first_few(classes)}, but no folder train")
     images = {"train": train}
+    names = ("val", "test") if "train" in folders and settings.holdout is None else ()
+    split = next((name for name in names if name in folders), None)
     if split is not None:
         hint = "; to evaluate on a part of train instead, add --holdout 0.2"
-        other, images[split] = read_classes(root / split, hint)
+        other, images[split] = read_classes(folders[split], hint)
         check_same_classes(str(root), classes, split, other)
     return image_data(settings, seed, classes, images)
 
 
-def are_splits(names: Iterable[str]) -> bool:
-    """Tell whether folders have the names of splits, such as Training and Testing, and not of classes."""
-    return all(name.lower() in SPLITS for name in names)
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of train, val and test, as far as they are there.
+
+    Other usual names count beside a folder for training, such as Training and valid, unless the split has
+    its own name too.
+    """
+    usual: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+    for folder in class_folders(root):
+        if folder.name.lower() in SPLITS:
+            usual[SPLITS[folder.name.lower()]].append(folder)
+    named = {split: root / split for split, folders in usual.items() if root / split in folders}
+    others = {split: folders[0] for split, folders in usual.items() if folders}
+    return others | named if "train" in others and len(others) > 1 else named
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -91,7 +103,8 @@ def is_image_file(path: Path) -> bool:
 
 def check_not_annotated(root: Path) -> None:
     """Raise ValueError for a folder of annotated images, whose subfolders are no classes."""
-    if (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir()):
+    train = split_folders(root).get("train")
+    if train is not None and class_folders(train):
         return
     for pattern, (content, task) in ANNOTATED.items():
         if any(root.glob(pattern)):
@@ -147,7 +160,7 @@ def _has_class_folders(settings: ImageSettings) -> bool:
     root = settings.data
     if root is None or not root.is_dir():
         return False
-    folders = class_folders(root / "train" if (root / "train").is_dir() else root)
+    folders = class_folders(split_folders(root).get("train", root))
     return any(is_image_file(path) for folder in folders for path in folder.iterdir())
 
 
