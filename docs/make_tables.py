@@ -78,7 +78,7 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
     means over seeds, on augmented training images.
     """
     folders = [RESULTS / "compare" / name for name in ("ablation", "cifar10", "digits")]
-    folders.append(RESULTS / "where-it-pays" / "confirm")
+    folders += [RESULTS / "where-it-pays" / "confirm", RESULTS / "where-it-pays" / "confirm-16" / "cifar100"]
     records = []
     for folder in folders:
         if not (folder / "comparison.json").is_file():
@@ -145,8 +145,12 @@ def interval_over_seeds(pair: dict[str, Any]) -> dict[str, float | None]:
 
 
 def ladder_files() -> list[Path]:
-    """The comparisons of the ladders, with one seed."""
-    return sorted((RESULTS / "where-it-pays" / "ladder").glob("*/comparison.json"))
+    """The comparisons of the ladders, with one seed; the smaller network's is the first round of the halving."""
+    folder = RESULTS / "where-it-pays"
+    return [
+        *sorted(folder.glob("ladder/*/comparison.json")),
+        folder / "halving" / "first" / "comparison.json",
+    ]
 
 
 def difference(pair: dict[str, Any], digits: int) -> str:
