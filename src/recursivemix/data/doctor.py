@@ -68,7 +68,7 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
     properties = [result for _, result in readable]
     duplicates, leaks = _duplicates(readable, root)
     every_class = {name for classes in counts.values() for name in classes}
-    beside = dict.fromkeys((root, *folders.values()))
+    unread = {*class_folders(root)} - {*splits.values()} if splits else set()
     return Diagnosis(
         root=str(root),
         counts=counts,
@@ -84,12 +84,10 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
             for name, count in classes.items()
             if not count
         ),
-        unread_folders=tuple(
-            folder.name for folder in class_folders(root) if splits and folder not in splits.values()
-        ),
+        unread_folders=tuple(sorted(folder.name for folder in unread)),
         stray_images=tuple(
             _relative(path, root)
-            for folder in beside
+            for folder in dict.fromkeys((root, *folders.values()))
             for path in sorted(folder.iterdir())
             if is_image_file(path) and not path.name.startswith(".") and not path.is_dir()
         ),
