@@ -68,7 +68,7 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
     properties = [result for _, result in readable]
     duplicates, leaks = _duplicates(readable, root)
     every_class = {name for classes in counts.values() for name in classes}
-    unread = {*class_folders(root)} - {*splits.values()} if splits else set()
+    unread = [f.name for f in class_folders(root) if splits and f not in splits.values()]
     return Diagnosis(
         root=str(root),
         counts=counts,
@@ -84,7 +84,7 @@ def examine(root: Path, *, workers: int = 2, progress: bool = True) -> Diagnosis
             for name, count in classes.items()
             if not count
         ),
-        unread_folders=tuple(sorted(folder.name for folder in unread)),
+        unread_folders=tuple(unread),
         stray_images=tuple(
             _relative(path, root)
             for folder in dict.fromkeys((root, *folders.values()))

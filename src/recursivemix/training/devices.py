@@ -30,26 +30,23 @@ def lightning_precision(precision: Precision, device: Device) -> LightningPrecis
     """Return Lightning's name of a precision; "auto" is bfloat16 where the hardware multiplies in it."""
     if precision != "auto":
         return PRECISIONS[precision]
+    if has_bf16(device):
+        return "bf16-mixed"
+    return "16-mixed" if device_type(device) == "cuda" else "32-true"
+
+
+def has_bf16(device: Device) -> bool:
+    """Return whether the hardware multiplies in bfloat16."""
     if device_type(device) == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if cpu_has_bf16() else "32-true"
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether the processor multiplies in bfloat16."""
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def precision_notes(precision: Precision, device: Device) -> list[str]:
     """Return a line if the hardware is slow at the precision."""
-    if precision != "bf16":
+    if precision != "bf16" or has_bf16(device):
         return []
-    if device_type(device) == "cpu" and not cpu_has_bf16():
-        hardware = "this processor"
-    elif device_type(device) == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        hardware = "this GPU"
-    else:
-        return []
+    hardware = "this GPU" if device_type(device) == "cuda" else "this processor"
     return [
         f"--precision bf16: {hardware} has no bfloat16 instructions, so that steps take several times as "
         f"long as with --precision auto"
