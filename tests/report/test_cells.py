@@ -25,10 +25,10 @@ CAT = "\u732b"
 def test_a_line_is_no_wider_than_its_cell():
     line = "AUTOMOBILE 75%, AIRPLANE WOW 22%"  # 138 points at the usual size; a cell has 126
     (axis,) = draw_cells(Cells("", ("",), ((Cell(PICTURE, ("short", line)),),), ("",)), "light").axes
-    texts = axis.texts
-    assert texts[0].get_fontsize() == 6.8
-    assert 5 < texts[1].get_fontsize() < 6.8
-    assert fitting(line, texts[1].get_fontsize(), CELL - 0.1) == pytest.approx(texts[1].get_fontsize())
+    sizes = {text.get_text(): text.get_fontsize() for text in axis.texts}
+    assert sizes["short"] == 6.8
+    assert 5 < sizes[line] < 6.8
+    assert fitting(line, sizes[line], CELL - 0.1) == pytest.approx(sizes[line])
 
 
 def test_names_are_cut_by_their_width():

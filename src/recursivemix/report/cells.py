@@ -7,6 +7,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,6 @@ def _draw_grid(cells: Cells, theme: Theme, note: str) -> Figure:
     """Draw a figure with a note below it."""
     from matplotlib.figure import Figure
 
-    ink = INK[theme]
     has_bars = any(cell.parts for row in cells.rows for cell in row)
     lines = max((len(cell.lines) for row in cells.rows for cell in row), default=0)
     sizes = [cell.picture.shape[-2:] for row in cells.rows for cell in row if cell.picture.numel()]
@@ -151,14 +151,12 @@ def _draw_grid(cells: Cells, theme: Theme, note: str) -> Figure:
     bottom = below + (0.12 + 0.24 * -(-len(key) // per_line) if key else 0.05)
     total = top + row_height * len(cells.rows) + bottom
     figure = Figure(figsize=(width, total), facecolor=GROUND[theme])
+    # One for all cells, in inches from the upper left corner: matplotlib takes long to make and draw axes.
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(total, 0))
+    axis.set_axis_off()
+    write = partial(_write_text, axis, theme)
 
-    def write(x: float, y: float, text: str, size: float, room: float, **style: Any) -> None:
-        """Write a text at a place in inches from the upper left corner, as large as fits into ``room``."""
-        text = drawable(text)
-        size = fitting(text, size, room)
-        figure.text(x / width, 1 - y / total, text, color=ink, parse_math=False, fontsize=size, **style)
-
-    write(left, 0.1, cells.title, 10, width - left - 0.1, va="top", weight="bold")
+    write(left, 0.1, cells.title, 10, width - left - 0.1, weight="bold")
     for column, head in enumerate(heads):
         x = left + CELL * column + PICTURE / 2
         write(x, top - 0.06, "\n".join(head), 8.5, CELL, ha="center", va="bottom")
@@ -166,16 +164,23 @@ def _draw_grid(cells: Cells, theme: Theme, note: str) -> Figure:
         upper = top + row_height * r
         write(0.1, upper + height / 2, name, 8.5, height, rotation=90, va="center")
         for column, cell in enumerate(row):
-            if not cell.picture.numel():
-                continue
-            extent = PICTURE * cell.picture.shape[-2] / cell.picture.shape[-1]
-            x, y = left + CELL * column, upper + extent
-            axis = figure.add_axes((x / width, 1 - y / total, PICTURE / width, extent / total))
-            _draw_cell(axis, cell, theme, extent, height, has_bars)
+            if cell.picture.numel():
+                x = left + CELL * column
+                _draw_picture(axis, cell, x, upper)
+                _draw_text(axis, cell, theme, x, upper + height, has_bars)
     if key:
-        _draw_key(figure, key, (left / width, (below + 0.04) / total), per_line, ink)
+        _draw_key(figure, key, (left / width, (below + 0.04) / total), per_line, INK[theme])
     write(left, total - 0.06, note, 8, width - left - 0.1, va="bottom")
     return figure
+
+
+def _write_text(
+    axis: Axes, theme: Theme, x: float, y: float, text: str, size: float, room: float, **style: Any
+) -> None:
+    """Write a text as large as fits into ``room``, at most in ``size`` points."""
+    text = drawable(text)
+    style = {"va": "top", **style}
+    axis.text(x, y, text, color=INK[theme], parse_math=False, fontsize=fitting(text, size, room), **style)
 
 
 def drawable(text: str) -> str:
@@ -212,39 +217,35 @@ def _draw_key(
         text.set_parse_math(False)
 
 
-def _draw_cell(axis: Axes, cell: Cell, theme: Theme, extent: float, height: float, has_bars: bool) -> None:
-    """Draw one cell; ``extent`` and ``height`` are the heights of its picture and its row in inches."""
+def _draw_picture(axis: Axes, cell: Cell, x: float, y: float) -> None:
+    """Draw the picture and the box of a cell; the upper left corner of the picture is at ``(x, y)``."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    axis.patch.set_visible(False)  # else it shows at the picture's edge
-    axis.imshow(cell.picture.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
+    scale = PICTURE / cell.picture.shape[-1]
+    place = (x, x + PICTURE, y + scale * cell.picture.shape[-2], y)
+    pixels = cell.picture.permute(1, 2, 0).numpy()
+    axis.imshow(pixels, interpolation="nearest", aspect="auto", extent=place)
     if cell.box is not None:
-        x1, y1, x2, y2 = cell.box
-        edge = Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, lw=1.3, ec=BOX_COLOUR)
+        x1, y1, x2, y2 = (scale * side for side in cell.box)
+        edge = Rectangle((x + x1, y + y1), x2 - x1, y2 - y1, fill=False, lw=1.3, ec=BOX_COLOUR)
         edge.set_path_effects([withStroke(linewidth=2.3, foreground="#000000")])
         axis.add_patch(edge)
-    y = -(height - extent) / extent
+
+
+def _draw_text(axis: Axes, cell: Cell, theme: Theme, x: float, y: float, has_bars: bool) -> None:
+    """Draw the bar and the lines of a cell from ``(x, y)`` downwards."""
+    from matplotlib.patches import Rectangle
+
     if has_bars:
-        start = 0.0
+        start = x
         for part in cell.parts:
-            bar = Rectangle(
-                (start, y - 0.13 / extent), part.label, 0.09 / extent, fc=AGE_COLOURS[theme][part.kind],
-                ec=GROUND[theme], lw=0.6, transform=axis.transAxes, clip_on=False,
-            )  # fmt: skip
-            axis.add_patch(bar)
-            start += part.label
-        y -= 0.17 / extent
-    else:
-        y -= 0.04 / extent
+            width, colour = PICTURE * part.label, AGE_COLOURS[theme][part.kind]
+            axis.add_patch(Rectangle((start, y + 0.04), width, 0.09, fc=colour, ec=GROUND[theme], lw=0.6))
+            start += width
+    y += 0.17 if has_bars else 0.04
     for i, line in enumerate(cell.lines):
-        text = drawable(line)
-        axis.text(
-            0, y - i * LINE / extent, text, fontsize=fitting(text, 6.8, CELL - 0.1), color=INK[theme],
-            va="top", parse_math=False, transform=axis.transAxes,
-        )  # fmt: skip
+        _write_text(axis, theme, x, y + i * LINE, line, 6.8, CELL - 0.1)
 
 
 def short(name: str, length: int = 14) -> str:
