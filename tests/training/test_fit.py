@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning import Callback
+from torch import nn
 
 from recursivemix.cli import main
 from recursivemix.data.order import TrainingOrder
@@ -106,11 +108,19 @@ def test_dense_mixing_starts_and_stops(task, tmp_path):
     assert mixes.epochs == [1, 1]
 
 
-def test_segmentation_compiles(tmp_path):
-    result = short_run("segmentation", tmp_path / "run", epochs=1, compile=True)
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_compiled_run(task, tmp_path, monkeypatch):
+    """Traced as for any backend; torch's default one takes minutes to build its kernels."""
+    built = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(built, backend="aot_eager"))
+    torch._dynamo.reset()
+    result = short_run(task, tmp_path / "run", epochs=1, compile=True, mixer="recursivemix")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert not any("_orig_mod" in name for name in kept["state_dict"])
-    assert torch.isfinite(torch.tensor(result.rows[-1]["loss"]))
+    losses = [value for name, value in result.rows[-1].items() if name.startswith("loss")]
+    assert losses
+    assert torch.isfinite(torch.tensor(losses)).all()
 
 
 @pytest.mark.parametrize("task", ["detection", "instance"])
