@@ -25,8 +25,9 @@ from pathlib import Path
 LIBRARIES = (
     "lightning", "timm", "torchvision.transforms.v2", "torchvision.models.detection", "tensorboard",
     "torch.utils.tensorboard", "torchmetrics.classification", "torchmetrics.detection", "torch._dynamo",
-    "jsonargparse", "rich.console", "scipy.stats", "yaml", "matplotlib.figure", "matplotlib.backends.backend_agg",
-    "pandas", "faster_coco_eval", "sklearn.datasets", "sklearn.model_selection",
+    "jsonargparse", "rich.console", "scipy.stats", "yaml", "matplotlib.figure",
+    "matplotlib.backends.backend_agg", "pandas", "faster_coco_eval", "sklearn.datasets",
+    "sklearn.model_selection",
 )  # fmt: skip
 
 
