@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from recursivemix.data import annotated_batches
 from recursivemix.data.annotated import IGNORE, Objects
 from recursivemix.data.annotated_batches import (
     AnnotatedBatch,
@@ -64,6 +65,22 @@ def test_a_worker_hands_over_few_tensors(kind):
     for (index, image, target), (i, other, twin) in zip(separated(packed), samples, strict=True):
         same(AnnotatedBatch([image], [target], [index]), AnnotatedBatch([other], [twin], [i]))
     assert separated(joined([])) == []
+
+
+def test_samples_are_joined_for_workers_alone(monkeypatch):
+    """Without them joining only copies; the memory format of images is the same."""
+    data = scenes_with_objects(masks=True)
+    images = [
+        image.movedim(0, -1).contiguous().movedim(-1, 0)
+        for image, _ in map(data.train.__getitem__, range(8))
+    ]
+    turned = [(image, data.train[i][1]) for i, image in enumerate(images)]
+    batches = evaluation_batches(8, 4, 1, 0)
+    worker = next(iter(AnnotatedEvaluation(turned, batches, device=CPU, workers=1)))
+    monkeypatch.setattr(annotated_batches, "joined", None)
+    here = next(iter(AnnotatedEvaluation(turned, batches, device=CPU, workers=0)))
+    same(here, worker)
+    assert [image.stride() for image in here.images] == [image.stride() for image in worker.images]
 
 
 def test_epochs_and_seeds_differ():

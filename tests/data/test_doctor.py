@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -112,11 +113,19 @@ def whole(kind, seed=99):
     return stream.getvalue()
 
 
+def floating():
+    """A TIFF file of floating pixels in [0, 1]."""
+    stream = BytesIO()
+    Image.fromarray(np.linspace(0, 1, 1600, dtype=np.float32).reshape(40, 40)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
 BROKEN = {
     "empty.png": (b"", "empty file"),
     "text.jpg": (b"this is a text, whatever its name", "unknown image format"),
     "page.jpeg": (b"<html>404</html>", "unknown image format"),
     "cut.jpg": (whole("JPEG")[:-700], "truncated"),
+    "floating.tif": (floating(), "floating-point numbers from 0 to 1, expected 0 to 255"),
     "cut.png": (whole("PNG")[:1500], "truncated"),
     "cut.webp": (whole("WEBP")[:-90], "decoder"),
     "spoilt.png": (whole("PNG")[:60] + b"\xff" * 60 + whole("PNG")[120:], "broken data stream"),

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
@@ -260,6 +261,33 @@ def test_a_person_clicks_through(port, scheme, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        chromium.close()
+
+
+@pytest.mark.skipif(BROWSER is None and not REQUIRED, reason="no Chromium is installed")
+def test_a_slider_sends_one_request_at_a_time(port):
+    """The server computes every request, and one after the other: a moved slider would fill a queue."""
+    from playwright.sync_api import sync_playwright
+
+    sent = []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.locator("html[data-drawn]:not([data-drawn=''])").wait_for(state="attached")
+        page.on("request", lambda request: sent.append(parse_qs(urlsplit(request.url).query)["step"][0]))
+        page.evaluate(
+            """() => {
+              const slider = document.querySelector("input[name=step]");
+              for (let step = 2; step <= 9; step++) {
+                slider.value = step;
+                slider.dispatchEvent(new Event("input", { bubbles: true }));
+              }
+            }"""
+        )
+        page.locator("html[data-drawn]:not([data-drawn=''])").wait_for(state="attached")
+        assert sent == ["2", "9"]
+        assert page.locator("#mixed table").first.locator("thead th").last.inner_text() == "iteration 9"
         chromium.close()
 
 

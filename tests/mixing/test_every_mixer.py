@@ -154,6 +154,17 @@ class TestEveryMixer:
             batch = step(mixer, images, labels)
             assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
+    @pytest.mark.parametrize("order", [(2, 3, 1, 0), (0, 1, 3, 2)])
+    def test_other_memory_formats_are_kept(self, name, per_sample, order):
+        """Dimensions in another order in memory, such as batches that are stacked last."""
+        mixer = make(name, per_sample=per_sample)
+        for _ in range(4):
+            images, labels = coded(4, size=(8, 6))
+            back = [order.index(i) for i in range(4)]
+            images = images.permute(order).contiguous().permute(back)
+            assert not images.is_contiguous()
+            assert step(mixer, images, labels).images.stride() == images.stride()
+
     def test_batch_size_may_change(self, name, per_sample):
         mixer = make(name, per_sample=per_sample)
         for batch_size in (4, 1, 7, 2, 7):

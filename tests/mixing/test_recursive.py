@@ -446,11 +446,18 @@ def test_a_partner_of_the_same_batch_needs_no_history(patch):
         ({"partner": "other"}, "'history' or 'batch', got 'other'"),
         ({"patch": "crop"}, "'resize' or 'cut', got 'crop'"),
         ({"partner": "batch"}, "omega=0, got 0.5"),
+        ({"patch": "cut", "interpolation": "area"}, "patch='cut' shrinks nothing, so interpolation='area'"),
     ],
 )
 def test_wrong_parts_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         RecursiveMix(K, **options)
+
+
+def test_recipes_can_be_cut():
+    """They state the default interpolation."""
+    assert RecursiveMix(K, patch="cut", interpolation="nearest").patch == "cut"
+    assert RecursiveMix.paper(K, patch="cut").patch == "cut"
 
 
 def test_the_largest_patch_grows_over_the_epochs():

@@ -477,6 +477,23 @@ class TestCopies:
         assert torch.equal(bare.eval()(images), models[0](images))
 
 
+def test_data_parallel_is_refused():
+    """``torch.nn.DataParallel`` calls replicas, whose backbone calls the hooks of the original model."""
+    model = RegionModel(TinyNet(), image_size=(32, 32))
+    replica = model._replicate_for_data_parallel()
+    images = coded_images(2, (32, 32))
+    torch.testing.assert_close(replica(images), model(images))  # as in evaluation
+    with pytest.raises(
+        RuntimeError, match=r"nn\.DataParallel does not work .* use .*DistributedDataParallel"
+    ):
+        replica(images, boxes_in((32, 32)))
+    replica.backbone = model.backbone._replicate_for_data_parallel()
+    replica.backbone._modules = {}  # lists no parameters, as the replicas on other devices
+    replica.backbone.forward = model.backbone.forward
+    with pytest.raises(RuntimeError, match="should be the same"):  # the backbone's own error
+        replica(images.double())
+
+
 @pytest.mark.parametrize("region_head", ["separate", "shared"])
 @pytest.mark.parametrize("name", ["tiny", "timm-vit-average"])
 @pytest.mark.slow

@@ -148,7 +148,7 @@ class TransformedImages(Dataset[Sample]):
         image, target = self.images[index]
         if self.transform is not None:
             image, target = self.transform(image, target, torch.Generator().manual_seed(seed))
-        return index, image, target
+        return index, image.contiguous(), target  # as workers hand it over
 
 
 class JoinedSamples(NamedTuple):
@@ -198,6 +198,14 @@ def separated(samples: JoinedSamples) -> list[Sample]:
     ]
 
 
+def sample_loader(
+    images: DetectionImages | SegmentationImages, transform: JointTransform | None, workers: int
+) -> KeyedLoader[Sample]:
+    """Return a loader of what `collated` takes; samples are `joined` on their way out of workers alone."""
+    collate = joined if workers > 0 else list
+    return KeyedLoader(TransformedImages(images, transform), workers, collate_fn=collate)
+
+
 class AnnotatedTraining(Generic[Target]):
     """Training batches of one process, epoch by epoch; arguments as in `TrainingBatches`."""
 
@@ -217,7 +225,7 @@ class AnnotatedTraining(Generic[Target]):
         self.first = 0
         """First step of the next iteration; reset to 0 when it starts."""
         self._device = device
-        self._loader = KeyedLoader(TransformedImages(images, transform), workers, collate_fn=joined)
+        self._loader = sample_loader(images, transform, workers)
 
     def __len__(self) -> int:
         return self.order.steps
@@ -228,7 +236,7 @@ class AnnotatedTraining(Generic[Target]):
         batches = torch.split(self.order.epoch(epoch), self.order.batch_size)
         steps = range(first, len(batches))
         for samples in self._loader.load(self.order.keys(epoch, step, batches[step]) for step in steps):
-            yield collated(separated(samples), self._device)
+            yield collated(samples, self._device)
 
 
 class AnnotatedEvaluation(Generic[Target]):
@@ -247,7 +255,7 @@ class AnnotatedEvaluation(Generic[Target]):
     ) -> None:
         self.batches = batches
         self._device = device
-        self._loader = KeyedLoader(TransformedImages(images, None), workers, collate_fn=joined)
+        self._loader = sample_loader(images, None, workers)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -255,11 +263,13 @@ class AnnotatedEvaluation(Generic[Target]):
     def __iter__(self) -> Iterator[AnnotatedBatch[Target]]:
         keys = ([(index, 0) for index in batch.tolist() if index >= 0] for batch in self.batches)
         for samples in self._loader.load(keys):
-            yield collated(separated(samples), self._device)
+            yield collated(samples, self._device)
 
 
-def collated(samples: Sequence[Sample], device: torch.device) -> AnnotatedBatch[Any]:
+def collated(samples: JoinedSamples | list[Sample], device: torch.device) -> AnnotatedBatch[Any]:
     """Make a batch on a device; it may be empty."""
+    if isinstance(samples, JoinedSamples):
+        samples = separated(samples)
     return AnnotatedBatch(
         [image.to(device, non_blocking=True) for _, image, _ in samples],
         [_moved(target, device) for _, _, target in samples],

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -138,7 +138,12 @@ def failure_reason(error: Exception) -> str:
 
 
 def as_rgb(image: Image.Image) -> Tensor:
-    """Decode an image of any mode to (3, H, W) uint8 RGB."""
+    """Decode an image of any mode to (3, H, W) uint8 RGB.
+
+    Raises:
+        ValueError: pixels of 32 bits outside the range of 8 bits (floating) or 16 bits (integers).
+    """
+    _check_range(image)
     width, height = image.size
     if width * height <= BAND:
         return _converted(image)
@@ -148,6 +153,27 @@ def as_rgb(image: Image.Image) -> Tensor:
         bottom = min(top + rows, height)
         pixels[top:bottom] = _converted(image.crop((0, top, width, bottom))).permute(1, 2, 0)
     return pixels.permute(2, 0, 1)
+
+
+def _check_range(image: Image.Image) -> None:
+    """Raise ValueError for pixels of 32 bits that would become black or white, or wrap around.
+
+    Such files, often TIFF, do not state their range. Floating pixels in [0, 1] are as common as [0, 255].
+    """
+    if image.mode not in ("F", "I"):
+        return
+    low, high = cast(tuple[float, float], image.getextrema())
+    if image.mode == "F":
+        kind, most = "floating-point numbers", 255
+        fits = low == high == 0 or (low > -1 and 2 <= high < 256)  # Pillow drops the fraction
+    else:
+        kind, most = "integers", 65535
+        fits = low >= 0 and high <= most
+    if not fits:
+        raise ValueError(
+            f"its pixels are {kind} from {low:g} to {high:g}, expected 0 to {most}: rescale them and save "
+            f"8 or 16 bits per channel"
+        )
 
 
 def _converted(image: Image.Image) -> Tensor:
@@ -185,7 +211,7 @@ def decode_crop(
             return crop.apply(pixels, scale)
     with open_image(content, name, fix, decoding.max_pixels) as image:
         crop = crop or choose((image.height, image.width))
-        if decoding.exact or image.mode.startswith("I"):  # 16-bit grey is for `as_rgb`
+        if decoding.exact or image.mode.startswith(("I", "F")):  # 16 and 32 bits are for `as_rgb`
             return crop.apply(as_rgb(image))
         return crop.apply(_decode_reduced(image, crop.scale), crop.scale)
 

@@ -8,7 +8,8 @@
   const sliders = JSON.parse(document.body.dataset.sliders);
   const mostBytes = Number(document.body.dataset.mostBytes);
   let image = "";
-  let requests = 0;
+  let isDrawing = false;
+  let isOutdated = false; // the settings have changed since the last request
 
   function say(text, error = false) {
     message.textContent = text;
@@ -37,15 +38,25 @@
     remove.hidden = !image;
   }
 
+  // One request at a time: the server has one worker, which would compute every step of a slider.
   async function draw() {
     updateControls();
-    const values = query();
-    const request = ++requests;
     document.documentElement.dataset.drawn = "";
+    isOutdated = true;
+    if (isDrawing) return;
+    isDrawing = true;
+    while (isOutdated) {
+      isOutdated = false;
+      await show(query());
+    }
+    isDrawing = false;
+    document.documentElement.dataset.drawn = "yes";
+  }
+
+  async function show(values) {
     try {
       const answer = await fetch(`mixed?${values}`);
       const text = await answer.text();
-      if (request !== requests) return; // a later request replaces this one
       if (answer.ok) {
         shown.innerHTML = text; // HTML from the server, with names escaped
         say(`Iteration ${values.get("step")} of ${values.get("mixer")}.`); // also read out by screen readers
@@ -55,9 +66,8 @@
         say(text, true);
       }
     } catch (error) {
-      if (request === requests) say("The studio does not answer. Check that it is still running.", true);
+      say("The studio does not answer. Check that it is still running.", true);
     }
-    if (request === requests) document.documentElement.dataset.drawn = String(requests);
   }
 
   async function send(file) {

@@ -8,7 +8,7 @@ from torch import Tensor
 from .batch import Inputs, Mixed, unmixed
 from .draw import Draw, Number, as_number
 from .labels import fuse_partners, lam_rows
-from .paste import cast_like, take_samples
+from .paste import cast_like, in_format_of, take_samples
 
 
 def blend_partners(inputs: Inputs, draw: Draw, *, picked: bool = False, inplace: bool) -> Mixed:
@@ -62,7 +62,7 @@ def _weights(draw: Draw, images: Tensor) -> tuple[Number, Number]:
 def _pick(values: Tensor, chosen: Tensor, partners: Tensor, inplace: bool) -> Tensor:
     """Take the pixels of the current image where chosen, else the partner's."""
     mixed = torch.where(chosen, values, take_samples(values, partners))
-    return values.copy_(mixed) if inplace else mixed
+    return values.copy_(mixed) if inplace else in_format_of(values, mixed)
 
 
 def _blend(images: Tensor, weight: Number, partners: Tensor, inplace: bool) -> Tensor:
@@ -76,4 +76,4 @@ def _blend(images: Tensor, weight: Number, partners: Tensor, inplace: bool) -> T
     # Into the copy of the partners, unless a gradient needs them.
     out = None if pixels.requires_grad and torch.is_grad_enabled() else other
     mixed = cast_like(torch.lerp(pixels, other, 1 - weight, out=out), images)
-    return images.copy_(mixed) if inplace else mixed
+    return images.copy_(mixed) if inplace else in_format_of(images, mixed)

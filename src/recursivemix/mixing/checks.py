@@ -282,9 +282,14 @@ def one_of(name: str, value: Name, names: Sequence[str]) -> Name:
     return value
 
 
-def known_interpolation(value: Interpolation) -> Interpolation:
-    """Return the value if it is the name of an interpolation."""
-    return one_of("interpolation", value, INTERPOLATIONS)
+def known_interpolation(value: Interpolation, patch: str = "resize") -> Interpolation:
+    """Return the value if it is the name of an interpolation that this kind of patch can have."""
+    if one_of("interpolation", value, INTERPOLATIONS) != "nearest" and patch == "cut":
+        raise ValueError(
+            f"patch='cut' shrinks nothing, so interpolation={value!r} has no effect: leave it out, or set "
+            f"patch='resize'"
+        )
+    return value
 
 
 def check_class_weights(weights: Sequence[float], num_classes: int) -> Tensor:

@@ -212,9 +212,15 @@ def _paste_everywhere(
         mixed = torch.cat([mixed, images[count:]])
     if inplace:
         return images.copy_(mixed), left_out
-    # The output of where need not have the memory format of the images.
-    same = mixed.stride() == images.stride()
-    return mixed if same else torch.empty_like(images).copy_(mixed), left_out
+    return in_format_of(images, mixed), left_out
+
+
+def in_format_of(like: Tensor, values: Tensor) -> Tensor:
+    """Return values of the same shape and dtype in the memory format of ``like``.
+
+    Operations on tensors of several formats, such as ``torch.where``, choose the format of their output.
+    """
+    return values if values.stride() == like.stride() else torch.empty_like(like).copy_(values)
 
 
 def inside(boxes: Tensor, size: Sequence[int]) -> Tensor:

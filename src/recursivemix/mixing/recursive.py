@@ -41,7 +41,7 @@ class RecursiveMix(Mixer):
         partner: What is pasted: the "history", or for comparison another image of the same "batch". That
             has no earlier prediction, so ``omega`` must be 0.
         patch: "resize" shrinks the whole partner into the box; "cut" takes the partner's own pixels of the
-            box, as CutMix does.
+            box, as CutMix does, and has no interpolation.
         alpha: Another name for ``max_area``; unlike everywhere else it is no Beta parameter.
         others: See `Mixer`.
     """
@@ -70,7 +70,7 @@ class RecursiveMix(Mixer):
             raise ValueError(f"partner='batch' has no earlier predictions: set omega=0, got {omega}")
         self.max_area = largest_area(max_area, alpha)
         self.growth_epochs = whole_number("growth_epochs", growth_epochs, 0)
-        self.interpolation = known_interpolation(interpolation)
+        self.interpolation = known_interpolation(interpolation, patch)
         self.across_epochs = across_epochs
         if partner == "batch":
             self.draws = ("boxes", "partners")

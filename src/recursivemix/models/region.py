@@ -78,7 +78,8 @@ class RegionModel(nn.Module):
 
     The paper's H' (arXiv 2203.06844, its method figure; docs/paper.md 1.1): the last feature map is pooled
     over each sample's box and classified. The backbone is used as it is, and `backbone.state_dict()`
-    stays its own: save that for inference, where the region head is not needed.
+    stays its own: save that for inference, where the region head is not needed. On several devices
+    wrap it in DistributedDataParallel; ``torch.nn.DataParallel`` does not copy the hook on the feature map.
 
     Args:
         backbone: an image classifier of timm, torchvision or Hugging Face, or any module that maps
@@ -147,6 +148,11 @@ class RegionModel(nn.Module):
         if boxes is None:
             return logits
         if captured is None:
+            if getattr(self, "_is_replica", False):  # its backbone calls the hook of the model it copies
+                raise RuntimeError(
+                    "torch.nn.DataParallel does not work with RegionModel: use "
+                    "torch.nn.parallel.DistributedDataParallel, one process per device"
+                )
             raise RuntimeError(
                 f"the backbone did not call its submodule {self.feature_map.name!r} in this pass. If "
                 f"gradient checkpointing or a new submodule was set after wrapping, wrap after that instead"
@@ -191,7 +197,7 @@ def _check_call(images: Tensor, boxes: Tensor | None) -> None:
 
 def _explain(error: RuntimeError, images: Tensor, backbone: nn.Module) -> None:
     """Raise ValueError if the images' dtype or device explains an error of the backbone."""
-    weight = next(backbone.parameters())
+    weight = next(backbone.parameters(), images)  # a replica of torch.nn.DataParallel lists none
     autocast = not images.is_meta and torch.is_autocast_enabled(images.device.type)
     if images.device != weight.device or (images.dtype != weight.dtype and not autocast):
         raise ValueError(

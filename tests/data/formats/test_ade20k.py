@@ -97,6 +97,15 @@ def test_bad_images_are_left_out(tmp_path):
         open_segmentation(tmp_path, skip_bad=True)
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("images", "png"), ("annotations", "PNG")])
+def test_two_files_of_one_name_are_refused(tmp_path, kind, suffix):
+    folder = write(tmp_path)
+    first = next((folder / kind / "training").glob("0.*"))
+    first.with_suffix(f".{suffix}").write_bytes(first.read_bytes())
+    with pytest.raises(AnnotationError, match=rf"{kind}/training/0\..* and 0\..* have the same name"):
+        open_ade20k(folder)
+
+
 def test_broken_lists_of_classes(tmp_path):
     folder = write(tmp_path)
     (folder / "classes.txt").write_bytes(b"sky\n\xff\xfe")

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,8 @@ from recursivemix.data.augment import (
     training_transform,
 )
 from recursivemix.data.crop import evaluation_crop, evaluation_image
-from recursivemix.data.decode import UnreadableImageError
+from recursivemix.data.decode import Decoding, UnreadableImageError
+from recursivemix.data.doctor import examine
 from recursivemix.data.formats.digits import digits
 from recursivemix.data.images import EncodedImages, ImageFiles, cropped, denormalise
 from recursivemix.data.open import open_data
@@ -242,6 +244,25 @@ def test_splits_without_training_images_are_no_classes(image_root):
         image_folder(image_root, val_split=0.2)
 
 
+def test_a_class_can_be_called_train(image_root):
+    """Beside other classes; splits and folders of something else are no classes."""
+    flat = image_root / "train"
+    (flat / "red").rename(flat / "train")
+    data = open_data(flat, val_split=0.25)
+    assert (data.classes, len(data.train)) == (("blue", "green", "train"), 27)
+    assert set(examine(flat, progress=False).counts["all"]) == {"blue", "green", "train"}
+    (flat / "green").rename(image_root / "green")
+    with pytest.raises(ValueError, match=r"train must hold .* got none; train is the name of a split"):
+        open_data(flat, val_split=0.25)
+    write_images(flat / "test", 3)
+    with pytest.raises(ValueError, match="got none; train is the name of a split"):
+        open_data(flat)
+    (flat / "test").rename(flat / "edges")
+    (flat / "labels").mkdir()
+    with pytest.raises(ValueError, match="got none; train is the name of a split"):
+        open_data(flat, val_split=0.25)
+
+
 def test_a_test_folder_without_classes_is_not_needed(image_root):
     """The layout of competitions, whose test images have no labels."""
     shutil.rmtree(image_root / "val")
@@ -276,6 +297,35 @@ def test_sixteen_bits_of_another_byte_order_are_read(tmp_path):
     Image.frombytes("I;16B", (32, 32), ramp.numpy().astype(">u2").tobytes()).save(tmp_path / "ramp.tif")
     image = EncodedImages(ImageFiles([tmp_path / "ramp.tif"]), torch.zeros(1))[0]
     torch.testing.assert_close(image[0].int(), ramp // 257)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.float32([0, 0.5, 1]), "floating-point numbers from 0 to 1, expected 0 to 255"),
+        (np.float32([-1.5, 2]), "floating-point numbers from -1.5 to 2, expected"),
+        (np.float32([0, 65535]), "floating-point numbers from 0 to 65535, expected"),
+        (np.float32([np.nan, 3]), "floating-point numbers from nan to nan, expected"),
+        (np.float32([3, np.inf]), "floating-point numbers from 3 to inf, expected"),
+        (np.int32([0, 65536]), "integers from 0 to 65536, expected 0 to 65535"),
+        (np.int32([-1, 5]), "integers from -1 to 5, expected 0 to 65535"),
+    ],
+)
+@pytest.mark.parametrize("exact", [False, True])
+def test_32_bits_of_an_unknown_range_are_refused(tmp_path, values, words, exact):
+    """They would be decoded to black or white."""
+    Image.fromarray(np.resize(values, (40, 40))).save(tmp_path / "a.tif")
+    images = EncodedImages(ImageFiles([tmp_path / "a.tif"]), torch.zeros(1)).decoded(Decoding(exact))
+    for read in (lambda: images[0], lambda: images.crop(0, evaluation_crop(8))):
+        with pytest.raises(UnreadableImageError, match=rf"a\.tif: its pixels are {words}.* --skip-bad"):
+            read()
+
+
+@pytest.mark.parametrize("values", [(0, 255), (-0.5, 255.7), (0, 0)])
+def test_floating_pixels_of_8_bits_are_read(tmp_path, values):
+    Image.fromarray(np.resize(np.float32(values), (4, 4))).save(tmp_path / "a.tif")
+    image = EncodedImages(ImageFiles([tmp_path / "a.tif"]), torch.zeros(1))[0]
+    assert image[:, 0, :2].tolist() == [[int(value) for value in values]] * 3
 
 
 @pytest.mark.parametrize("size", [b"0 0", b"0 9", b"9" * 5000 + b" 9"])

@@ -77,6 +77,30 @@ def test_names_of_images_can_contain_spaces(tmp_path):
     assert names == ["one", "two 2"]
 
 
+def test_images_can_have_any_usual_suffix(tmp_path):
+    own = write(tmp_path)
+    folder = own / "JPEGImages"
+    for name, suffix in (("one", "JPEG"), ("two", "png"), ("three", "JPG")):
+        (folder / f"{name}.jpg").rename(folder / f"{name}.{suffix}")
+    (folder / "notes.txt").write_text("no image")
+    data = open_voc_detection(own)
+    names = [Path(part.name(i)).name for part in (data.train, data.evaluation) for i in range(len(part))]
+    assert names == ["one.JPEG", "two.png", "three.JPG"]
+    assert data.train[1][0].shape == (3, 30, 40)
+    assert Path(open_voc_segmentation(own).train.name(1)).name == "two.png"
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    own = write(tmp_path)
+    shutil.copy(own / "JPEGImages" / "two.jpg", own / "JPEGImages" / "two.jpeg")
+    shutil.copy(own / "JPEGImages" / "two.jpg", own / "JPEGImages" / "unlisted.jpg")
+    shutil.copy(own / "JPEGImages" / "two.jpg", own / "JPEGImages" / "unlisted.png")
+    for read in (open_voc_detection, open_voc_segmentation):
+        with pytest.raises(AnnotationError, match=r"two\.jpeg and two\.jpg have the same name"):
+            read(own)
+    assert [len(open_voc_detection(own, skip_bad=True).train)] == [1]
+
+
 def test_label_maps(tmp_path):
     own = write(tmp_path)
     data = open_voc_segmentation(own)
@@ -130,7 +154,7 @@ def test_what_is_wrong(xml, words, tmp_path):
 def test_an_image_that_is_not_there(tmp_path):
     root = write(tmp_path)
     (root / "JPEGImages" / "three.jpg").unlink()
-    with pytest.raises(AnnotationError, match=r"three.jpg is listed in ImageSets/Main, but does not exist"):
+    with pytest.raises(AnnotationError, match=r"JPEGImages/three is listed in .* no image has this name"):
         open_voc_detection(root)
 
 
@@ -163,7 +187,7 @@ def test_bad_images_are_left_out(tmp_path):
         assert sum(words in reason for reason in data.skipped) == 1, words
     maps = open_segmentation(tmp_path, "voc", skip_bad=True)
     assert [len(maps.train), len(maps.evaluation)] == [1, 1]  # the class of three.png is not in train
-    for words in ("two.png", "four.jpg", "five.jpg", "three.png has a pixel of class 2"):
+    for words in ("two.png", "JPEGImages/four is listed", "five.jpg", "three.png has a pixel of class 2"):
         assert sum(words in reason for reason in maps.skipped) == 1, words
 
 

@@ -136,8 +136,7 @@ def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list
     for place in (images, maps):
         if not place.is_dir():
             raise ValueError(f"there is no folder {place}")
-    by_name = {p.stem: p for p in _visible(images) if p.suffix.lower() in IMG_EXTENSIONS}
-    maps_by_name = {p.stem: p for p in _visible(maps) if p.suffix.lower() == ".png"}
+    by_name, maps_by_name = _by_name(images, IMG_EXTENSIONS), _by_name(maps, (".png",))
     for left, right, kind, partner in (
         (by_name, maps_by_name, "images", "label map"),
         (maps_by_name, by_name, "label maps", "image"),
@@ -157,8 +156,15 @@ def pairs_of(folder: Path, split: str, skipped: list[str] | None = None) -> list
     return [(by_name[name], maps_by_name[name]) for name in names]
 
 
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+def _by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the visible files with these suffixes by their name without it, which must be unique."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            other = files.setdefault(path.stem, path)
+            if other is not path:
+                raise AnnotationError(f"{other} and {path.name} have the same name: remove one")
+    return files
 
 
 def class_names(folder: Path) -> list[str]:

@@ -40,7 +40,10 @@ def image_folder(settings: ImageSettings, seed: int = 0) -> ImageData:
     if root is None or not root.is_dir():
         raise ValueError(f"there is no folder {root}")
     folders = split_folders(root)
-    classes, train = read_classes(folders.get("train", root))
+    train_folder, hint = folders.get("train", root), ""
+    if "train" in folders and holds_images(train_folder):
+        hint = "; train is the name of a split: rename it if it is a class"
+    classes, train = read_classes(train_folder, hint)
     if "train" not in folders and all(name.lower() in SPLITS for name in classes):
         raise ValueError(f"{root} holds {first_few(classes)}, but no folder train")
     images = {"train": train}
@@ -57,14 +60,18 @@ def split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of train, val and test, as far as they are there.
 
     Other usual names count beside a folder for training, such as Training and valid, unless the split has
-    its own name too.
+    its own name too. A folder train is a class if it lies beside two others or more, none a split, and all
+    hold images directly.
     """
+    folders = class_folders(root)
     usual: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
-    for folder in class_folders(root):
+    for folder in folders:
         if folder.name.lower() in SPLITS:
             usual[SPLITS[folder.name.lower()]].append(folder)
-    named = {split: root / split for split, folders in usual.items() if root / split in folders}
-    others = {split: folders[0] for split, folders in usual.items() if folders}
+    named = {split: root / split for split, same in usual.items() if root / split in same}
+    others = {split: same[0] for split, same in usual.items() if same}
+    if list(others) == list(named) == ["train"] and len(folders) > 2 and not class_folders(named["train"]):
+        return {} if all(map(holds_images, folders)) else named
     return others | named if "train" in others and len(others) > 1 else named
 
 
@@ -99,6 +106,11 @@ def files_below(folder: Path) -> list[Path]:
 def is_image_file(path: Path) -> bool:
     """Tell whether a file has the suffix of an image."""
     return path.suffix.lower() in IMG_EXTENSIONS
+
+
+def holds_images(folder: Path) -> bool:
+    """Tell whether an image lies directly in a folder."""
+    return any(is_image_file(path) for path in folder.iterdir())
 
 
 def check_not_annotated(root: Path) -> None:
@@ -161,7 +173,7 @@ def _has_class_folders(settings: ImageSettings) -> bool:
     if root is None or not root.is_dir():
         return False
     folders = class_folders(split_folders(root).get("train", root))
-    return any(is_image_file(path) for folder in folders for path in folder.iterdir())
+    return any(map(holds_images, folders))
 
 
 FOLDER = ImageFormat(

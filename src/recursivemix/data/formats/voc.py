@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -27,6 +27,7 @@ from recursivemix.data.annotated import (
 from recursivemix.data.decode import whole_image
 
 from .ade20k import MapImages, check_class_count, largest_number
+from .folder import files_below, is_image_file
 
 TRAIN, EVALUATION = ("train", "trainval"), ("val", "test")
 """Names of splits, in order of preference."""
@@ -93,9 +94,10 @@ def open_voc_detection(folder: Path, *, masks: bool = False, skip_bad: bool = Fa
         raise ValueError(f"{folder} is in the layout of Pascal VOC, which has no masks: use COCO's")
     root = voc_root(folder)
     skipped: list[str] | None = [] if skip_bad else None
-    splits = [names_of(root, "Main", names) for names in (TRAIN, EVALUATION)]
+    images = images_by_name(root)
+    splits = [names_of(root, "Main", names, images) for names in (TRAIN, EVALUATION)]
     train, evaluation = (
-        passing(lambda name: read_annotation(root, name), names, skipped) for names, _ in splits
+        passing(lambda name: read_annotation(root, name, images), names, skipped) for names, _ in splits
     )
     classes = tuple(sorted({kind for annotation in train for kind in annotation.names}))
     if not classes:
@@ -127,11 +129,14 @@ def open_voc_segmentation(folder: Path, skip_bad: bool = False) -> SegmentationD
     """
     root = voc_root(folder)
     skipped: list[str] | None = [] if skip_bad else None
-    splits = [names_of(root, "Segmentation", names) for names in (TRAIN, EVALUATION)]
+    images = images_by_name(root)
+    splits = [names_of(root, "Segmentation", names, images) for names in (TRAIN, EVALUATION)]
 
     def pair(name: str) -> tuple[Path, Path]:
-        files = (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
-        return _existing(files[0], "Segmentation"), _existing(files[1], "Segmentation")
+        image, label_map = image_of(root, name, images), root / "SegmentationClass" / f"{name}.png"
+        if not label_map.is_file():
+            raise AnnotationError(f"{label_map} is listed in ImageSets/Segmentation, but does not exist")
+        return image, label_map
 
     files = [passing(pair, names, skipped) for names, _ in splits]
     listed = root / "classes.txt"
@@ -164,16 +169,38 @@ def _voc_roots(folder: Path) -> list[Path]:
     return [candidate for candidate in candidates if (candidate / "JPEGImages").is_dir()]
 
 
-def names_of(root: Path, kind: str, splits: Sequence[str]) -> tuple[list[str], str]:
+def images_by_name(root: Path) -> dict[str, list[Path]]:
+    """Return the image files in JPEGImages by their name, the path there without the suffix."""
+    folder = root / "JPEGImages"
+    images = defaultdict(list)
+    for path in filter(is_image_file, files_below(folder)):
+        images[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    return images
+
+
+def image_of(root: Path, name: str, images: Mapping[str, Sequence[Path]]) -> Path:
+    """Return the image file of a name; raise AnnotationError if there is none, or several."""
+    files = images.get(name, ())
+    if len(files) > 1:
+        raise AnnotationError(
+            f"{files[0]} and {files[1].name} have the same name, so an annotation fits both: remove one"
+        )
+    if not files:
+        raise AnnotationError(
+            f"{root / 'JPEGImages' / name} is listed in ImageSets, but no image has this name"
+        )
+    return files[0]
+
+
+def names_of(
+    root: Path, kind: str, splits: Sequence[str], images: Mapping[str, Sequence[Path]]
+) -> tuple[list[str], str]:
     """Return the image names of the first split that exists, and the name of the split."""
     for split in splits:
         file = root / "ImageSets" / kind / f"{split}.txt"
         if file.is_file():
             # A mark of a class can follow the name, and a name can contain spaces.
-            names = [
-                line if os.path.isfile(root / "JPEGImages" / f"{line}.jpg") else line.split()[0]
-                for line in lines_of(file)
-            ]
+            names = [line if line in images else line.split()[0] for line in lines_of(file)]
             if not names:
                 raise AnnotationError(f"{file} lists no image")
             for name in names:
@@ -181,12 +208,6 @@ def names_of(root: Path, kind: str, splits: Sequence[str]) -> tuple[list[str], s
                     raise AnnotationError(f"{file}: {shortened(name)} is not the name of an image")
             return names, split
     raise ValueError(f"{root / 'ImageSets' / kind} has no {' or '.join(f'{s}.txt' for s in splits)}")
-
-
-def _existing(path: Path, kind: str) -> Path:
-    if not path.is_file():
-        raise AnnotationError(f"{path} is listed in ImageSets/{kind}, but does not exist")
-    return path
 
 
 def objects_of(annotation: Annotation, classes: Sequence[str]) -> Objects:
@@ -213,7 +234,7 @@ class _NoDoctype(ET.TreeBuilder):
         raise ET.ParseError("a document type is declared")
 
 
-def read_annotation(root: Path, name: str) -> Annotation:
+def read_annotation(root: Path, name: str, images: Mapping[str, Sequence[Path]]) -> Annotation:
     """Read the XML file of an image; raise AnnotationError if it is broken or its image missing."""
     file = root / "Annotations" / f"{name}.xml"
     try:
@@ -228,9 +249,7 @@ def read_annotation(root: Path, name: str) -> Annotation:
         raise AnnotationError(
             f"{file} has no size with height and width of 1 to {LARGEST_SIDE} pixels"
         ) from error
-    annotation = Annotation(
-        _existing(root / "JPEGImages" / f"{name}.jpg", "Main"), (height, width), [], [], []
-    )
+    annotation = Annotation(image_of(root, name, images), (height, width), [], [], [])
     for number, entry in enumerate(tree.iter("object"), start=1):
         kind = (entry.findtext("name") or "").strip()
         try:
