@@ -154,6 +154,7 @@ def test_what_is_wrong(xml, words, tmp_path):
 def test_an_image_that_is_not_there(tmp_path):
     root = write(tmp_path)
     (root / "JPEGImages" / "three.jpg").unlink()
+    (root / "JPEGImages" / "three.png").symlink_to("nowhere.png")
     with pytest.raises(AnnotationError, match=r"JPEGImages/three is listed in .* no image has this name"):
         open_voc_detection(root)
 

@@ -60,8 +60,8 @@ def split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of train, val and test, as far as they are there.
 
     Other usual names count beside a folder for training, such as Training and valid, unless the split has
-    its own name too. A folder train is a class if it lies beside two others or more, none a split, and all
-    hold images directly.
+    its own name too. A folder with the name of a split is a class if it lies beside two others or more,
+    none a split, and all hold images directly.
     """
     folders = class_folders(root)
     usual: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
@@ -70,8 +70,8 @@ def split_folders(root: Path) -> dict[str, Path]:
             usual[SPLITS[folder.name.lower()]].append(folder)
     named = {split: root / split for split, same in usual.items() if root / split in same}
     others = {split: same[0] for split, same in usual.items() if same}
-    if list(others) == list(named) == ["train"] and len(folders) > 2 and not class_folders(named["train"]):
-        return {} if all(map(holds_images, folders)) else named
+    if len(named) == len(others) == 1 and len(folders) > 2 and all(map(holds_images, folders)):
+        return {} if not any(map(class_folders, named.values())) else named
     return others | named if "train" in others and len(others) > 1 else named
 
 

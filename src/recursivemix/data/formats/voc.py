@@ -180,7 +180,7 @@ def images_by_name(root: Path) -> dict[str, list[Path]]:
 
 def image_of(root: Path, name: str, images: Mapping[str, Sequence[Path]]) -> Path:
     """Return the image file of a name; raise AnnotationError if there is none, or several."""
-    files = images.get(name, ())
+    files = [path for path in images.get(name, ()) if path.is_file()]  # a link can lead nowhere
     if len(files) > 1:
         raise AnnotationError(
             f"{files[0]} and {files[1].name} have the same name, so an annotation fits both: remove one"
