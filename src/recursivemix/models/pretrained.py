@@ -111,7 +111,7 @@ def _stated(about: Mapping[str, str]) -> Preprocessing | None:
         mean, std = (three_numbers(values[name], name) for name in ("mean", "std"))
         interpolation = json.loads(about.get("interpolation", '"bilinear"'))
         resize = int(json.loads(about.get("resize", str(evaluation_resize(size)))))
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
     if size < 1 or resize < size or min(std) <= 0 or interpolation not in INTERPOLATIONS:
         return None
