@@ -164,8 +164,4 @@ def _has_class_folders(settings: ImageSettings) -> bool:
     return any(is_image_file(path) for folder in folders for path in folder.iterdir())
 
 
-FOLDER = ImageFormat(
-    open=image_folder,
-    detect=_has_class_folders,
-    options=SPLIT_OPTIONS | {"skip_bad"},
-)
+FOLDER = ImageFormat(open=image_folder, detect=_has_class_folders, options=SPLIT_OPTIONS | {"skip_bad"})
