@@ -282,6 +282,23 @@ def test_readers_share_one_fetch(options, served):
     assert sum("train-000" in path for path in asked) <= 2  # its size and its content
 
 
+def test_a_thread_reads_on_while_others_open_more_files(tmp_path, options, monkeypatch):
+    """Of 64 files the first is closed for a 65th; its number then was that of another file."""
+    for number in range(70):
+        write_tar(tmp_path / f"train-{number:03d}.tar", samples([number]))
+    source = open_data(tmp_path, val_split=0.2, **options).train.source
+    pread = os.pread
+
+    def read_late(descriptor, size, offset):
+        monkeypatch.setattr(os, "pread", pread)
+        with ThreadPoolExecutor(1) as pool:
+            assert list(pool.map(source.__getitem__, range(1, 70))) == [encoded(k) for k in range(1, 70)]
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", read_late)
+    assert source[0] == encoded(0)
+
+
 def test_a_changed_file_is_indexed_again(folder, options):
     open_data(folder, **options)
     path = write_tar(folder / "train-000.tar", samples(range(40, 44)))

@@ -32,6 +32,14 @@ def test_a_share_leaves_images_on_both_sides(share):
     assert sorted(kept.tolist() + held.tolist()) == list(range(6))
 
 
+def test_nothing_to_hold_out_is_named():
+    """An image of several labels may be the only one of its rarest label, unless all are."""
+    kept, held = held_out(torch.tensor([[1, 0], [0, 1], [0, 1]]), ("a", "b"), 0.5, seed=0)
+    assert (len(kept), len(held)) == (2, 1)
+    with pytest.raises(ValueError, match="no two images share their rarest label"):
+        held_out(torch.eye(3, dtype=torch.uint8), CLASSES, 0.5, seed=0)
+
+
 def test_a_share_is_of_every_class():
     kept, held = held_out(LABELS, CLASSES, 0.2, seed=1)
     assert (counts(kept), counts(held)) == ([48, 24, 8], [12, 6, 2])

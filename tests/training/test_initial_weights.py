@@ -88,7 +88,7 @@ def test_weights_of_torchvision(name, tmp_path):
     ours = create_model(name, 7, 96)
     loaded = load_weights(ours, read_weights(tmp_path / "weights.pth"), "--weights", classifier=True)
     assert loaded.classifier
-    assert len(loaded.keys.matched) == loaded.total
+    assert len(loaded.keys.matched) == loaded.keys.total
     images = torch.rand(2, 3, 96, 96)
     torch.testing.assert_close(ours.eval()(images), theirs(images), rtol=1e-4, atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_position_embeddings_are_resampled_as_timm_does(tmp_path):
     )
     ours = timm.create_model("vit_tiny_patch16_224", img_size=160, **sizes)
     loaded = load_weights(ours, read_weights(tmp_path / "vit.pth"), "--weights", classifier=True)
-    assert len(loaded.keys.matched) == loaded.total
+    assert len(loaded.keys.matched) == loaded.keys.total
     for name, value in timms.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
     assert ours.pos_embed.shape != trained.pos_embed.shape
@@ -221,7 +221,7 @@ def test_prefixes_of_other_programs_are_left_out(prefix):
     weights = {prefix + name: value for name, value in contiguous(network).items()}
     loaded = load_weights(network, StoredWeights(weights, "a file"), "--weights", classifier=True)
     assert loaded.classifier
-    assert len(loaded.keys.matched) == loaded.total
+    assert len(loaded.keys.matched) == loaded.keys.total
 
 
 def test_keys_that_do_not_match_are_named():

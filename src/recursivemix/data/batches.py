@@ -223,10 +223,8 @@ class TrainingBatches:
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._device = device
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
-        self._held: HeldImages | None = None
-        if hold:
-            self._held = HeldImages(images, self._padding, device)
-        else:
+        self._held = HeldImages(images, self._padding, device) if hold else None
+        if not hold:
             self._reader = Reader(
                 images, augmentation, order.batch_size, training=True, workers=workers, device=device
             )
@@ -292,10 +290,8 @@ class EvaluationBatches:
         self.batches = batches
         self._labels = images.labels.to(device)
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
-        self._held: HeldImages | None = None
-        if hold:
-            self._held = HeldImages(images, 0, device)
-        else:
+        self._held = HeldImages(images, 0, device) if hold else None
+        if not hold:
             longest = max(map(len, batches), default=1)
             self._reader = Reader(
                 images, augmentation, longest, training=False, workers=workers, device=device

@@ -92,8 +92,8 @@ def open_image(
             limit = max_pixels // 2 if is_webp else max_pixels
             if image.width * image.height > limit:
                 raise ValueError(
-                    f"{image.width}x{image.height} pixels are above the limit of {limit} pixels (fit "
-                    f"--max-pixels{', twice the limit of WebP' if is_webp else ''})"
+                    f"{image.width}x{image.height} pixels are above the limit of {limit} pixels, "
+                    f"{'half of ' if is_webp else ''}--max-pixels of recursivemix fit"
                 )
             yield image
     except DECODING_ERRORS as error:

@@ -124,8 +124,8 @@ def _fatal_problems(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.unreadable:
         path, reason = diagnosis.unreadable[0]
         yield (
-            f"{_images(len(diagnosis.unreadable))} cannot be read, which stops training: fix or remove "
-            f"them, or train with --skip-bad; for example {path} ({reason})"
+            f"{counted(len(diagnosis.unreadable), 'image')} cannot be read, which stops training: fix or "
+            f"remove them, or train with --skip-bad; for example {path} ({reason})"
         )
 
 
@@ -147,7 +147,7 @@ def _leaks_and_duplicates(diagnosis: Diagnosis) -> Iterator[str]:
     if within:
         surplus = sum(len(d.splits) - len(set(d.splits)) for d in within)
         yield (
-            f"{_images(surplus)} repeated within a split: keep one of each; for example "
+            f"{counted(surplus, 'image')} repeated within a split: keep one of each; for example "
             f"{first_few(within[0].files)}"
         )
     for split, ratio in diagnosis.imbalance.items():
@@ -182,7 +182,7 @@ def _notices(diagnosis: Diagnosis) -> Iterator[str]:
         (diagnosis.small, f"with a side below {SMALL} pixels"),
     ):
         if count:
-            yield f"{_images(count)} {words}"
+            yield f"{counted(count, 'image')} {words}"
     if diagnosis.not_images:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in diagnosis.not_images)
         counts = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(SHOWN))
@@ -258,7 +258,3 @@ def _files_to_check(diagnosis: Diagnosis) -> dict[str, list[str]]:
         "Identical images across splits": [" = ".join(d.files) for d in diagnosis.leaking],
         "Identical images across classes": [" = ".join(d.files) for d in diagnosis.contradicting],
     }
-
-
-def _images(count: int) -> str:
-    return counted(count, "image")

@@ -47,6 +47,8 @@ FORMAT = 3
 SHARD_OPTIONS = SPLIT_OPTIONS | {"shard_cache", "shard_cache_gb", "multi_label", "skip_bad"}
 """Fields of `ImageSettings` that apply to formats of shards."""
 FIX = "replace the shard, or leave out all such images with --skip-bad"
+DESCRIPTORS = threading.Lock()
+"""Held while the open files of `ShardRows` are looked up: several threads read to decode or to pack."""
 
 
 class LimitedFile:
@@ -198,14 +200,22 @@ class ShardRows:
 
     def __getitem__(self, row: int) -> bytes:
         offset, size = self.positions[row].tolist()
-        shard = int(self.shard_of[row])
-        if shard not in self._descriptors:
-            if len(self._descriptors) >= 64:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = self.cache.use(
-                self.shards[shard], lambda path: os.open(path, os.O_RDONLY)
-            )
-        return os.pread(self._descriptors[shard], size, offset)
+        descriptor = self._descriptor(int(self.shard_of[row]))
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+    def _descriptor(self, shard: int) -> int:
+        """Return a descriptor of a shard's file for the caller to close: another thread may close ours."""
+        with DESCRIPTORS:
+            if shard not in self._descriptors:
+                if len(self._descriptors) >= 64:
+                    os.close(self._descriptors.pop(next(iter(self._descriptors))))
+                self._descriptors[shard] = self.cache.use(
+                    self.shards[shard], lambda path: os.open(path, os.O_RDONLY)
+                )
+            return os.dup(self._descriptors[shard])
 
     def name(self, row: int) -> str:
         return f"{self.shards[int(self.shard_of[row])].name}, {self.keys[row].decode(errors='replace')}"

@@ -47,7 +47,7 @@ def held_out(labels: Tensor, classes: Sequence[str], share: float, seed: int) ->
         Indices of the kept and of the held-out images, ordered by stratum and then by index.
 
     Raises:
-        ValueError: a class has one image only; a label of several per image may.
+        ValueError: a class has one image only, which a label of several per image may have unless all do.
     """
     generator = torch.Generator().manual_seed(seed)
     kept, held = [], []
@@ -60,6 +60,8 @@ def held_out(labels: Tensor, classes: Sequence[str], share: float, seed: int) ->
         count = min(max(1, round(share * len(members))), len(members) - 1)
         held.append(members[order[:count].sort().values])
         kept.append(members[order[count:].sort().values])
+    if not sum(map(len, held)):
+        raise ValueError("no two images share their rarest label, so none can be held out: add images")
     return torch.cat(kept), torch.cat(held)
 
 

@@ -44,12 +44,7 @@ class CutMix(Mixer):
 
 
 def paste_partners(
-    inputs: Inputs,
-    draw: Draw,
-    *,
-    shrunk: bool,
-    inplace: bool,
-    interpolation: Interpolation = "nearest",
+    inputs: Inputs, draw: Draw, *, shrunk: bool, inplace: bool, interpolation: Interpolation = "nearest"
 ) -> Mixed:
     """Paste each sample's partner into its box, cut from the same place or shrunk whole."""
     if draw.boxes is None or draw.partners is None:

@@ -28,12 +28,7 @@ from .checks import (
 )
 from .draw import Draw
 from .eager import eager
-from .losses import (
-    mean_weighted_cross_entropy,
-    smoothed,
-    soft_binary_cross_entropy,
-    soft_cross_entropy,
-)
+from .losses import mean_weighted_cross_entropy, smoothed, soft_binary_cross_entropy, soft_cross_entropy
 from .stream import Stream
 
 Loss = Literal["ce", "bce"]

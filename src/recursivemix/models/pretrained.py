@@ -60,16 +60,11 @@ class LoadedWeights:
     classifier: bool
     """Whether the classifier was loaded too."""
 
-    @property
-    def total(self) -> int:
-        """Number of weights of the network, without its classifier."""
-        return _total(self.keys)
-
     def record(self) -> dict[str, Any]:
         """Return plain values for records and checkpoints."""
         return {
             "source": self.source,
-            "keys": self.total,
+            "keys": self.keys.total,
             "keys_matched": len(self.keys.matched),
             "missing": list(self.keys.missing),
             "other_shape": [str(mismatch) for mismatch in self.keys.mismatched],
@@ -77,7 +72,7 @@ class LoadedWeights:
         }
 
     def __str__(self) -> str:
-        words = f"weights of {self.source}: {len(self.keys.matched)} of {self.total} keys match"
+        words = f"weights of {self.source}: {len(self.keys.matched)} of {self.keys.total} keys match"
         left = [*self.keys.missing, *map(str, self.keys.mismatched)]
         if left:
             words += f" (not {', '.join(left[:3])}{' ...' if len(left) > 3 else ''})"
@@ -111,7 +106,7 @@ def _stated(about: Mapping[str, str]) -> Preprocessing | None:
         mean, std = (three_numbers(values[name], name) for name in ("mean", "std"))
         interpolation = json.loads(about.get("interpolation", '"bilinear"'))
         resize = int(json.loads(about.get("resize", str(evaluation_resize(size)))))
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
     if size < 1 or resize < size or min(std) <= 0 or interpolation not in INTERPOLATIONS:
         return None
@@ -202,11 +197,11 @@ def load_weights(
     body = {key: value for key, value in expected.items() if key not in head}
     weights = _fitting(network, stored.tensors, body)
     keys = _body_keys(weights, body)
-    if len(keys.matched) < LEAST_MATCHED * _total(keys):
+    if len(keys.matched) < LEAST_MATCHED * keys.total:
         counted = {key: value for key, value in expected.items() if not key.endswith(COUNTER)}
         by_order = rename_by_order({k: v for k, v in weights.items() if not k.endswith(COUNTER)}, counted)
         ordered = _body_keys(by_order, body)
-        if len(ordered.matched) < LEAST_MATCHED * _total(ordered):
+        if len(ordered.matched) < LEAST_MATCHED * ordered.total:
             hint = (
                 f"they are of {stored.model}"
                 if stored.model
@@ -228,10 +223,6 @@ def _body_keys(weights: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> Key
     """Compare the keys of a network without its classifier, and without counters that a file lacks."""
     counted = {key: value for key, value in body.items() if key in weights or not key.endswith(COUNTER)}
     return compare_keys(weights, counted)
-
-
-def _total(keys: Keys) -> int:
-    return len(keys.matched) + len(keys.missing) + len(keys.mismatched)
 
 
 def _fitting(

@@ -95,13 +95,7 @@ class TrainedModel:
         """
         predict: Callable[..., list[Prediction]] = resolve_name(PREDICT)
         return predict(
-            [self],
-            images,
-            top_k=top_k,
-            tta=tta,
-            features=features,
-            batch_size=batch_size,
-            workers=workers,
+            [self], images, top_k=top_k, tta=tta, features=features, batch_size=batch_size, workers=workers
         )
 
 

@@ -41,10 +41,14 @@ class Keys:
         """Whether all keys and shapes match."""
         return not (self.missing or self.unexpected or self.mismatched)
 
+    @property
+    def total(self) -> int:
+        """Number of weights of the network."""
+        return len(self.matched) + len(self.missing) + len(self.mismatched)
+
     def __str__(self) -> str:
-        total = len(self.matched) + len(self.missing) + len(self.mismatched)
         return (
-            f"{len(self.matched)} of its {total} keys match, "
+            f"{len(self.matched)} of its {self.total} keys match, "
             f"{len(self.missing)} missing{_some(self.missing)}, "
             f"{len(self.unexpected)} unexpected{_some(self.unexpected)}, "
             f"{len(self.mismatched)} of another shape{_some(self.mismatched)}"

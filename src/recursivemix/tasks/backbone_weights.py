@@ -78,5 +78,5 @@ def _load(stored: StoredWeights, model: str | None, path: Path | None) -> Loaded
     result = load_weights(loaded.backbone.network, stored, "--backbone", classifier=False)
     keys = result.keys
     return replace(
-        loaded, source=stored.source, matched=len(keys.matched), total=result.total, pretrained=True
+        loaded, source=stored.source, matched=len(keys.matched), total=keys.total, pretrained=True
     )

@@ -176,8 +176,4 @@ def _has_class_folders(settings: ImageSettings) -> bool:
     return any(map(holds_images, folders))
 
 
-FOLDER = ImageFormat(
-    open=image_folder,
-    detect=_has_class_folders,
-    options=SPLIT_OPTIONS | {"skip_bad"},
-)
+FOLDER = ImageFormat(open=image_folder, detect=_has_class_folders, options=SPLIT_OPTIONS | {"skip_bad"})

@@ -185,7 +185,10 @@ def _column(
             return column
     if len(fitting) == 1:
         return fitting[0]
-    columns = ", ".join(f"{column} ({_kind(feature)})" for column, feature in features.items())
+    kinds = {
+        k: getattr(feature, "dtype", None) or type(feature).__name__ for k, feature in features.items()
+    }
+    columns = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     if fitting:
         raise ValueError(
             f"{name} has several columns of {what}, {', '.join(fitting)}: rename the right one to "
@@ -195,10 +198,6 @@ def _column(
         f"{name} has no column of {what}, but {columns}: make one with the library's {method}, and save it "
         "with save_to_disk"
     )
-
-
-def _kind(feature: Any) -> str:
-    return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
 def _labels(dataset: Any, column: str) -> list[int | None]:
@@ -229,8 +228,4 @@ def _is_saved_dataset(settings: ImageSettings) -> bool:
     return settings.data is not None and any((settings.data / name).is_file() for name in names)
 
 
-HUB = ImageFormat(
-    open=hugging_face,
-    detect=_is_saved_dataset,
-    options=SPLIT_OPTIONS,
-)
+HUB = ImageFormat(open=hugging_face, detect=_is_saved_dataset, options=SPLIT_OPTIONS)

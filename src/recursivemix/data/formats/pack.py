@@ -180,7 +180,5 @@ def is_pack(path: Path | None) -> bool:
 
 
 PACK = ImageFormat(
-    open=open_pack,
-    detect=lambda settings: is_pack(settings.data),
-    options=SPLIT_OPTIONS | {"skip_bad"},
+    open=open_pack, detect=lambda settings: is_pack(settings.data), options=SPLIT_OPTIONS | {"skip_bad"}
 )
