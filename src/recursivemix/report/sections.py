@@ -50,12 +50,8 @@ def methods_section(comparison: Comparison) -> Section:
         for method in comparison["methods"]
     ]
     settings = [
-        [
-            method["label"],
-            method["mixer"],
-            json.dumps(method["options"]) if method["options"] else "defaults",
-        ]
-        for method in comparison["methods"]
+        [one["label"], one["mixer"], json.dumps(one["options"]) if one["options"] else "defaults"]
+        for one in comparison["methods"]
     ]
     return Section(
         "Methods",

@@ -120,17 +120,11 @@ def trials_section(record: dict[str, Any]) -> Section:
             for trial in trials
         ],
     )
-    figure = lines(
-        [
-            one_trial(
-                record, trial, [int(epochs) for epochs in trial["scores"]], [*trial["scores"].values()]
-            )
-            for trial in trials
-        ],
-        "epochs of the run",
-        "score, %",
-        percent=True,
-    )
+    series = [
+        one_trial(record, trial, list(map(int, trial["scores"])), [*trial["scores"].values()])
+        for trial in trials
+    ]
+    figure = lines(series, "epochs of the run", "score, %", percent=True)
     name_trials(figure, trials)
     figure["layout"]["xaxis"] |= {"type": "log", "tickvals": record["rungs"], "ticktext": rungs}
     one_of = record["config"]["reduction"]
@@ -145,6 +139,7 @@ def settings_section(record: dict[str, Any]) -> Section:
     """Draw the score at the first rung, which all trials share, against each searched setting."""
     first = str(record["rungs"][0])
     scored = [trial for trial in record["trials"] if first in trial["scores"]]
+    after = f"score after {counted(int(first), 'epoch')}"
     scores = [trial["scores"][first] for trial in scored]
     rows, plots = [], []
     for name, values in record["space"].items():
@@ -162,13 +157,7 @@ def settings_section(record: dict[str, Any]) -> Section:
             plots.append(setting_plot(record, name, scored, first))
     table = Table(
         "What was searched",
-        [
-            "Setting",
-            "Values",
-            "Default",
-            "Found",
-            f"Rank correlation with the score after {counted(int(first), 'epoch')}",
-        ],
+        ["Setting", "Values", "Default", "Found", f"Rank correlation with the {after}"],
         rows,
     )
     text = (
