@@ -15,6 +15,7 @@ from recursivemix.compare.records import read_comparison
 from recursivemix.compare.settings import CompareSettings
 from recursivemix.evaluation.probes import compared_metrics
 from recursivemix.report.statistics import holm, paired_difference
+from recursivemix.report.words import verdict
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -97,6 +98,27 @@ def test_a_lower_score_needs_no_more_seeds(tmp_path):
     assert "seeds would show" not in result["answer"]
 
 
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_method_with_too_few_finished_seeds_hides_no_other(tmp_path, per_image):
+    values = {"none": [70.0, 71.0, 69.0], "cutmix": [88.0, 89.1, 87.0], "mixup": [95.0, 95.5]}
+    answer = compared(tmp_path, values, per_image=per_image)["answer"]
+    assert answer.startswith("cutmix has a higher accuracy than none")
+    assert answer.endswith("; too few seeds of mixup are finished to compare.")
+    assert "scored higher" not in answer
+
+
+def test_two_seeds_with_predictions_on_images_settle_nothing(tmp_path):
+    """Their differences can be equal by chance, and then leave no error over seeds at all."""
+    values = {"none": [50.0, 51.1], "cutmix": [90.0, 91.1]}
+    result = compared(tmp_path, values, seeds=2, per_image=True)
+    pair = pair_of(result, "cutmix")
+    assert pair["uncertainty"] == "seeds and images"
+    assert pair["p_corrected"] < 0.05
+    assert result["answer"].startswith("2 seeds cannot show a difference of methods")
+    assert "run at least --seeds 3" in result["answer"]
+    assert verdict(pair, result["metrics"]["acc1_last"]) == "not shown: 2 seeds, 3 are needed"
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_settle_nothing(tmp_path, seeds):
     result = compared(tmp_path, {"none": [70.0, 70.1], "cutmix": [80.0, 80.2]}, seeds=seeds)
@@ -113,7 +135,7 @@ def test_one_seed_with_predictions_on_images_says_something_about_images(tmp_pat
     # 36 of 90 images differ, all in one direction.
     half = 1.959964 * 100 * (0.4 * 0.6 * 90 / 89 / 90) ** 0.5
     assert (pair["low"], pair["high"]) == pytest.approx((40 - half, 40 + half), abs=1e-3)
-    assert result["answer"].startswith("One seed cannot show a difference of methods")
+    assert result["answer"].startswith("1 seed cannot show a difference of methods")
     assert "95 % interval over test images alone" in result["answer"]
 
 
@@ -171,6 +193,18 @@ def test_intervals_of_bounded_metrics_stay_within_their_bounds(tmp_path):
             assert found["low"] >= 0, metric
             if result["metrics"][metric]["unit"] == "%":
                 assert found["high"] <= 100, metric
+
+
+def test_values_that_are_not_finite_are_left_out(tmp_path):
+    """As the loss of a network whose logits overflow: its seed is not compared in it."""
+    compared(tmp_path, {"none": [70.0, 71.0, 69.0], "cutmix": [73.1, 74.0, 72.0]})
+    file = tmp_path / "runs" / "cutmix-seed1" / "evaluation.json"
+    evaluation = json.loads(file.read_text())
+    evaluation["reliability"]["confidence"][-1] = None
+    file.write_text(json.dumps(evaluation | {"nll": float("nan")}))
+    result = report(tmp_path)
+    assert (pair_of(result, "cutmix", "nll")["n"], pair_of(result, "cutmix")["n"]) == (2, 3)
+    assert "NaN" not in (tmp_path / "page.html").read_text().rpartition("</main>")[0]
 
 
 def test_the_overhead_is_against_the_same_seed(tmp_path):

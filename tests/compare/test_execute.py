@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from recursivemix.compare import compare, execute
-from recursivemix.compare.execute import check_unchanged, is_finished, run_job, run_locally
+from recursivemix.compare.execute import check_unchanged, is_finished, run_job
 from recursivemix.compare.grid import Job, Run
 from recursivemix.compare.processes import GridStoppedError, RunError
 
@@ -50,6 +50,10 @@ def pretend(tmp_path, monkeypatch):
 def job(label: str = "none", seed: int = 0, images: int = 50, **settings) -> Job:
     settings = {"mixer": label, "seed": seed, **settings}
     return Job((Run(f"runs/{label}-seed{seed}", ("fit",), settings, seed, label, None, "all", images),))
+
+
+def run_locally(jobs, out, parallel, done):
+    return compare.run_jobs(jobs, out, "local", None, parallel, done)
 
 
 def commands(log: Path) -> list[list[str]]:
@@ -219,14 +223,13 @@ def test_a_command_without_output_still_has_a_message(pretend):
 
 def test_the_executor_is_chosen_by_its_name(monkeypatch, tmp_path):
     called = []
-    for name in ("run_locally", "run_on_ray"):
+    for name in ("run_all", "run_on_ray"):
         monkeypatch.setattr(compare, name, lambda *arguments, name=name: called.append((name, arguments)))
     compare.run_jobs([job()], tmp_path, "local", None, 2, print)
     compare.run_jobs([job()], tmp_path, "ray", "head:1", 2, print)
-    assert called == [
-        ("run_locally", ([job()], tmp_path, 2, print)),
-        ("run_on_ray", ([job()], tmp_path, "head:1", 2, print)),
-    ]
+    (local, (jobs, _, *options)), ray = called
+    assert (local, jobs, options) == ("run_all", [job()], [2, print])
+    assert ray == ("run_on_ray", ([job()], tmp_path, "head:1", 2, print))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -9,7 +9,9 @@ from made_up import LONG, write_backbones, write_comparison
 
 from recursivemix.compare.compare import COMPARISON, PAGE, report
 from recursivemix.compare.records import with_statistics
+from recursivemix.evaluation.probes import PROBES
 from recursivemix.report.comparison_page import build_page
+from recursivemix.report.probes import curve_plot
 from recursivemix.report.table import as_csv, as_latex
 from recursivemix.report.words import verdict
 
@@ -125,6 +127,29 @@ def test_without_evaluations_or_pictures_there_is_still_a_page(comparison, tmp_p
     html = own_part(build_page(comparison, tmp_path))
     assert "<h2>Repeat it</h2>" in html
     assert "<h2>Calibration</h2>" not in html
+
+
+def test_methods_without_a_score_are_left_out_of_the_plot_of_cost(tmp_path):
+    """As where nothing is annotated in the evaluation images."""
+    folder = write_backbones(tmp_path / "backbones")
+    for methods in (["none"], ["none", "cutmix", LONG]):
+        comparison = json.loads((folder / COMPARISON).read_text())
+        for run in (run for method in comparison["methods"] for run in method["runs"]):
+            if any(run["folder"].startswith(f"runs/{label}-seed") for label in methods):
+                del run["values"]["ap"]
+        html = own_part(build_page(with_statistics(comparison), tmp_path))
+        assert "<h2>Cost</h2>" in html
+
+
+def test_the_bands_of_curves_stay_within_percentages(comparison):
+    for method in comparison["methods"]:
+        for run, top1 in zip(method["runs"], (99.0, 60.0, 97.0), strict=True):
+            run["evaluation"]["occlusion"] |= {"top1": [top1, top1 / 10, 1.0, 0.0, 0.0, 0.0]}
+    (curve,) = next(probe.curves for probe in PROBES if probe.name == "occlusion")
+    figure = curve_plot(comparison, curve).figure
+    bands = [trace["y"] for trace in figure["data"] if trace["meta"].get("band")]
+    assert len(bands) == 3
+    assert all(0 <= value <= 100 for band in bands for value in band)
 
 
 def test_an_unfinished_comparison_says_so(make_folder):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from scipy import special, stats
 
-from recursivemix.report.pairs import PerImage, compare_all, compare_two
+from recursivemix.report.pairs import PerImage, bounds_of, compare_all, compare_two
 from recursivemix.report.statistics import (
     MOST_SEEDS,
+    PERCENT,
     Bounds,
     estimate,
     holm,
@@ -21,7 +22,6 @@ from recursivemix.report.statistics import (
 
 A = [73.1, 72.4, 74.0, 73.3]
 B = [72.0, 72.6, 73.1, 72.2]
-PERCENT = Bounds(0, 100)
 
 
 def test_without_bounds_the_interval_of_a_mean_is_scipys():
@@ -248,6 +248,13 @@ def test_pairs_are_of_common_seeds_that_have_the_metric():
     (pair,) = compare_all(methods, "none", {"acc": {"unit": "%"}})
     assert pair["differences"] == [1.0, 2.0]
     assert (pair["method"], pair["baseline"], pair["p_corrected"]) == ("cutmix", "none", None)
+
+
+def test_the_interval_of_a_mean_is_within_what_its_unit_allows():
+    assert bounds_of({"unit": "%"}) == PERCENT
+    assert bounds_of({"unit": "images/s"}) == Bounds(0, None)
+    assert bounds_of({"unit": "%", "bounds": [0, 2]}) == Bounds(0, 2)
+    assert estimate([100.0, 900.0, 2500.0], bounds_of({"unit": "images/s"})).low > 0
 
 
 # -- several methods at once ------------------------------------------------------------------------

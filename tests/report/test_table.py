@@ -84,9 +84,10 @@ def test_no_label_starts_a_formula(label):
     assert float(rows[3][7]) == -2.0  # numbers stay numbers
 
 
-def test_one_seed_shows_nothing_about_others():
-    one = pair("m", "acc", 2.0, 1.0, 0.001) | {"uncertainty": "images"}
-    assert not settled(one)
+def test_fewer_than_three_seeds_show_nothing_about_others():
+    one = pair("m", "acc", 2.0, 1.0, 0.001)
+    assert not settled(one | {"n": 1, "uncertainty": "images"})
+    assert not settled(one | {"n": 2, "uncertainty": "seeds and images"})
     assert settled(one | {"uncertainty": "seeds and images"})
 
 

@@ -35,7 +35,7 @@ def pair(method: str, mean: float, half: float, p: float) -> dict:
     return {
         "metric": "acc1_last", "method": method, "n": 3, "mean": mean, "low": mean - half,
         "high": mean + half, "p": p, "p_corrected": p, "uncertainty": "seeds", "images": None,
-        "seeds_needed": None,
+        "seeds_needed": None, "differences": [mean - half, mean, mean + half],
     }  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_better_is_said_only_if_both_comparisons_show_it(pretend, tmp_path, pair
 def test_differences_are_those_of_the_settings_found():
     one, other = differences(comparison(pair("none", -1.5, 0.5, 0.01), pair("none", 2.0, 0.5, 0.01)))
     assert (one["mean"], one["low"], one["high"]) == (1.5, 1.0, 2.0)
+    assert one["differences"] == [2.0, 1.5, 1.0]
     assert (other["mean"], other["low"], other["high"]) == (-2.0, -2.5, -1.5)
 
 
@@ -134,6 +135,15 @@ def test_a_search_of_the_optimizer_alone_has_one_baseline():
     fixed = TuneSettings(settings={"lr": 0.3})
     found = {"mixer": "recursivemix", "mixer_options": {"prob": 0.5}, "weight_decay": 5e-4}
     assert methods_of(fixed, found).keys() == {"found", "none"}
+
+
+def test_a_winner_of_default_settings_without_mixing_needs_no_confirmation(pretend):
+    record, grids = pretend(runs=Pretender(score=lambda settings: 70.0), mixer="none", trials=1, epochs=1)
+    assert grids == []
+    assert record["confirmation"] is None
+    assert record["answer"].startswith(
+        "No settings are found to be better than the default ones: of 1 trial"
+    )
 
 
 def test_best_yaml_is_for_fit_and_holds_nothing_out(pretend, tmp_path, image_root):
@@ -161,6 +171,14 @@ def test_the_page_shows_every_trial(pretend, tmp_path):
     for words in ("settings found", "default settings", "failed", "stopped at a rung", "Score by prob",
                   "Rank correlation with the score after 1 epoch<", "Seeds 1, 2, 3"):  # fmt: skip
         assert words in page
+
+
+def test_equal_scores_have_no_correlation_and_small_p_values_are_a_limit(pretend, tmp_path, recwarn):
+    runs = Pretender(score=lambda settings: 50.0)
+    pretend(pair("none", -1.5, 0.5, 1e-5), runs=runs)
+    assert not [warning for warning in recwarn if "constant" in str(warning.message)]
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert "<td>&lt; 0.001</td>" in page
 
 
 def test_report_names_the_page_and_the_confirmation_of_a_search(pretend, tmp_path, capsys):

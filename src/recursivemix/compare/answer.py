@@ -25,18 +25,14 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
     name, where = score_name(comparison), place(comparison)
     if not pairs:
         return f"Nothing can be compared yet {where}: {reference} and the others share no finished seed."
+    too_few = [pair["method"] for pair in pairs if pair["n"] < LEAST_SEEDS]
+    pairs = [pair for pair in pairs if pair["n"] >= LEAST_SEEDS] or pairs
     best = max(pairs, key=lambda pair: float(pair["mean"]))
-    highest = (
-        f"the highest other {name} is {best['method']}'s, {best['mean']:+.2f} points from {reference}'s"
-    )
-    if best["low"] is None:
+    if best["n"] < LEAST_SEEDS:
+        known = "" if best["low"] is None else f" ({interval(best)})"
         return (
-            f"{counted(best['n'], 'seed')} cannot show a difference of methods {where}: {highest}; run at "
-            f"least --seeds {LEAST_SEEDS}."
-        )
-    if best["uncertainty"] == "images":
-        return (
-            f"One seed cannot show a difference of methods {where}: {highest} ({interval(best)}); run at "
+            f"{counted(best['n'], 'seed')} cannot show a difference of methods {where}: the highest other "
+            f"{name} is {best['method']}'s, {best['mean']:+.2f} points from {reference}'s{known}; run at "
             f"least --seeds {LEAST_SEEDS}."
         )
     better = [pair for pair in pairs if settled(pair) and pair["mean"] > 0]
@@ -56,6 +52,8 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
             sentence += f"; about {best['seeds_needed']} seeds would show a difference of this size"
     if worse:
         sentence += f"; {listed(worse)} {'has' if len(worse) == 1 else 'have'} a lower {name}"
+    if too_few:
+        sentence += f"; too few seeds of {listed(too_few)} are finished to compare"
     return f"{sentence}."
 
 
@@ -93,7 +91,9 @@ def _rivals(
     close = []
     for label in (pair["method"] for pair in pairs if pair is not first):
         difference = compare_two(runs[first["method"]], runs[label], score, per_image=per_image)
-        low, high = (difference.low, difference.high) if difference is not None else (None, None)
+        low, high = None, None
+        if difference is not None and difference.n >= LEAST_SEEDS:
+            low, high = difference.low, difference.high
         if label not in higher and (low is None or high is None or low <= 0 <= high):
             close.append(label)
     words = f"; no difference to {listed(close)} is shown" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,54 +66,50 @@ def collect(settings: CompareSettings, out: Path, where: dict[str, Any]) -> Comp
 def read_run(run: Run, out: Path) -> dict[str, Any]:
     """Return what ``comparison.json`` holds of a finished run."""
     with named_errors(out / run.folder / RECORD):
-        return _run_values(run, out)
-
-
-def _run_values(run: Run, out: Path) -> dict[str, Any]:
-    record = _read(out, run.folder)
-    parameters = record.get("parameters")
-    if not isinstance(parameters, dict):  # a number, in older records of detection and segmentation
-        parameters = {"training": parameters, "inference": parameters}
-    read: dict[str, Any] = {
-        "seed": run.seed,
-        "folder": run.folder,
-        "commit": record["commit"],
-        "best_epoch": record["best_epoch"],
-        "epochs": record["epochs"],
-        "cost": {
-            "seconds": record["seconds"],
-            "images_per_second": record["images_per_second"],
-            "peak_memory_bytes": record.get("peak_memory_bytes"),
-            "parameters_training": parameters["training"],
-            "parameters_inference": parameters["inference"],
-        },
-        "evaluation": None,
-        "backbone": None,
-    }
-    for name in ("per_class", "score_last", "score_best"):
-        if name in record:
-            read[name] = record[name]
-    if run.probes is not None:
-        evaluation = read_json(out / run.folder / EVALUATION)
-        predictions = evaluation.pop("predictions", None)
-        read |= {"evaluation": evaluation, "correct": (predictions or {}).get("correct")}
-    if run.backbone is not None:
-        before = _read(out, run.backbone)
-        data = before["config"].get("data")
-        read["backbone"] = {
-            "commit": before["commit"],
-            "acc1_last": before.get("acc1_last", before.get("score_last")),
-            "seconds": before["seconds"],
-            "model": before["config"]["model"],
-            "epochs": len(before["epochs"]),
-            "data": {
-                "name": "digits" if data is None else Path(data).name,
-                "train_images": before["data"]["train_images"],
-                "image_size": before["data"]["image_size"],
+        record = _read(out, run.folder)
+        parameters = record.get("parameters")
+        if not isinstance(parameters, dict):  # a number, in older records of detection and segmentation
+            parameters = {"training": parameters, "inference": parameters}
+        read: dict[str, Any] = {
+            "seed": run.seed,
+            "folder": run.folder,
+            "commit": record["commit"],
+            "best_epoch": record["best_epoch"],
+            "epochs": record["epochs"],
+            "cost": {
+                "seconds": record["seconds"],
+                "images_per_second": record["images_per_second"],
+                "peak_memory_bytes": record.get("peak_memory_bytes"),
+                "parameters_training": parameters["training"],
+                "parameters_inference": parameters["inference"],
             },
-            "keys": record["backbone"],
+            "evaluation": None,
+            "backbone": None,
         }
-    return read | {"values": values_of(read, record)}
+        for name in ("per_class", "score_last", "score_best"):
+            if name in record:
+                read[name] = record[name]
+        if run.probes is not None:
+            evaluation = read_json(out / run.folder / EVALUATION)
+            predictions = evaluation.pop("predictions", None)
+            read |= {"evaluation": evaluation, "correct": (predictions or {}).get("correct")}
+        if run.backbone is not None:
+            before = _read(out, run.backbone)
+            data = before["config"].get("data")
+            read["backbone"] = {
+                "commit": before["commit"],
+                "acc1_last": before.get("acc1_last", before.get("score_last")),
+                "seconds": before["seconds"],
+                "model": before["config"]["model"],
+                "epochs": len(before["epochs"]),
+                "data": {
+                    "name": "digits" if data is None else Path(data).name,
+                    "train_images": before["data"]["train_images"],
+                    "image_size": before["data"]["image_size"],
+                },
+                "keys": record["backbone"],
+            }
+        return read | {"values": values_of(read, record)}
 
 
 def _read(out: Path, folder: str) -> dict[str, Any]:
@@ -133,13 +128,11 @@ def _data_of(record: dict[str, Any], run: Run, out: Path) -> dict[str, Any]:
 
 def config_values(settings: CompareSettings) -> dict[str, Any]:
     """Return the settings that decide what is run, as plain values."""
-    values = asdict(settings)
+    values = settings.as_plain()
     for name in ("dry_run", "executor", "jobs", "address", "out", "budget", "trust_config"):
         del values[name]
     if settings.data is None:
         del values["data"], values["dataset"]
-    else:
-        values["data"] = str(settings.data)
     values["mixers"] = ",".join(settings.named_mixers)
     kept = {name: value for name, value in values.items() if value not in (None, {})}
     return kept | ({"pretrain": settings.pretrain} if settings.pretrains else {})

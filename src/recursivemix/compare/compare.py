@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,11 +23,12 @@ from recursivemix.training.folder_lock import locked_folder
 from recursivemix.training.plain_file import named_errors, read_json, read_yaml
 
 from .collect import collect, config_values
-from .execute import RECORD, check_unchanged, is_finished, run_locally
+from .execute import RECORD, check_unchanged, is_finished, run_job
 from .grid import Job, Run, jobs_of
 from .on_ray import run_on_ray
 from .pace import Pace, epochs_in_budget, measure, total_seconds
 from .pictures import make_pictures
+from .processes import run_all
 from .records import COMPARISON, Comparison, read_comparison
 from .settings import CompareSettings, Executor
 
@@ -70,48 +74,46 @@ def compare(settings: CompareSettings, say: Callable[[str], None]) -> tuple[Comp
     for package in ("jinja2", "plotly", *(() if settings.is_dense else ("pytorch_grad_cam",))):
         if find_spec(package) is None:  # before the runs, not after
             raise ValueError(f"a comparison needs {package}: pip install 'recursivemix[report]'")
-    out = settings.out
-    jobs = jobs_of(settings)
+    out, jobs = settings.out, jobs_of(settings)
     for job in jobs:
         for run in job.runs:
             check_unchanged(run, out)
-    try:
-        with locked_folder(out):
-            return _compare_locked(settings, jobs, say)
-    except OSError as error:
-        if out.is_dir():
-            raise
-        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+    with written_folder(out / SETTINGS, config_values(settings)):
+        where = environment(gpu=True)
+        open_jobs = [job for job in jobs if not all(is_finished(run, out) for run in job.runs)]
+        if len(open_jobs) < len(jobs):
+            say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} jobs are finished already")
+        numbers = count(1)
+
+        def done(job: Job, problem: str | None) -> None:
+            place = f"{next(numbers)} of {len(open_jobs)}"
+            for line in [problem] if problem else [result_line(run, out) for run in job.runs if run.label]:
+                say(f"{place}: {line}")
+
+        problems = run_jobs(open_jobs, out, settings.executor, settings.address, settings.jobs, done)
+        if 0 < len(problems) == len(jobs):
+            raise ValueError(f"all runs failed: {next(iter(problems.values()))}")
+        comparison = collect(settings, out, where)
+        write_json(out / COMPARISON, comparison)
+        make_pictures(settings, out)
+        write_text(out / PAGE, build_page(comparison, out / "pictures"))
+        return comparison, problems
 
 
-def _compare_locked(
-    settings: CompareSettings, jobs: list[Job], say: Callable[[str], None]
-) -> tuple[Comparison, dict[str, str]]:
-    """Compare as the only process that writes the folder."""
-    out, where = settings.out, environment(gpu=True)
-    try:
-        write_text(out / SETTINGS, yaml.safe_dump(config_values(settings), sort_keys=False))
-    except OSError as error:
-        raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
-    open_jobs = [job for job in jobs if not all(is_finished(run, out) for run in job.runs)]
-    if len(open_jobs) < len(jobs):
-        say(f"{len(jobs) - len(open_jobs)} of {len(jobs)} jobs are finished already")
-    ended = 0
+@contextmanager
+def written_folder(file: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Lock the folder of a file, and write settings into the file as YAML.
 
-    def done(job: Job, problem: str | None) -> None:
-        nonlocal ended
-        ended += 1
-        for line in [problem] if problem else [result_line(run, out) for run in job.runs if run.label]:
-            say(f"{ended} of {len(open_jobs)}: {line}")
-
-    problems = run_jobs(open_jobs, out, settings.executor, settings.address, settings.jobs, done)
-    if 0 < len(problems) == len(jobs):
-        raise ValueError(f"all runs failed: {next(iter(problems.values()))}")
-    comparison = collect(settings, out, where)
-    write_json(out / COMPARISON, comparison)
-    make_pictures(settings, out)
-    write_text(out / PAGE, build_page(comparison, out / "pictures"))
-    return comparison, problems
+    Raises:
+        ValueError: another process uses the folder, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(file.parent))
+            write_text(file, yaml.safe_dump(settings, sort_keys=False))
+        except OSError as error:
+            raise ValueError(f"cannot write the folder {file.parent} (--out): {error}") from error
+        yield
 
 
 def run_jobs(
@@ -122,10 +124,10 @@ def run_jobs(
     parallel: int,
     done: Callable[[Job, str | None], None],
 ) -> dict[str, str]:
-    """Run jobs on this machine or on a Ray cluster; see `run_locally` and `run_on_ray`."""
+    """Run jobs on this machine or on a Ray cluster; see `run_all` and `run_on_ray`."""
     if executor == "ray":
         return run_on_ray(jobs, out, address, parallel, done)
-    return run_locally(jobs, out, parallel, done)
+    return run_all(jobs, lambda job, threads, start: run_job(job, out, threads, start), parallel, done)
 
 
 def report(folder: Path, baseline: str | None = None) -> Comparison:

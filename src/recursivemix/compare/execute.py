@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from recursivemix.data.atomic_write import write_json
 from recursivemix.training.plain_file import named_errors, read_json
 
 from .grid import Job, Run
-from .processes import Start, beside, check_code, run_all
+from .processes import Start, beside, check_code
 
 CLI = (sys.executable, "-m", "recursivemix.cli")
 RECORD, EVALUATION = "record.json", "evaluation.json"
@@ -102,21 +101,3 @@ def _finish_run(run: Run, out: Path, threads: int | None, start: Start) -> None:
             words += [f"--{name}", str(run.settings[name])]
     words += ["--out", str(folder / EVALUATION)]
     check_code(start([*CLI, *words], log, threads), run.name, log)
-
-
-def run_locally(
-    jobs: Sequence[Job], out: Path, parallel: int, done: Callable[[Job, str | None], None]
-) -> dict[str, str]:
-    """Run jobs on this machine; arguments, result and errors as in `run_all`.
-
-    Args:
-        jobs: what to run; finished runs are skipped.
-        out: the comparison's folder.
-        parallel: number of jobs at the same time; they share the cores.
-        done: called with each job that ended, and its error message if it failed.
-    """
-
-    def work(job: Job, threads: int | None, start: Start) -> None:
-        run_job(job, out, threads, start)
-
-    return run_all(jobs, work, parallel, done)

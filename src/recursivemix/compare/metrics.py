@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from recursivemix.evaluation.probes import compared_metrics
@@ -39,7 +40,7 @@ def metrics_of(record: dict[str, Any], pretrained: bool) -> Metrics:
 
 
 def values_of(run: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
-    """Return the values of a run by metric, without those that were not measured.
+    """Return the values of a run by metric, without those that were not measured or are not finite.
 
     Args:
         run: in ``comparison.json``, without its ``values``.
@@ -54,7 +55,7 @@ def values_of(run: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
         values = dict(record["metrics"])
     values["pretrain_acc1"] = at(run, "backbone", "acc1_last")
     values["images_per_second"] = run["cost"]["images_per_second"]
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and isfinite(value)}
 
 
 def _metric(

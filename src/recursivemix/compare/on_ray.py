@@ -21,7 +21,7 @@ from recursivemix.data.atomic_write import atomic_write
 
 from .execute import EVALUATION, LAST, RECORD, run_job
 from .grid import Job
-from .processes import GridStoppedError, RunError, environment_with, stop_with_parent
+from .processes import GridStoppedError, RunError, process_options
 
 RETRIES = 3
 """Number of restarts of a job whose worker was lost."""
@@ -38,7 +38,7 @@ def run_on_ray(
     parallel: int,
     done: Callable[[Job, str | None], None],
 ) -> dict[str, str]:
-    """Run jobs on a cluster; result as in `run_locally`.
+    """Run jobs on a cluster; result as in `run_all`.
 
     Args:
         jobs: what to run. The data must be at the same path on every machine.
@@ -137,13 +137,4 @@ def place(files: dict[str, bytes], out: Path) -> None:
 def start(words: list[str], log: Path, threads: int | None) -> int:
     """Run a command; kill it if this worker dies. Return its exit code."""
     with log.open("ab") as output:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment_with(threads),
-            preexec_fn=stop_with_parent(signal.SIGKILL),
-            check=False,
-        )
-    return done.returncode
+        return subprocess.run(words, **process_options(output, threads, signal.SIGKILL)).returncode

@@ -128,8 +128,11 @@ def _measure_method(settings: CompareSettings, label: str) -> Pace:
     seed = settings.first_seed
     run = settings.standalone_run(label, seed)
     pace = measure_run(run, label, settings.settings.get("trainer", {}))
+    if not settings.is_dense:
+        images = PROBE_PASSES * min(settings.images, pace.images) + pace.images
+        return replace(pace, once=pace.once + images / pace.batch_size * pace.batch)
     if not settings.pretrains:
-        return pace if settings.is_dense else _with_probes(settings, pace)
+        return pace
     backbone = settings.method(label)["backbone"]
     if backbone != label:  # another method counts its backbone
         return pace
@@ -146,11 +149,6 @@ class Measured(Pace):
     batch: float
     """Seconds per evaluated batch."""
     batch_size: int
-
-
-def _with_probes(settings: CompareSettings, pace: Measured) -> Pace:
-    images = PROBE_PASSES * min(settings.images, pace.images) + pace.images
-    return replace(pace, once=pace.once + images / pace.batch_size * pace.batch)
 
 
 def measure_run(settings: RunSettings, label: str, trainer: dict[str, Any]) -> Measured:

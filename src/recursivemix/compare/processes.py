@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 PR_SET_PDEATHSIG = 1
 """Linux prctl(2): signal to receive when the parent process dies."""
@@ -59,13 +59,6 @@ def check_code(code: int, name: str, log: Path) -> None:
     raise RunError(f"{name} ended with exit code {code}: {lines[-1]} (see {log})")
 
 
-def environment_with(threads: int | None) -> dict[str, str]:
-    """Return the environment of this process, with a number of threads."""
-    if threads is None:
-        return dict(os.environ)
-    return os.environ | {"OMP_NUM_THREADS": str(threads)}
-
-
 def stop_with_parent(number: int) -> Callable[[], None] | None:
     """Return a function for a new process that lets the kernel send it a signal when its parent dies.
 
@@ -83,6 +76,19 @@ def stop_with_parent(number: int) -> Callable[[], None] | None:
     return ask_the_kernel
 
 
+def process_options(output: IO[bytes], threads: int | None, number: int) -> dict[str, Any]:
+    """Return the options of `subprocess.Popen` for a run.
+
+    Args:
+        output: the run's log.
+        threads: of the process; None leaves torch its default.
+        number: the signal that it gets when its parent dies.
+    """
+    limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    files = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    return {**files, "env": os.environ | limit, "preexec_fn": stop_with_parent(number)}
+
+
 class Processes:
     """Starts processes, and can stop them all; a run writes a checkpoint before it stops."""
 
@@ -98,15 +104,8 @@ class Processes:
                 if self.stopped:
                     return -signal.SIGTERM
                 # In a new session, Ctrl-C reaches this process only, which stops each of them once.
-                process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=environment_with(threads),
-                    start_new_session=True,
-                    preexec_fn=stop_with_parent(signal.SIGTERM),
-                )
+                options = process_options(output, threads, signal.SIGTERM)
+                process = subprocess.Popen(words, start_new_session=True, **options)
                 self._running.add(process)
             try:
                 return process.wait()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recursivemix.tasks import settings_class
 from recursivemix.tasks.settings import undo_yaml_coercion
+from recursivemix.training.checked import Checked
 from recursivemix.training.settings import RunSettings
 from recursivemix.training.trainer_classes import check_classes
 
@@ -30,7 +31,7 @@ LABEL = r"[\w.+=-]+"
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(Checked):
     """Settings of recursivemix compare.
 
     Args:
@@ -89,11 +90,10 @@ class CompareSettings:
     out: Path = Path("comparison")
     trust_config: bool = False
 
-    def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("images", 1), ("jobs", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {value}")
+    def check(self) -> None:
+        """Raise ValueError for values out of range, or that exclude each other."""
+        self.check_least(0, "first_seed")
+        self.check_least(1, "seeds", "epochs", "images", "jobs")
         if self.folds is not None and self.is_dense:
             raise ValueError("--folds needs --task classification")
         if self.budget is not None:

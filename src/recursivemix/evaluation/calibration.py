@@ -82,7 +82,7 @@ def calibration_error(table: Reliability) -> float:
 
 
 def reliability_curve(record: Record) -> list[Point]:
-    """Return accuracy by mean confidence, in percent, without empty bins."""
+    """Return accuracy by mean confidence, in percent, without bins that are empty or not finite."""
     table = record.get("reliability")
     if not table:
         return []
@@ -95,7 +95,7 @@ def reliability_curve(record: Record) -> list[Point]:
             count,
         )
         for b, count in enumerate(table["count"])
-        if count
+        if count and table["confidence"][b] is not None
     ]
 
 

@@ -123,11 +123,17 @@ def _check_for_images(trained: TrainedModel, options: dict[str, Any]) -> None:
 def _finished(
     checkpoint: Path, measured: dict[str, Any], start: float, out: Path | None, device: Device
 ) -> dict[str, Any]:
-    """Return the evaluation with its origin and seconds; write it if that is wanted."""
+    """Return the evaluation with its origin and seconds; write it, with its environment, to ``out``."""
+    from recursivemix.data.atomic_write import write_json
+    from recursivemix.training.environment import environment
+
     evaluation = {"kind": "evaluation", "checkpoint": str(checkpoint)} | measured
     evaluation |= {"seconds": round(time.perf_counter() - start, 2)}
-    if out is not None:
-        write_evaluation(out, evaluation, device)
+    try:
+        if out is not None:
+            write_json(out, environment(gpu=device != "cpu") | evaluation)
+    except OSError as error:
+        raise ValueError(f"cannot write {out} (--out): {error}") from error
     return evaluation
 
 
@@ -149,17 +155,6 @@ def run_probes(probes: Sequence[Probe], subject: Subject, begun: float) -> dict[
         seconds[probe.name] = round(ended - begun, 2)
         begun = ended
     return {"probes": list(seconds)} | measured | {"probe_seconds": seconds}
-
-
-def write_evaluation(out: Path, evaluation: dict[str, Any], device: Device) -> None:
-    """Write an evaluation and the environment it was made in."""
-    from recursivemix.data.atomic_write import write_json
-    from recursivemix.training.environment import environment
-
-    try:
-        write_json(out, environment(gpu=device != "cpu") | evaluation)
-    except OSError as error:
-        raise ValueError(f"cannot write {out} (--out): {error}") from error
 
 
 def evaluation_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:

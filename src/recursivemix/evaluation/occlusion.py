@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from recursivemix.data.order import generator_of
 
-from .probe import Curve, Metric, Point, Probe, Record
+from .probe import Curve, Metric, Probe, accuracy_by
 from .subject import Subject
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -55,15 +56,6 @@ def occluded(images: Tensor, share: float, colour: tuple[float, ...], generator:
     return torch.where(covered, fill, images)
 
 
-def by_share(record: Record) -> list[Point]:
-    """Return the accuracy at each covered share, in percent."""
-    curve = record.get("occlusion") or {"share": (), "top1": ()}
-    return [
-        Point(f"{100 * share:.0f}", 100 * share, top1)
-        for share, top1 in zip(curve["share"], curve["top1"], strict=True)
-    ]
-
-
 PROBE = Probe(
     name="occlusion",
     measures="accuracy with a growing part of the image covered",
@@ -75,7 +67,7 @@ PROBE = Probe(
             "Occlusion",
             "covered share of the image, %",
             "One box at a random position, with the aspect ratio of the image.",
-            by_share,
+            partial(accuracy_by, "occlusion", "share"),
         ),
     ),
     section="Robustness",

@@ -55,6 +55,13 @@ class Point(NamedTuple):
     """Images behind the point, where curves are pooled."""
 
 
+def accuracy_by(probe: str, name: str, record: Record) -> list[Point]:
+    """Return the accuracy that a probe measured at each value of a share ``name``, which is in percent."""
+    measured = record.get(probe) or {name: (), "top1": ()}
+    pairs = zip(measured[name], measured["top1"], strict=True)
+    return [Point(f"{100 * share:.0f}", 100 * share, top1) for share, top1 in pairs]
+
+
 @dataclass(frozen=True)
 class Curve:
     """Accuracy along a quantity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from recursivemix.data.order import generator_of
 
-from .probe import Curve, Metric, Point, Probe, Record
+from .probe import Curve, Metric, Probe, accuracy_by
 from .subject import Subject
 
 SIDES = (1.0, 0.75, 0.5, 0.35, 0.25)
@@ -64,15 +65,6 @@ def on_other_image(images: Tensor, side: float, generator: torch.Generator) -> T
     return result
 
 
-def by_side(record: Record) -> list[Point]:
-    """Return the accuracy at each side, in percent."""
-    curve = record.get("scale") or {"side": (), "top1": ()}
-    return [
-        Point(f"{100 * side:.0f}", 100 * side, top1)
-        for side, top1 in zip(curve["side"], curve["top1"], strict=True)
-    ]
-
-
 PROBE = Probe(
     name="scale",
     measures="accuracy with the image shrunk and pasted onto another one",
@@ -84,7 +76,7 @@ PROBE = Probe(
             "Scale",
             "side of the object, % of the image",
             "The image shrunk, with another image as background.",
-            by_side,
+            partial(accuracy_by, "scale", "side"),
         ),
     ),
     section="Robustness",

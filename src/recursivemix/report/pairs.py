@@ -29,15 +29,11 @@ PerImageReader = Callable[[Run, str], PerImage | None]
 """Reads a metric of a run image by image; None if that was not kept."""
 
 
-def no_images(run: Run, metric: str) -> None:
-    """Read nothing."""
-
-
 def compare_all(
     runs: Mapping[str, Runs],
     reference: str,
     metrics: Mapping[str, Mapping[str, Any]],
-    per_image: PerImageReader = no_images,
+    per_image: PerImageReader | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every method with the reference in every metric.
 
@@ -45,7 +41,7 @@ def compare_all(
         runs: the runs of each method by label.
         reference: the label of the baseline.
         metrics: unit and bounds of each metric, as in ``comparison.json``.
-        per_image: reads a metric image by image.
+        per_image: reads a metric image by image; None reads nothing.
 
     Returns:
         ``pairs`` of ``comparison.json``: the fields of `Difference`, methods and metric, and the p-value
@@ -53,24 +49,18 @@ def compare_all(
     """
     pairs = []
     for metric, about in metrics.items():
-        differences: dict[str, Difference] = {}
-        for label in runs:
-            if label != reference:
-                bounds = bounds_of(about)
-                difference = compare_two(runs[label], runs[reference], metric, bounds, per_image)
-                if difference is not None:
-                    differences[label] = difference
+        compared = {
+            label: compare_two(own, runs[reference], metric, bounds_of(about), per_image)
+            for label, own in runs.items()
+            if label != reference
+        }
+        differences = {label: one for label, one in compared.items() if one is not None}
         corrected = iter(holm([one.p for one in differences.values() if one.p is not None]))
-        for label, difference in differences.items():
-            pairs.append(
-                {
-                    "method": label,
-                    "baseline": reference,
-                    "metric": metric,
-                    **asdict(difference),
-                    "p_corrected": None if difference.p is None else next(corrected),
-                }
-            )
+        pairs += [
+            {"method": label, "baseline": reference, "metric": metric, **asdict(one)}
+            | {"p_corrected": None if one.p is None else next(corrected)}
+            for label, one in differences.items()
+        ]
     return pairs
 
 
@@ -79,7 +69,7 @@ def compare_two(
     baseline: Runs,
     metric: str,
     bounds: Bounds = UNBOUNDED,
-    per_image: PerImageReader = no_images,
+    per_image: PerImageReader | None = None,
 ) -> Difference | None:
     """Compare two methods in one metric; None if they share no seed that has it."""
     both = [
@@ -89,7 +79,9 @@ def compare_two(
     ]
     if not both:
         return None
-    images = _image_differences([[per_image(run, metric) for run in pair] for pair in both])
+    images = None
+    if per_image is not None:
+        images = _image_differences([[per_image(run, metric) for run in pair] for pair in both])
     values, others = ([run["values"][metric] for run in side] for side in zip(*both, strict=True))
     return paired_difference(values, others, images, bounds)
 
@@ -108,7 +100,5 @@ def _image_differences(pairs: Sequence[Sequence[PerImage | None]]) -> Array | No
 
 
 def bounds_of(about: Mapping[str, Any]) -> Bounds:
-    """Return the bounds of a metric of ``comparison.json``; percentages are between 0 and 100."""
-    if "bounds" in about:
-        return Bounds(*about["bounds"])
-    return Bounds(0, 100) if about["unit"] == "%" else UNBOUNDED
+    """Return the bounds of a metric of ``comparison.json``; by default 0, and 100 for a percentage."""
+    return Bounds(*about.get("bounds", (0, 100 if about["unit"] == "%" else None)))

@@ -12,7 +12,7 @@ from recursivemix.evaluation.probes import PROBES
 from .page import Plot, Section, Table
 from .plots import Series, forest, lines
 from .sections import Comparison, line_of, row_of
-from .statistics import estimate
+from .statistics import PERCENT, estimate
 from .words import number, with_interval
 
 
@@ -52,7 +52,7 @@ def curve_plot(comparison: Comparison, curve: Curve) -> Plot | None:
             ]
             columns = ["Method", "Bin", f"Mean {curve.x_label}", "Accuracy, %", "Images, all seeds"]
         else:
-            means = [estimate([p.accuracy for p in group]) for group in zip(*runs, strict=True)]
+            means = [estimate([p.accuracy for p in group], PERCENT) for group in zip(*runs, strict=True)]
             series.append(line_of(method["label"], place, [p.x for p in runs[0]], means))
             rows.append([method["label"], *(with_interval(vars(mean), 1) for mean in means)])
             columns = ["Method", *(p.label for p in runs[0])]

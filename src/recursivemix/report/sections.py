@@ -11,7 +11,7 @@ from recursivemix.tasks import METRIC_NAMES
 
 from .page import Code, Plot, Section, Table
 from .plots import Series, forest, lines, points
-from .statistics import UNBOUNDED, Bounds, Estimate, estimate
+from .statistics import PERCENT, UNBOUNDED, Bounds, Estimate, estimate
 from .table import decimals, estimated_metrics, titled
 from .words import NOTHING, heading, mean_of, number, p_words, verdict, with_interval
 
@@ -50,12 +50,8 @@ def methods_section(comparison: Comparison) -> Section:
         for method in comparison["methods"]
     ]
     settings = [
-        [
-            method["label"],
-            method["mixer"],
-            json.dumps(method["options"]) if method["options"] else "defaults",
-        ]
-        for method in comparison["methods"]
+        [one["label"], one["mixer"], json.dumps(one["options"]) if one["options"] else "defaults"]
+        for one in comparison["methods"]
     ]
     return Section(
         "Methods",
@@ -141,9 +137,9 @@ def cost_section(comparison: Comparison) -> Section:
     about = comparison["metrics"][comparison["score"]]
     series, rows = [], []
     for i, method in enumerate(comparison["methods"]):
-        summary = method["estimates"][comparison["score"]]
+        summary = method["estimates"].get(comparison["score"])
         cost = {name: mean_of(method, "cost", name) for name in COST}
-        if cost["seconds"] is not None:
+        if cost["seconds"] is not None and summary is not None:
             ends = [summary["low"]], [summary["high"]]
             series.append(Series(method["label"], i, [cost["seconds"]], [summary["mean"]], *ends))
         values = [
@@ -187,8 +183,8 @@ def learning_section(comparison: Comparison) -> Section | None:
     """Draw curves over epochs."""
     score = comparison["score"].removesuffix("_last")
     curves: tuple[tuple[str, str, str, Bounds], ...] = (
-        (score, f"{heading(METRIC_NAMES[score])} by epoch, %", BAND, Bounds(0, 100)),
-        ("acc_clean", "Accuracy on unmixed training images by epoch, %", BAND, Bounds(0, 100)),
+        (score, f"{heading(METRIC_NAMES[score])} by epoch, %", BAND, PERCENT),
+        ("acc_clean", "Accuracy on unmixed training images by epoch, %", BAND, PERCENT),
         ("val_loss", "Evaluation loss by epoch", BAND, Bounds(0, None)),
         (
             "loss_label",

@@ -46,7 +46,7 @@ class Bounds(NamedTuple):
     high: float | None = None
 
 
-UNBOUNDED = Bounds()
+UNBOUNDED, PERCENT = Bounds(), Bounds(0, 100)
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,8 @@ def paired_difference(
     if images is not None:
         image_error, count = math.sqrt(image_variance(images)), images.shape[1]
         uncertainty = "images" if n == 1 else "seeds and images"
-    if image_error == 0 and spread > 0:
-        from scipy.stats import ttest_rel
-
-        test = ttest_rel(values, baseline)
-        interval = test.confidence_interval(1 - LEVEL)
-        p, low, high = float(test.pvalue), float(interval.low), float(interval.high)
-    else:
-        p, half = mixture_test(mean, spread / math.sqrt(n), n - 1, image_error)
-        low, high = mean - half, mean + half
+    p, half = mixture_test(mean, spread / math.sqrt(n), n - 1, image_error)
+    low, high = mean - half, mean + half
     if bounds.low is not None and bounds.high is not None:
         reach = bounds.high - bounds.low
         low, high = max(low, -reach), min(high, reach)
@@ -192,7 +185,9 @@ def mixture_test(mean: float, seed_error: float, degrees: int, image_error: floa
     from scipy.optimize import brentq
 
     if seed_error == 0 and image_error == 0:
-        return (1.0 if mean == 0 else 0.0), 0.0
+        return float(mean == 0), 0.0
+    if image_error == 0:
+        return 2 * _tail(abs(mean), seed_error, degrees, 0), _quantile(degrees) * seed_error
 
     def excess(half: float) -> float:
         return _tail(half, seed_error, degrees, image_error) - LEVEL / 2

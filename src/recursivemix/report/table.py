@@ -11,7 +11,7 @@ from recursivemix.data.atomic_write import json_text
 from recursivemix.data.printable import HIDDEN
 
 from .safe_cell import safe_cell
-from .statistics import LEVEL
+from .statistics import LEAST_SEEDS, LEVEL
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
@@ -96,17 +96,15 @@ def titled(about: Mapping[str, Any]) -> str:
 
 def beats(pair: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
     """Return whether a pair's method is shown to be better than the baseline in the metric ``about``."""
-    if not settled(pair):
-        return False
-    return bool((pair["mean"] > 0) == about["higher_is_better"])
+    return settled(pair) and (pair["mean"] > 0) == about["higher_is_better"]
 
 
 def settled(pair: Mapping[str, Any]) -> bool:
     """Return whether a difference is shown: its interval excludes zero and the corrected p is below 0.05.
 
-    The test images of a single seed show nothing about other seeds.
+    Fewer than `LEAST_SEEDS` seeds show nothing about others, however many test images they share.
     """
-    if pair["p_corrected"] is None or pair.get("uncertainty") == "images":
+    if pair["p_corrected"] is None or pair["n"] < LEAST_SEEDS:
         return False
     return bool((pair["low"] > 0 or pair["high"] < 0) and pair["p_corrected"] < LEVEL)
 

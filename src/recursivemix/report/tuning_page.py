@@ -14,7 +14,7 @@ from recursivemix.data.printable import counted
 from .page import Code, Page, Plot, Section, Table, render
 from .plots import Figure, Series, lines, points
 from .sections import environment_table
-from .words import NOTHING, number, with_interval
+from .words import NOTHING, number, p_words, with_interval
 
 STATES = {"complete": "full length", "pruned": "stopped at a rung", "fail": "failed", "running": "open"}
 """States of Optuna's trials, and how they are called here."""
@@ -87,7 +87,7 @@ def confirmation_section(record: dict[str, Any]) -> Section | None:
             pair["method"],
             settings_words(confirmation["methods"][pair["method"]]),
             with_interval(pair, 2, "+"),
-            number(pair["p_corrected"], 3),
+            p_words(pair["p_corrected"]),
             str(pair["n"]),
         ]
         for pair in confirmation["differences"]
@@ -120,17 +120,11 @@ def trials_section(record: dict[str, Any]) -> Section:
             for trial in trials
         ],
     )
-    figure = lines(
-        [
-            one_trial(
-                record, trial, [int(epochs) for epochs in trial["scores"]], [*trial["scores"].values()]
-            )
-            for trial in trials
-        ],
-        "epochs of the run",
-        "score, %",
-        percent=True,
-    )
+    series = [
+        one_trial(record, trial, list(map(int, trial["scores"])), [*trial["scores"].values()])
+        for trial in trials
+    ]
+    figure = lines(series, "epochs of the run", "score, %", percent=True)
     name_trials(figure, trials)
     figure["layout"]["xaxis"] |= {"type": "log", "tickvals": record["rungs"], "ticktext": rungs}
     one_of = record["config"]["reduction"]
@@ -145,32 +139,25 @@ def settings_section(record: dict[str, Any]) -> Section:
     """Draw the score at the first rung, which all trials share, against each searched setting."""
     first = str(record["rungs"][0])
     scored = [trial for trial in record["trials"] if first in trial["scores"]]
+    after = f"score after {counted(int(first), 'epoch')}"
+    scores = [trial["scores"][first] for trial in scored]
     rows, plots = [], []
     for name, values in record["space"].items():
-        pairs = [(trial["params"][name], trial["scores"][first]) for trial in scored]
-        numeric = all(isinstance(value, (int, float)) for value, _ in pairs)
-        varied = len({value for value, _ in pairs}) > 1
+        chosen = [trial["params"][name] for trial in scored]
+        varied = len(set(chosen)) > 1 and all(isinstance(value, (int, float)) for value in chosen)
         correlation = None
-        if numeric and varied and len(pairs) >= LEAST_TRIALS:
-            correlation = float(
-                spearmanr([float(value) for value, _ in pairs], [score for _, score in pairs]).statistic
-            )
+        if varied and len(set(scores)) > 1 and len(scores) >= LEAST_TRIALS:
+            correlation = float(spearmanr([float(value) for value in chosen], scores).statistic)
         found = record["trials"][record["winner"]]["params"].get(name)
         rows.append([
             name, values, value_words(record["defaults"].get(name)), value_words(found),
             number(correlation, 2),
         ])  # fmt: skip
-        if numeric and varied:
+        if varied:
             plots.append(setting_plot(record, name, scored, first))
     table = Table(
         "What was searched",
-        [
-            "Setting",
-            "Values",
-            "Default",
-            "Found",
-            f"Rank correlation with the score after {counted(int(first), 'epoch')}",
-        ],
+        ["Setting", "Values", "Default", "Found", f"Rank correlation with the {after}"],
         rows,
     )
     text = (
@@ -239,10 +226,7 @@ def mark(record: dict[str, Any], trial: dict[str, Any]) -> str:
 
 def rank(trial: dict[str, Any]) -> tuple[int, float]:
     """Return the sort key of a trial: the longest rung first, then the score."""
-    if not trial["scores"]:
-        return (0, 0.0)
-    epochs = max(map(int, trial["scores"]))
-    return (epochs, trial["scores"][str(epochs)])
+    return max(((int(epochs), score) for epochs, score in trial["scores"].items()), default=(0, 0.0))
 
 
 def value_words(value: Any) -> str:
@@ -254,7 +238,5 @@ def value_words(value: Any) -> str:
 
 def settings_words(method: dict[str, Any]) -> str:
     """Format the settings of a method on one line."""
-    flat = {name: value for name, value in method.items() if name != "mixer_options"} | method.get(
-        "mixer_options", {}
-    )
-    return ", ".join(f"{name} {value_words(value)}" for name, value in flat.items())
+    flat = method | method.get("mixer_options", {})
+    return ", ".join(f"{name} {value_words(flat[name])}" for name in flat if name != "mixer_options")

@@ -39,8 +39,9 @@ def p_words(p: float | None) -> str:
 
 def verdict(pair: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Say whether a difference is shown, and how many seeds would show it."""
+    needed = f"{counted(pair['n'], 'seed')}, {LEAST_SEEDS} are needed"
     if pair["low"] is None:
-        return f"not known: {counted(pair['n'], 'seed')}, {LEAST_SEEDS} are needed"
+        return f"not known: {needed}"
     excluded = pair["low"] > 0 or pair["high"] < 0
     direction = "better" if (pair["mean"] > 0) == about["higher_is_better"] else "worse"
     if pair.get("uncertainty") == "images":
@@ -48,7 +49,9 @@ def verdict(pair: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     if settled(pair):
         return direction
     if excluded:
-        return "not shown: not significant after the correction"
+        return (
+            f"not shown: {'not significant after the correction' if pair['n'] >= LEAST_SEEDS else needed}"
+        )
     if pair["seeds_needed"]:
         more = counted(pair["seeds_needed"] - pair["n"], "more seed")
         return f"not shown; {more} would show a difference of this size"

@@ -38,7 +38,8 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
     for pair in comparison["pairs"]:
         if pair["metric"] == comparison["score"]:
             low, high = (None if pair[end] is None else -pair[end] for end in ("high", "low"))
-            turned.append(pair | {"mean": -pair["mean"], "low": low, "high": high})
+            each = [-difference for difference in pair["differences"]]
+            turned.append(pair | {"mean": -pair["mean"], "low": low, "high": high, "differences": each})
     return turned
 
 
@@ -55,10 +56,13 @@ def verdict(record: dict[str, Any], comparison: Comparison | None) -> str:
         f"of {counted(len(record['trials']), 'trial')}, trial {trial['number']} has the highest score, "
         f"{score:.2f} % after {counted(int(epochs), 'epoch')}"
     )
+    if comparison is None and mixer == "none" and trial["params"] == record["defaults"]:
+        return f"No settings are found to be better than the default ones: {best}."
     if comparison is None:
+        against = "the default settings" if mixer == "none" else "none"
         return (
             f"The settings found are not confirmed: {best}, which is too high as the best of many; nothing "
-            f"is known yet about {mixer} against none."
+            f"is known yet about {mixer} against {against}."
         )
     pairs, name, where = differences(comparison), score_name(comparison), place(comparison)
     if not pairs or any(pair["low"] is None for pair in pairs):

@@ -221,20 +221,18 @@ class Search:
         from optuna.trial import TrialState
 
         trials = drawn(self.study)
-        running = [n for n in numbers if trials[n].state == TrialState.RUNNING]
-        number_of = {
-            self.job(n, trials[n].params, epochs).name: n
-            for n in running
-            if epochs not in trials[n].intermediate_values
+        jobs = {
+            n: self.job(n, trials[n].params, epochs)
+            for n in numbers
+            if trials[n].state == TrialState.RUNNING and epochs not in trials[n].intermediate_values
         }
-        if not number_of:
+        if not jobs:
             return
         self.clock.check()
-        length = counted(epochs, "epoch")
-        self.say(f"{length}: trials {', '.join(map(str, number_of.values()))}")
-        jobs = [self.job(n, trials[n].params, epochs) for n in number_of.values()]
+        length, number_of = counted(epochs, "epoch"), {job.name: n for n, job in jobs.items()}
+        self.say(f"{length}: trials {', '.join(map(str, jobs))}")
         if self.settings.continues:
-            for job, n in zip(jobs, number_of.values(), strict=True):
+            for n, job in jobs.items():
                 self.continue_run(job.runs[0], n, epochs)
 
         def done(job: Job, problem: str | None) -> None:
@@ -247,8 +245,8 @@ class Search:
             self.clock.save()
             self.clock.check()
 
-        settings = self.settings
-        problems = run_jobs(jobs, settings.out, settings.executor, settings.address, settings.jobs, done)
+        how = (self.settings.executor, self.settings.address, self.settings.jobs)
+        problems = run_jobs([*jobs.values()], self.settings.out, *how, done)
         if problems and not any(epochs in drawn(self.study)[n].intermediate_values for n in numbers):
             raise RunError(f"all runs failed: {next(iter(problems.values()))}")
         for name in problems:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from recursivemix.compare.compare import compare, duration
+from recursivemix.compare.compare import compare, duration, written_folder
 from recursivemix.compare.grid import check_grid
 from recursivemix.compare.pace import Pace, measure_run, threads_of
 from recursivemix.compare.settings import budget_seconds, task_settings
@@ -26,7 +25,6 @@ from recursivemix.report.tuning_page import build_tuning_page
 from recursivemix.report.words import listed
 from recursivemix.tasks.settings import ClassificationSettings
 from recursivemix.training.environment import environment
-from recursivemix.training.folder_lock import locked_folder
 from recursivemix.training.plain_file import read_yaml
 
 from .confirmation import differences, methods_of, verdict
@@ -71,14 +69,9 @@ def tune(settings: TuneSettings, say: Callable[[str], None]) -> dict[str, Any]:
     rungs = rungs_of(settings.epochs, settings)
     check_shortest(settings, space, rungs)
     say(plan_line(settings, rungs, pace))
-    out, where = settings.out, environment(gpu=True)
+    where = environment(gpu=True)
     where["versions"]["optuna"] = version("optuna")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked_folder(out))
-            write_text(out / SETTINGS, yaml.safe_dump(kept_settings(settings), sort_keys=False))
-        except OSError as error:
-            raise ValueError(f"cannot write the folder {out} (--out): {error}") from error
+    with written_folder(settings.out / SETTINGS, kept_settings(settings)):
         return finish(settings, space, rungs, where, say)
 
 
@@ -111,10 +104,10 @@ def finish(
         "best": best_settings(settings, winner, full),
         "confirmation": None,
     }
-    if settings.seeds == 0:
-        return write_results(settings, record | {"answer": verdict(record, None)})
-    write_results(settings, record | {"answer": verdict(record, None)})  # if the confirmation is stopped
     methods = methods_of(settings, method_of(settings, winner.params, full, full))
+    unconfirmed = write_results(settings, record | {"answer": verdict(record, None)})
+    if settings.seeds == 0 or len(methods) == 1:
+        return unconfirmed
     say(f"confirm trial {winner.number} on {counted(settings.seeds, 'fresh seed')}: {', '.join(methods)}")
     folder = f"confirmation/trial-{winner.number:03d}"
     grid = settings.comparison(methods, full, settings.seeds, settings.seed + 1)
@@ -152,17 +145,12 @@ def best_settings(settings: TuneSettings, winner: FrozenTrial, full: int) -> dic
     values = settings.comparison({FOUND: method}, full).run_settings(FOUND, settings.seed)
     del values["holdout"]
     try:
-        open_images(settings_of_fit(values), settings.seed)
+        run = task_settings("classification", values, "--settings or --space")
+        assert isinstance(run, ClassificationSettings)
+        open_images(run, settings.seed)
     except ValueError:
         values["val_split"] = settings.val_split
     return values
-
-
-def settings_of_fit(values: dict[str, Any]) -> ClassificationSettings:
-    """Return validated settings of ``fit``."""
-    checked = task_settings("classification", values, "--settings or --space")
-    assert isinstance(checked, ClassificationSettings)
-    return checked
 
 
 def check_not_search(folder: Path) -> None:
