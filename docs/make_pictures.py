@@ -37,7 +37,7 @@ CARDS = {
     "resizemix": 2, "alternate": 4, "dlb": 3,
 }  # fmt: skip
 """Methods that act on images alone, and how many steps their card shows."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of the methods, after Okabe and Ito; they read on both grounds."""
 EPOCHS = 15
 
@@ -110,19 +110,22 @@ def statistics() -> None:
 def when() -> None:
     """Gain of every method over none, by how far none has fit its training images; from the records."""
     comparisons = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))["comparisons_by_fit"]()
-    methods = sorted({pair["method"] for record in comparisons for pair in record["gains"]})
-    shown = [name for name in ("cutmix", "recursivemix", "gentle", "resizemix", "mixup") if name in methods]
+    shown = {
+        "cutmix": "cutmix", "recursivemix": "recursivemix",
+        "gentle": "recursivemix, half of the batches, small boxes", "resizemix": "resizemix", "mixup": "mixup",
+        "turns-cut": "recursivemix and cutmix by turns",
+    }  # fmt: skip
     for theme in THEMES:
         figure = Figure(figsize=(7.2, 3.6), facecolor=GROUND[theme], layout="constrained")
         axis = figure.subplots()
         axis.axhline(0, color=INK[theme], linewidth=0.8)
-        for place, (name, marker, colour) in enumerate(zip(shown, "osD^v", COLOURS, strict=False)):
+        for place, (name, marker, colour) in enumerate(zip(shown, "osD^vP", COLOURS, strict=True)):
             for record in comparisons:
                 for pair in (pair for pair in record["gains"] if pair["method"] == name):
                     x = record["train_loss"] * 1.04 ** (place - 2)  # side by side, not one over the other
                     if pair["low"] is not None:
                         axis.plot([x, x], [pair["low"], pair["high"]], color=colour, linewidth=1.4)
-                    axis.plot([x], [pair["mean"]], marker, color=colour, label=name, markersize=6)
+                    axis.plot([x], [pair["mean"]], marker, color=colour, label=shown[name], markersize=6)
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axis.legend(handles.values(), handles.keys(), fontsize=8, labelcolor=INK[theme], frameon=False)
         axis.set_xscale("log")
