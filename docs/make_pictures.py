@@ -111,10 +111,13 @@ def when() -> None:
     """Gain of every method over none, by how far none has fit its training images; from the records."""
     comparisons = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))["comparisons_by_fit"]()
     shown = {
-        "cutmix": "cutmix", "recursivemix": "recursivemix",
-        "gentle": "recursivemix, half of the batches, small boxes", "resizemix": "resizemix", "mixup": "mixup",
+        "cutmix": "cutmix",
+        "recursivemix": "recursivemix",
+        "gentle": "recursivemix, half of the batches, small boxes",
+        "resizemix": "resizemix",
+        "mixup": "mixup",
         "turns-cut": "recursivemix and cutmix by turns",
-    }  # fmt: skip
+    }
     for theme in THEMES:
         figure = Figure(figsize=(7.2, 3.6), facecolor=GROUND[theme], layout="constrained")
         axis = figure.subplots()
