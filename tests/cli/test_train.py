@@ -183,6 +183,23 @@ def test_a_config_file_and_print_config(image_root, tmp_path, capsys):
     assert (record["config"]["mixer"], record["config"]["epochs"]) == ("cutmix", 1)
 
 
+def test_a_file_of_settings_names_no_recipe(tmp_path, capsys):
+    """Its settings would not be those of the recipe."""
+    file = tmp_path / "run.yaml"
+    file.write_text("recipe: cifar100-resnet18\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(file)])
+    assert (
+        f"{file}: recipe cannot be set in a file of settings; give it as a flag" in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        main(["fit", "--recipe", "cifar100-resnet18", "--print-config"])
+    file.write_text(capsys.readouterr().out)
+    call = parse(["fit", "--config", str(file)])
+    assert call.arguments == parse(["fit", "--recipe", "cifar100-resnet18"]).arguments
+    assert call.arguments["settings"].model == "resnet18"
+
+
 @pytest.mark.usefixtures("without_picture")
 def test_one_folder_with_val_split(image_root, tmp_path, capsys):
     flat = str(image_root / "train")

@@ -9,8 +9,8 @@ import torch
 from recursivemix.compare.grid import check_grid, jobs_of, labelled_runs
 from recursivemix.compare.pace import Pace, epochs_in_budget, total_seconds
 from recursivemix.compare.settings import BackboneSettings, CompareSettings, budget_seconds
+from recursivemix.data.order import TrainingOrder
 from recursivemix.tasks.settings import ClassificationSettings, DetectionSettings
-from recursivemix.training.learner import training_order
 from recursivemix.training.prepare import prepare
 
 TWO = CompareSettings(
@@ -102,7 +102,7 @@ def test_a_seed_gives_every_method_the_same_weights_order_and_split(image_root, 
             network = getattr(run.learner.network, "backbone", run.learner.network)
             names = [run.data.train.name(i) for i in range(len(run.data.train))]
             held = [run.data.evaluation.name(i) for i in range(len(run.data.evaluation))]
-            order = training_order(run.settings, len(names), 1, 0)
+            order = TrainingOrder(len(names), run.settings.batch_size, run.settings.seed)
             runs[label] = (network.state_dict(), names, held, order)
         weights, *others = runs["none"]
         for label in ("cutmix", "recursivemix"):

@@ -14,6 +14,7 @@ from lightning import Callback
 from test_resume import Signalled, config, gone_on
 
 from recursivemix.cli import main
+from recursivemix.data.images import ImageFiles
 from recursivemix.models.checkpoint_file import CheckpointError, write_checkpoint
 from recursivemix.training.checkpoints import CheckpointIO, NonFiniteLossError
 from recursivemix.training.fit import fit
@@ -90,6 +91,23 @@ def test_a_loss_that_is_no_number_names_its_batch(image_root, tmp_path):
     assert good["global_step"] == 10
     assert all(value.isfinite().all() for value in good["state_dict"].values())
     assert gone_on(settings)["global_step"] == 24
+
+
+def test_the_images_of_shards_that_are_in_memory_are_named(image_root, tmp_path, monkeypatch):
+    """Images in memory are shuffled all together, those that are read from shards shard by shard."""
+    monkeypatch.setattr("recursivemix.data.order.SHUFFLED", 1)
+    monkeypatch.setattr(ImageFiles, "blocks", torch.arange(100) % 2)
+
+    class Watched(Poison):
+        def on_train_batch_start(self, trainer, module, batch, index) -> None:
+            super().on_train_batch_start(trainer, module, batch, index)
+            self.indices = batch.indices
+
+    poison = Watched(2)
+    run = prepare(config(image_root, tmp_path / "run"), [poison], {})
+    with pytest.raises(NonFiniteLossError) as stop:
+        fit(run)
+    assert all(run.data.train.name(i) in str(stop.value) for i in poison.indices.tolist())
 
 
 def test_ruined_weights_reach_no_checkpoint(image_root, tmp_path):

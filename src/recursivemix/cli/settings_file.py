@@ -13,7 +13,7 @@ from recursivemix.training.trainer_classes import check_classes
 from .errors import UsageError
 
 TRUST = "--trust_config"
-TYPED_ONLY = ("config", "trust_config", "print_config", "help")
+TYPED_ONLY = ("config", "recipe", "trust_config", "print_config", "help")
 """Options that a file of settings cannot set."""
 
 
@@ -66,7 +66,7 @@ def values_of(words: Sequence[str], option: str) -> list[str]:
 def _check_names(values: dict[str, Any], source: str) -> None:
     """Raise UsageError for a setting that a file cannot have."""
     for name, value in values.items():
-        if name == "trust_config" and value is False:  # as --print-config writes it
+        if name in ("recipe", "trust_config") and not value:  # as --print-config writes them
             continue
         if name in TYPED_ONLY or name.startswith(("trainer.", "trainer+")):
             where = "write it below trainer:" if name.startswith("trainer") else "give it as a flag"

@@ -140,7 +140,8 @@ def expand(command: str, options: Sequence[str]) -> list[str]:
             settings.pop("pretrained", None)
         if values_of(options, "--crop")[-1:] in (["pad"], ["none"]):
             settings = {name: value for name, value in settings.items() if not name.startswith("crop_")}
-        return ["--config", yaml.safe_dump(settings), *options]
+        # What --print-config writes has the recipe's settings: a file cannot name a recipe.
+        return ["--config", yaml.safe_dump(settings), *options, "--recipe=null"]
     return list(options)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -16,30 +16,6 @@ from recursivemix.data.order import TrainingOrder, seed_of
 
 from .optimizer import apply_settings, check_state, create_optimizer, scheduled_factor
 from .settings import RunSettings
-
-
-class StatefulMixer(Protocol):
-    """A mixer whose random stream and history are part of a checkpoint."""
-
-    def start_epoch(self) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def training_order(
-    settings: RunSettings,
-    images: int,
-    ranks: int,
-    rank: int,
-    blocks: Tensor | None = None,
-    strata: Sequence[Tensor] | None = None,
-) -> TrainingOrder:
-    """Return which of ``images`` training images make up which batch of a process; see `TrainingOrder`."""
-    return TrainingOrder(
-        images, settings.batch_size, settings.seed, settings.repeats, ranks, rank, blocks, strata
-    )
 
 
 class Learner(LightningModule):
@@ -63,7 +39,9 @@ class Learner(LightningModule):
     """Hyperparameters in which a run and the checkpoint it resumes from must agree."""
     network: nn.Module
     mixer: Any
-    """A `StatefulMixer`, or None."""
+    """Has ``start_epoch``, ``state_dict`` and ``load_state_dict``; None trains without mixing."""
+    order: Callable[..., TrainingOrder]
+    """Which training images make up which batch of this process, or of a ``rank``; of the run's loaders."""
     per_class: dict[str, float]
     """Score of each class in the last evaluation, if the task has one."""
     trains_all_from_start = True
@@ -78,10 +56,6 @@ class Learner(LightningModule):
         del values["out"]  # a checkpoint may move to another folder
         self.save_hyperparameters(values)
         self.per_class = {}
-        self.blocks: Tensor | None = None
-        """The shard of each training image, if the order of the images depends on it."""
-        self.strata: Sequence[Tensor] | None = None
-        """The training images of each class, if all classes are drawn as often."""
         self.mixing = True
         """Whether the current epoch mixes."""
         self._sums = torch.zeros(0)
@@ -108,14 +82,6 @@ class Learner(LightningModule):
         return None
 
     # -- training -------------------------------------------------------------------------------
-
-    def order(self, rank: int | None = None) -> TrainingOrder:
-        """Return which training images make up which batch of this process, or of another."""
-        rank = self.global_rank if rank is None else rank
-        images = int(self.hparams["data"]["images"])
-        return training_order(
-            self.settings, images, self.trainer.world_size, rank, self.blocks, self.strata
-        )
 
     def on_train_start(self) -> None:
         self._clear_sums()

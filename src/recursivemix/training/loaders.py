@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 
-from recursivemix.data.order import evaluation_batches
+from recursivemix.data.order import TrainingOrder, evaluation_batches
 
-from .learner import training_order
 from .settings import RunSettings
 from .task import Batches, Images, Loading, TrainingBatches
 
@@ -28,13 +27,25 @@ class RunLoaders(LightningDataModule):
         self.settings = settings
         self._first_step = 0
 
+    def order(self, rank: int | None = None) -> TrainingOrder:
+        """Return which training images make up which batch of this process, or of another."""
+        trainer, images = self._trainer, self.loading.data.train
+        return TrainingOrder(
+            len(images),
+            self.settings.batch_size,
+            self.settings.seed,
+            self.settings.repeats,
+            trainer.world_size,
+            trainer.global_rank if rank is None else rank,
+            getattr(images, "blocks", None),
+            getattr(self.loading, "strata", None),
+        )
+
     def train_dataloader(self) -> TrainingBatches:
         trainer = self._trainer
-        images = self.loading.data.train
-        ranks, rank = trainer.world_size, trainer.global_rank
-        blocks, strata = getattr(images, "blocks", None), getattr(self.loading, "strata", None)
-        order = training_order(self.settings, len(images), ranks, rank, blocks, strata)
-        batches = self.loading.training(order, lambda: trainer.current_epoch, trainer.strategy.root_device)
+        batches = self.loading.training(
+            self.order(), lambda: trainer.current_epoch, trainer.strategy.root_device
+        )
         batches.first, self._first_step = self._first_step, 0
         return batches
 

@@ -101,11 +101,9 @@ def prepare(
     seed_everything(settings.seed, verbose=False)  # of the initial weights
     with restoring(resume, lambda: False):
         learner = task.create_learner(settings, data, checkpoint)
-        learner.blocks = getattr(data.train, "blocks", None)
     folder = folder or run_folder(None, task.name_run(learner.settings))
-    loading = task.create_loading(settings, data)
-    learner.strata = getattr(loading, "strata", None)
-    loaders = RunLoaders(loading, settings)
+    loaders = RunLoaders(task.create_loading(settings, data), settings)
+    learner.order = loaders.order
     log = EpochLog(folder / "metrics.csv", learner)
     writer = Checkpoints(
         folder / "checkpoints", settings.checkpoint_every, data.train.name, settings.early_stop
