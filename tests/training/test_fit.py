@@ -1,6 +1,7 @@
 """A run from Python is the run of the command line, for every task; its options are those of all tasks."""
 
 import json
+from copy import deepcopy
 from dataclasses import fields
 from functools import partialmethod
 from pathlib import Path
@@ -127,6 +128,12 @@ def test_a_compiled_run(task, tmp_path, monkeypatch):
 def test_detectors_do_not_compile(task):
     with pytest.raises(ValueError, match="--compile is for classification and segmentation"):
         settings_class(task)(compile=True)
+
+
+def test_a_copy_of_the_learner_has_no_images_of_its_own(tmp_path):
+    """As averaged weights make one."""
+    run = prepare(make_settings("classification", tmp_path / "run"), [], SHORT)
+    assert deepcopy(run.learner).order.__self__ is run.loaders
 
 
 def test_every_task_has_every_option_of_a_run():

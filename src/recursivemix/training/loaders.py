@@ -27,6 +27,10 @@ class RunLoaders(LightningDataModule):
         self.settings = settings
         self._first_step = 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> RunLoaders:
+        """Return itself: averaged weights copy the learner, which has `order`, but not the images."""
+        return self
+
     def order(self, rank: int | None = None) -> TrainingOrder:
         """Return which training images make up which batch of this process, or of another."""
         trainer, images = self._trainer, self.loading.data.train
