@@ -223,8 +223,10 @@ class TrainingBatches:
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
         self._device = device
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
-        self._held = HeldImages(images, self._padding, device) if hold else None
-        if not hold:
+        self._held: HeldImages | None = None
+        if hold:
+            self._held = HeldImages(images, self._padding, device)
+        else:
             self._reader = Reader(
                 images, augmentation, order.batch_size, training=True, workers=workers, device=device
             )
@@ -290,8 +292,10 @@ class EvaluationBatches:
         self.batches = batches
         self._labels = images.labels.to(device)
         self._colours = colour_scale(augmentation.mean, augmentation.std, device)
-        self._held = HeldImages(images, 0, device) if hold else None
-        if not hold:
+        self._held: HeldImages | None = None
+        if hold:
+            self._held = HeldImages(images, 0, device)
+        else:
             longest = max(map(len, batches), default=1)
             self._reader = Reader(
                 images, augmentation, longest, training=False, workers=workers, device=device

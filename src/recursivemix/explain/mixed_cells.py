@@ -1,4 +1,4 @@
-"""Cells of mixed images: each picture with its label, box and the sources it is made of; their file."""
+"""Cells of mixed images: each picture with its label, box and the sources it is made of."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from recursivemix.data.images import ImageData, denormalise
-from recursivemix.data.printable import counted
 from recursivemix.data.settings import AugmentationSettings
 from recursivemix.mixing import MixedBatch
 from recursivemix.report.cells import AGES, NOTHING, Cell, Cells, Part, as_bytes, enlarged, scaled, short
-from recursivemix.report.names import Theme
-from recursivemix.report.page import write_grid
 
 from .batches import Step, first_batches, network_for
-from .captions import COUNTED, LEAST_SHARE, VISIBLE, count_line, lam_line, percent, two_lines
+from .captions import LEAST_SHARE, count_line, lam_line, percent, two_lines
 from .sources import Composition, SourceTracker
 
 
@@ -148,23 +144,3 @@ def in_rows(title: str, columns: list[list[Cell]], first: int = 1) -> Cells:
         columns = [[replace(c, lines=(c.lines[0], *c.lines[2:])) for c in column] for column in columns]
     rows = tuple(tuple(c[i] if i < len(c) else NOTHING for c in columns) for i in range(count))
     return Cells(title, heads, rows, ("",) * count)
-
-
-def write_preview(
-    columns: list[list[Cell]], mixer: str, theme: Theme, out: Path, key: tuple[tuple[str, str], ...] = ()
-) -> Path:
-    """Write the cells of each iteration as a PNG, a GIF or a page, by the suffix; return the file.
-
-    ``key`` holds names and colours of the classes that are drawn over the pictures.
-    """
-    text = [
-        "Under each picture: its label by source image, from its own to the oldest, and by class; lam, the "
-        "weight of its own image; and the pasted box, x1 y1 x2 y2 in pixels.",
-        f"A source is visible with at least {100 * VISIBLE:g} % of the pixels, and in the label with a "
-        f"weight of at least {100 * COUNTED:g} %.",
-    ]
-    cells = in_rows(f"{mixer}, the first {counted(len(columns), 'iteration')}", columns)
-    cells = replace(cells, key=key)
-    facts = "Each row is a sample, each column an iteration."
-    write_grid(cells, out, theme, title="Mixed batches", facts=facts, heading=mixer, text=text)
-    return out

@@ -66,7 +66,8 @@ def preview(
     """
     from .batches import open_images
     from .dense_cells import dense_columns
-    from .mixed_cells import mixed_columns, write_preview
+    from .mixed_cells import mixed_columns
+    from .preview_page import write_preview
 
     check_out(out)
     count = samples if batch_size is None else batch_size

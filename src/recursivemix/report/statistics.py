@@ -143,8 +143,15 @@ def paired_difference(
     if images is not None:
         image_error, count = math.sqrt(image_variance(images)), images.shape[1]
         uncertainty = "images" if n == 1 else "seeds and images"
-    p, half = mixture_test(mean, spread / math.sqrt(n), n - 1, image_error)
-    low, high = mean - half, mean + half
+    if image_error == 0 and spread > 0:
+        from scipy.stats import ttest_rel
+
+        test = ttest_rel(values, baseline)
+        interval = test.confidence_interval(1 - LEVEL)
+        p, low, high = float(test.pvalue), float(interval.low), float(interval.high)
+    else:
+        p, half = mixture_test(mean, spread / math.sqrt(n), n - 1, image_error)
+        low, high = mean - half, mean + half
     if bounds.low is not None and bounds.high is not None:
         reach = bounds.high - bounds.low
         low, high = max(low, -reach), min(high, reach)
@@ -186,8 +193,6 @@ def mixture_test(mean: float, seed_error: float, degrees: int, image_error: floa
 
     if seed_error == 0 and image_error == 0:
         return float(mean == 0), 0.0
-    if image_error == 0:
-        return 2 * _tail(abs(mean), seed_error, degrees, 0), _quantile(degrees) * seed_error
 
     def excess(half: float) -> float:
         return _tail(half, seed_error, degrees, image_error) - LEVEL / 2

@@ -70,8 +70,9 @@ def split_folders(root: Path) -> dict[str, Path]:
             usual[SPLITS[folder.name.lower()]].append(folder)
     named = {split: root / split for split, same in usual.items() if root / split in same}
     others = {split: same[0] for split, same in usual.items() if same}
-    if len(named) == len(others) == 1 and len(folders) > 2 and all(map(holds_images, folders)):
-        return {} if not any(map(class_folders, named.values())) else named
+    is_alone = len(named) == len(others) == 1 and len(folders) > 2
+    if is_alone and all(map(holds_images, folders)) and not any(map(class_folders, named.values())):
+        return {}
     return others | named if "train" in others and len(others) > 1 else named
 
 
