@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from recursivemix.data.annotated import SelectedImages
+from recursivemix.data.atomic_write import finite
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.formats.scenes import scenes_with_objects
 from recursivemix.data.order import TrainingOrder
@@ -23,7 +24,6 @@ from recursivemix.tasks.segmentation import task
 from recursivemix.tasks.segmentation.metrics import RegionOverlap
 from recursivemix.tasks.settings import DetectionSettings, SegmentationSettings
 from recursivemix.training.prepare import prepare
-from recursivemix.training.record import finite
 from recursivemix.training.trainer import quiet_lightning
 
 IMAGES = 7
@@ -92,7 +92,7 @@ def test_average_precision_of_two_processes(run_ranks, save_trained, monkeypatch
     path = save_trained(task="detection", classes=list(opened.classes), data=data)
     trained = replace(load(path), network=Oracle(images))
     evaluation = dense.evaluate_dense(trained, None, 3, "cpu", 0, "32")
-    expected = {name: finite(one[name]) for name in evaluation["metrics"]}  # None for no large objects
+    expected = finite({name: one[name] for name in evaluation["metrics"]})  # None for no large objects
     assert evaluation["metrics"] == pytest.approx(expected)
     assert evaluation["images"] == IMAGES
 

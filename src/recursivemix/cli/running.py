@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recursivemix.data.annotated import AnnotationError
+from recursivemix.data.atomic_write import finite
 from recursivemix.data.decode import UnreadableImageError
 from recursivemix.data.printable import printable
 from recursivemix.models.checkpoint_file import CheckpointError
@@ -24,7 +25,7 @@ from recursivemix.training.fit import fit
 from recursivemix.training.folder_lock import FolderInUseError
 from recursivemix.training.optimizer import schedule_notes
 from recursivemix.training.prepare import PreparedRun, RunFolderError, prepare
-from recursivemix.training.record import Result, finite
+from recursivemix.training.record import Result
 from recursivemix.training.resume import ResumeError
 from recursivemix.training.settings import RunSettings
 from recursivemix.training.trainer_classes import is_trusted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,15 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def json_text(record: dict[str, Any]) -> str:
-    """Return indented JSON with each list of numbers in one line."""
-    text = json.dumps(record, indent=2)
+    """Return indented JSON with each list of numbers in one line, and null for NaN and infinity."""
+    text = json.dumps(finite(record), indent=2)
     return NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Return a value with None in place of each NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

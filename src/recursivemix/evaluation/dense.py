@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from recursivemix.data.annotated_batches import AnnotatedEvaluation
+from recursivemix.data.atomic_write import finite
 from recursivemix.data.formats.coco import annotation_dict
 from recursivemix.data.open_annotated import open_detection, open_segmentation
 from recursivemix.data.order import evaluation_batches
@@ -17,7 +18,6 @@ from recursivemix.tasks.segmentation.metrics import RegionOverlap
 from recursivemix.tasks.segmentation.model import predict_map
 from recursivemix.tasks.transfer import SCENES
 from recursivemix.training.devices import device_type
-from recursivemix.training.record import finite
 from recursivemix.training.settings import Device, Precision
 
 from .checkpoint import check_classes
@@ -72,8 +72,8 @@ def evaluate_dense(
         "data": {"name": str(data or SCENES), "split": opened.split, "classes": list(opened.classes)},
         "images": len(opened.evaluation),
         "score": score,
-        "metrics": {name: finite(value) for name, value in metrics.items()},
-        "per_class": {name: finite(value) for name, value in per_class.items()},
+        "metrics": finite(metrics),
+        "per_class": finite(per_class),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +71,11 @@ def run_record(run: PreparedRun, result: Result, environment: dict[str, Any]) ->
             "image_size": learner.hparams.get("image_size"),
         },
         "score": result.score,
-        "score_last": finite(result.last),
-        "score_best": finite(result.best),
+        "score_last": result.last,
+        "score_best": result.best,
         "best_epoch": result.best_epoch,
-        "metrics": {name: finite(last.get(name)) for name in learner.evaluated},
-        "per_class": {name: finite(value) for name, value in learner.per_class.items()},
+        "metrics": {name: last.get(name) for name in learner.evaluated},
+        "per_class": learner.per_class,
         "seconds": result.seconds,
         "resumed_at_steps": run.log.resumed_at,
         "images_per_second": round(result.images_per_second, 2),
@@ -87,13 +86,8 @@ def run_record(run: PreparedRun, result: Result, environment: dict[str, Any]) ->
         },
         "mixer_stats": getattr(learner.mixer, "stats", {}),
         **learner.record(),
-        "epochs": [{name: finite(value) for name, value in row.items()} for row in result.rows],
+        "epochs": result.rows,
     }
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number that JSON can hold; None if there is none, such as the AP of objects of a size."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def count_parameters(network: nn.Module) -> int:
