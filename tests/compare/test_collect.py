@@ -175,6 +175,7 @@ def test_unfinished_runs_are_listed_and_pairs_are_of_common_seeds(tmp_path):
 def test_methods_without_a_common_seed_cannot_be_compared(tmp_path):
     result = compared(tmp_path, {"none": [], "cutmix": [71.0]})
     assert result["answer"].startswith("Nothing can be compared yet")
+    assert result["answer"].endswith(": no seed has the accuracy of both none and another method.")
     assert result["methods"][0]["runs"][0]["cost"]["step_overhead"] is None
 
 

@@ -98,6 +98,17 @@ def test_splits_of_other_names_are_found(root):
     assert list(diagnosis.counts) == ["train", "test"]
 
 
+def test_a_class_may_have_the_name_of_a_split(root):
+    for folder in ("cat", "dog"):
+        (root / "train" / folder).rename(root / folder)
+    for folder in ("train", "test"):
+        shutil.rmtree(root / folder)
+    (root / "dog").rename(root / "test")
+    assert look_at(root).problems == ()
+    assert look_at(root).counts == {"all": {"cat": 6, "test": 6}}
+    assert open_data(root, "folder", val_split=0.5).classes == ("cat", "test")
+
+
 def test_copies_of_jupyter_are_no_images(root):
     shutil.copytree(root / "train" / "cat", root / "train" / "cat" / ".ipynb_checkpoints")
     assert look_at(root).problems == ()

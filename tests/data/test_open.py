@@ -72,6 +72,9 @@ def test_what_is_missing_is_named(tmp_path):
         open_data(dataset="cifar10")
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere; .*--dataset hf"):
         open_data(tmp_path / "nowhere")
+    (tmp_path / "labels.csv").write_text("image,label\na.png,red\n")
+    with pytest.raises(ValueError, match=r"labels\.csv is a file of no known format; a table .* --table"):
+        open_data(tmp_path / "labels.csv")
     with pytest.raises(ValueError, match=r"--dataset must be auto, .*folder; got 'imagenet'"):
         open_data(tmp_path, "imagenet")
 

@@ -24,7 +24,10 @@ def answer(comparison: dict[str, Any], runs: dict[str, Runs], per_image: PerImag
     pairs = [pair for pair in comparison["pairs"] if pair["metric"] == score]
     name, where = score_name(comparison), place(comparison)
     if not pairs:
-        return f"Nothing can be compared yet {where}: {reference} and the others share no finished seed."
+        return (
+            f"Nothing can be compared yet {where}: no seed has the {name} of both {reference} and another "
+            f"method."
+        )
     too_few = [pair["method"] for pair in pairs if pair["n"] < LEAST_SEEDS]
     pairs = [pair for pair in pairs if pair["n"] >= LEAST_SEEDS] or pairs
     best = max(pairs, key=lambda pair: float(pair["mean"]))

@@ -100,6 +100,10 @@ def detect_format(settings: ImageSettings) -> str:
     if settings.data is not None and settings.data.is_dir():
         check_not_annotated(settings.data)
         return "folder"
+    if settings.data is not None and settings.data.is_file():
+        raise ValueError(
+            f"{settings.data} is a file of no known format; a table of images is given as --table"
+        )
     raise ValueError(
         f"there is no folder {settings.data}; for a data set of the Hugging Face hub add --dataset hf, and "
         f"--download the first time"

@@ -307,6 +307,7 @@ def test_an_image_that_cannot_be_decoded_is_named_or_left_out(folder):
             b"image,label\na.png,b,c\n",
             r"labels\.csv, row 1 has 3 cells, but the header has 2",
         ),
+        ("labels.csv", b"image,label,label\na.png,b,c\n", "has several columns 'label': rename"),
         ("labels.csv", b"image,label\n\xff\xfe,b\n", "labels.csv cannot be read: .*utf-8"),
         ("labels.parquet", b"image,label\n", "labels.parquet cannot be read: "),
     ],

@@ -60,8 +60,8 @@ def split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of train, val and test, as far as they are there.
 
     Other usual names count beside a folder for training, such as Training and valid, unless the split has
-    its own name too. A folder with the name of a split is a class if it lies beside two others or more,
-    none a split, and all hold images directly.
+    its own name too. A folder with the name of a split is a class if it lies beside others, at least two
+    for train, none a split, and all hold images directly.
     """
     folders = class_folders(root)
     usual: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
@@ -70,7 +70,7 @@ def split_folders(root: Path) -> dict[str, Path]:
             usual[SPLITS[folder.name.lower()]].append(folder)
     named = {split: root / split for split, same in usual.items() if root / split in same}
     others = {split: same[0] for split, same in usual.items() if same}
-    is_alone = len(named) == len(others) == 1 and len(folders) > 2
+    is_alone = len(named) == len(others) == 1 and len(folders) > (2 if "train" in named else 1)
     if is_alone and all(map(holds_images, folders)) and not any(map(class_folders, named.values())):
         return {}
     return others | named if "train" in others and len(others) > 1 else named

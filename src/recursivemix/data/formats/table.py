@@ -112,6 +112,9 @@ def read_columns(path: Path) -> dict[str, Sequence[Any]]:
             raise ValueError(
                 f"{path}, row {number} has {len(row)} cells, but the header has {len(rows[0])}"
             )
+    twice = sorted({name for name in rows[0] if rows[0].count(name) > 1})
+    if twice:
+        raise ValueError(f"--table {path} has several columns {twice[0]!r}: rename or remove all but one")
     return {name: list(cells) for name, *cells in zip(*rows, strict=True)}
 
 
