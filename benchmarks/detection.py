@@ -20,6 +20,7 @@ from recursivemix.data.atomic_write import write_json
 from recursivemix.tasks.backbone_weights import load_backbone
 from recursivemix.tasks.detection.create import create_detector
 from recursivemix.training.environment import environment
+from timing import autocast, dtype_name
 
 NAMES = ("atss", "gfl", "retinanet")
 PEER = "retinanet"
@@ -83,7 +84,7 @@ def main() -> None:
         "kind": "detection speed",
         **environment(gpu=device.type == "cuda"),
         "settings": {k: v for k, v in vars(arguments).items() if k != "out"},
-        "precision": "bfloat16 autocast",
+        "precision": dtype_name(device),
         "rounds": arguments.rounds,
         "results": results,
     }
@@ -107,7 +108,7 @@ def train_step(detector: nn.Module, images: list[Tensor], targets: list[dict[str
     """Losses and gradients; no optimizer, which is the same for both."""
     detector.train()
     detector.zero_grad(set_to_none=True)
-    with torch.autocast(images[0].device.type, torch.bfloat16):
+    with autocast(images[0].device):
         losses = detector(images, targets)
     torch.stack(list(losses.values())).sum().backward()
 
@@ -115,7 +116,7 @@ def train_step(detector: nn.Module, images: list[Tensor], targets: list[dict[str
 def inference_step(detector: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
     """Detections."""
     detector.eval()
-    with torch.no_grad(), torch.autocast(images[0].device.type, torch.bfloat16):
+    with torch.no_grad(), autocast(images[0].device):
         detector(images)
 
 

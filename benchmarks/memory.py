@@ -26,7 +26,7 @@ from timing import print_table
 
 CLASSES, BATCH, SIZE = 10, 8, 8
 EVERY = 200
-"""Steps between two readings."""
+"""Steps between two readings, unless quick."""
 BLOCKS = 16
 
 
@@ -42,8 +42,8 @@ def network() -> nn.Module:
     return nn.Sequential(features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
 
 
-def run(steps: int, seed: int) -> list[int]:
-    """Train for this many steps on random batches; return the readings."""
+def run(steps: int, every: int, seed: int) -> list[int]:
+    """Train for this many steps on random batches; return a reading after each ``every`` steps."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = RegionModel(network(), image_size=(SIZE, SIZE))
@@ -60,19 +60,19 @@ def run(steps: int, seed: int) -> list[int]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step % EVERY == 0:
+        if step % every == 0:
             gc.collect()
             readings.append(resident_bytes())
     return readings
 
 
-def slope(readings: Sequence[int]) -> dict[str, float]:
+def slope(readings: Sequence[int], every: int) -> dict[str, float]:
     """Bytes per 1,000 steps after the first fifth of the readings, with the standard error."""
     later = torch.tensor(readings[len(readings) // 5 :], dtype=torch.float64)
     length = max(len(later) // BLOCKS, 1)
     means = later[: len(later) // length * length].view(-1, length).mean(1)
     fit = linregress(range(len(means)), means.tolist())
-    scale = 1000 / (EVERY * length)
+    scale = 1000 / (every * length)
     return {
         "bytes_per_1000_steps": scale * float(fit.slope),
         "standard_error": scale * float(fit.stderr) if len(set(means.tolist())) > 1 else 0.0,
@@ -90,19 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (1)")
     parser.add_argument("--quick", action="store_true", help="few steps, to see that it runs")
     options = parser.parse_args(arguments)
-    steps = 5 * EVERY if options.quick else options.steps
-    if steps < 5 * EVERY:
-        raise SystemExit(f"--steps must be at least {5 * EVERY}, got {steps}")
+    every = 10 if options.quick else EVERY
+    steps = 5 * every if options.quick else options.steps
+    if steps < 5 * every:
+        raise SystemExit(f"--steps must be at least {5 * every}, got {steps}")
     torch.set_num_threads(options.threads)
-    readings = run(steps, options.seed)
-    row = {"name": "recursivemix", "steps": steps, **slope(readings)}
+    readings = run(steps, every, options.seed)
+    row = {"name": "recursivemix", "steps": steps, **slope(readings, every)}
     print_table([row], list(row))
     if options.out is not None:
         settings = {"quick": options.quick, "batch": [BATCH, 3, SIZE, SIZE], "num_classes": CLASSES}
         record = {
             "benchmark": "memory",
             **environment(gpu=False),
-            "settings": settings | {"steps_between_readings": EVERY},
+            "settings": settings | {"steps_between_readings": every},
             "seed": options.seed,
             "rows": [row],
             "resident_bytes": readings,

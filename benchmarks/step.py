@@ -3,9 +3,10 @@
     python benchmarks/step.py --out results/step.json
     python benchmarks/step.py --device cuda --model resnet50 --image-size 224 --num-classes 1000
 
-A step is forward, backward and SGD under bfloat16 autocast, channels_last. Variants take turns within a
-round; a ratio is the median over rounds of one variant's time against the plain step's of the same
-round. Memory is counted twice: from the shapes of what the history holds, and as the peak of live bytes.
+A step is forward, backward and SGD, channels_last, under bfloat16 autocast where the hardware has it.
+Variants take turns within a round; a ratio is the median over rounds of one variant's time against the
+plain step's of the same round. Memory is counted twice: from the shapes of what the history holds, and
+as the peak of live bytes.
 "recursivemix inplace" mixes in the batch that it is given, as the trainer does.
 """
 
@@ -32,6 +33,8 @@ from recursivemix.models.create import create_model
 from recursivemix.training.environment import environment
 from timing import (
     add_options,
+    autocast,
+    dtype_name,
     paired_ratio,
     prepare,
     print_table,
@@ -88,13 +91,13 @@ def build_step(
 
     def plain_step() -> None:
         images, labels = next(turns)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device):
             loss = F.cross_entropy(model(images), labels)
         update(loss)
 
     def mixed_step(mixer: Mixer) -> None:
         batch = mixer(*next(turns))
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device):
             if batch.boxes is None:
                 logits, region_logits = model(batch.images), None
             else:
@@ -245,7 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "samples_s": samples[variant],
             }
         )
-    print(f"{setting.model}, {name}, {setting.num_classes} classes, bf16 autocast, channels_last, {device}")
+    dtype = dtype_name(device)
+    print(f"{setting.model}, {name}, {setting.num_classes} classes, {dtype}, channels_last, {device}")
     print_table(rows, ["name", "median_s", "iqr_s", "ratio_to_plain", "peak_bytes", "extra_peak_bytes"])
     share = memory["history"] / memory["batch_targets_logits"]
     print(f"history: {memory['history']} bytes, {share:.3f} of one batch with targets and logits")
@@ -260,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "settings": {
                 **setting._asdict(),
                 "stem": "3x3, no max pooling" if setting.image_size <= SMALL_IMAGE else "the model's own",
-                "dtype": "bfloat16 autocast",
+                "dtype": dtype,
                 "memory_format": "channels_last",
                 "device": options.device,
                 "steps": options.steps,

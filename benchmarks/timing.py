@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
+
+from recursivemix.training.devices import has_bf16
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -33,6 +35,21 @@ def prepare(options: argparse.Namespace) -> torch.device:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)  # the stream of the peers that draw from the global one
     return torch.device(options.device)
+
+
+def precision_of(device: torch.device) -> Literal["bf16", "32"]:
+    """bfloat16 where the hardware multiplies in it, else float32."""
+    return "bf16" if has_bf16("gpu" if device.type == "cuda" else "cpu") else "32"
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Autocast in `precision_of` the device."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(device) == "bf16")
+
+
+def dtype_name(device: torch.device) -> str:
+    """`precision_of` the device in words."""
+    return "bfloat16 autocast" if precision_of(device) == "bf16" else "float32"
 
 
 def seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:

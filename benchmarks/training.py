@@ -6,8 +6,9 @@
 Three comparisons, each with its rows in turn within a round; a ratio is the median over rounds of our
 speed against another row's of the same round.
 
-equal     The same precision (bfloat16 autocast), channels_last, images held in memory, the same crops and
-          flips: our trainer with Lightning and all it does, against a plain loop.
+equal     The same precision (bfloat16 autocast where the hardware has it), channels_last, images held in
+          memory, the same crops and flips: our trainer with Lightning and all it does, against a plain
+          loop.
 defaults  What a user gets who sets nothing: ours as `recursivemix fit --data DIR --model resnet18`, against
           timm's loop with its Mixup and torchvision's reference transforms with v2.CutMix, both in float32
           and contiguous, images read by two workers.
@@ -53,8 +54,18 @@ from recursivemix.data.open import open_data
 from recursivemix.data.order import TrainingOrder
 from recursivemix.models import SMALL_IMAGE
 from recursivemix.models.create import create_model
+from recursivemix.training.devices import PRECISIONS
 from recursivemix.training.environment import environment
-from timing import add_options, paired_ratio, prepare, print_table, quartiles, synchronize
+from timing import (
+    add_options,
+    autocast,
+    paired_ratio,
+    precision_of,
+    prepare,
+    print_table,
+    quartiles,
+    synchronize,
+)
 from trainer_speed import trainer_speed
 
 MODEL, LARGE_MODEL = "resnet18", "mobilenetv3_small_050"
@@ -167,7 +178,7 @@ def bare_step(model_name: str, classes: int, size: int, device: torch.device) ->
 
     def step(batch: Batch) -> None:
         images, labels = batch
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device):
             loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
@@ -312,7 +323,7 @@ def equal_rows(folder: Folder, options: argparse.Namespace, device: torch.device
     """Our trainer against a bare loop."""
     setting = "channels_last, images in memory"
     ours = [
-        OurTrainer(folder, options, mixer=mixer, precision="bf16", cache="yes")
+        OurTrainer(folder, options, mixer=mixer, precision=precision_of(device), cache="yes")
         for mixer in ("none", "recursivemix")
     ]
     size, classes = folder.images.image_size, len(folder.images.classes)
@@ -322,7 +333,7 @@ def equal_rows(folder: Folder, options: argparse.Namespace, device: torch.device
     return [
         Row("trainer, no mixing", setting, ours[0]),
         Row("trainer, RecursiveMix", setting, ours[1]),
-        Row("bare loop", setting, bare, "bf16-mixed"),
+        Row("bare loop", setting, bare, PRECISIONS[precision_of(device)]),
     ]
 
 

@@ -516,8 +516,8 @@ def step_table() -> str:
         return "Not measured yet: make bench."
     record = read(RESULTS / "step.json")
     lines = [
-        f"**One training step**, ResNet-18, 128 images of 32x32, bfloat16, channels_last; ratio to the "
-        f"plain step as the median over {record['n']} paired rounds.",
+        f"**One training step**, ResNet-18, 128 images of 32x32, {record['settings']['dtype']}, channels_last; ratio "
+        f"to the plain step as the median over {record['n']} paired rounds.",
         "",
         "| | seconds | ratio | peak memory added |",
         "| --- | --- | --- | --- |",
@@ -634,7 +634,7 @@ def campaign_table() -> str:
 
 
 COMPARISONS = {
-    "equal": "equal settings: bfloat16, channels_last, images in memory",
+    "equal": "equal settings",
     "defaults": "defaults of each",
     "data": "data alone, no network",
 }
@@ -729,7 +729,7 @@ def gpu_table() -> str:
         settings = step["settings"]
         lines.append(
             f"| plain step, {settings['model']}, {settings['batch_size']} images of {settings['image_size']}x"
-            f"{settings['image_size']}, bfloat16 | {1000 * step['rows'][0]['median_s']:.1f} ms |"
+            f"{settings['image_size']}, {settings['dtype']} | {1000 * step['rows'][0]['median_s']:.1f} ms |"
         )
         for row in step["rows"][1:]:
             lines.append(
