@@ -119,7 +119,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from recursivemix.training.prepare import prepare
 
     settings = ClassificationSettings(
-        epochs=1, precision="32", out=tmp_path_factory.mktemp("evaluated") / "run"
+        epochs=1,
+        model="test_byobnet",
+        precision="32",
+        out=tmp_path_factory.mktemp("evaluated") / "run",
     )
     return fit(prepare(settings, [], {"limit_train_batches": 2, "enable_progress_bar": False}))
 

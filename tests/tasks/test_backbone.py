@@ -103,7 +103,7 @@ def test_a_file_that_does_not_say_its_network(tmp_path):
 
 def test_a_run_folder_or_another_network_in_place_of_a_checkpoint(checkpoint):
     run = checkpoint.parent.parent
-    with pytest.raises(ValueError, match="is of resnet20, --model is resnet18: leave --model out"):
+    with pytest.raises(ValueError, match="is of test_byobnet, --model is resnet18: leave --model out"):
         load_backbone(str(checkpoint), "resnet18")
     with pytest.raises(ValueError, match=f"there is no file {run}; intact checkpoints .*{checkpoint}"):
         load_backbone(str(run))
