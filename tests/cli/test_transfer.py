@@ -159,7 +159,7 @@ def test_a_backbone_of_our_own(checkpoint, tmp_path, capsys):
     assert record["backbone"]["pretrained"]
     trained = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert trained.settings["lr"] == 2e-4
-    assert (trained.settings["norm"], trained.settings["frozen_stages"]) == ("statistics", 1)
+    assert (trained.settings["norm"], trained.settings["frozen_stages"]) == ("statistics", 0)
 
 
 def test_a_run_goes_on_without_the_file_of_its_backbone(tmp_path):
@@ -225,7 +225,11 @@ def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
         (["detection", "--data", "nowhere"], "there is no folder nowhere"),
         (["detection", "--mixer-options.prob", "0.5"], "need --mixer recursivemix"),
         (["detection", "--mixer", "recursivemix", "--mixer-options.area", "1"], "it takes max_area, prob"),
-        (["detection", "--detector", "fcos", "--channels", "48"], "--channels must be a multiple of 32"),
+        (
+            ["detection", "--detector", "fcos", "--channels", "48"],
+            "--channels must be a multiple of 32 from 64",
+        ),
+        (["detection", "--detector", "fcos", "--channels", "32"], "from 64 on for --detector fcos, got 32"),
         (["detection", "--detector", "gfl", "--depth", "0"], "--depth must be at least 1"),
         (["detection", "--detector", "fcos", "--depth", "4"], "--depth is for --detector atss and gfl"),
         (["detection", "--image-size", "0"], "--image-size must be at least 1"),

@@ -251,7 +251,8 @@ def test_a_folder_in_place_of_the_files_of_a_table(of_other_forms, save_trained,
 
 
 @pytest.mark.parametrize(
-    "options", [{"val_split": 0.4}, {"folds": 2, "fold": 1}, {"val_split": 0.2, "skip_bad": True}]
+    "options",
+    [{"val_split": 0.4}, {"folds": 2, "fold": 1}, {"val_split": 0.2, "skip_bad": True}, {"holdout": 0.2}],
 )
 @pytest.mark.parametrize("table", [True, False])
 def test_other_data_are_measured_on_their_own_evaluation_split(
@@ -265,6 +266,23 @@ def test_other_data_are_measured_on_their_own_evaluation_split(
         assert (measured.split, len(measured.train), len(measured.evaluation)) == ("val", 36, 15)
     moved = open_measured(load(checkpoint), root / "train", "folder")  # has no evaluation split
     assert len(moved.train) + len(moved.evaluation) == 36
+
+
+def test_a_folder_of_one_split_alone(of_other_forms, save_trained, tmp_path):
+    root = of_other_forms / "images"
+    checkpoint, _ = saved_run(save_trained, ImageSettings(data=root))
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "test").symlink_to(root / "val")
+    measured = open_measured(load(checkpoint), tmp_path / "later", None)
+    assert (measured.split, len(measured.evaluation)) == ("test", 15)
+
+
+def test_the_folder_of_the_training_spelled_otherwise(of_other_forms, save_trained):
+    root = of_other_forms / "images"
+    checkpoint, opened = saved_run(save_trained, ImageSettings(data=root, holdout=0.2))
+    measured = open_measured(load(checkpoint), root / "train" / "..", None)
+    assert measured.split == opened.split == "held out"
+    assert torch.equal(measured.evaluation.rows, opened.evaluation.rows)
 
 
 def test_a_pack_of_several_labels(of_other_forms, save_trained):

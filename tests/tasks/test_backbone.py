@@ -1,5 +1,6 @@
 """Backbones: maps of images of any size, weights from what people have, and what is trained of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from recursivemix.cli import main
 from recursivemix.models.trained import load
 from recursivemix.tasks.backbone import Backbone, new_backbone, prepare_norms
 from recursivemix.tasks.backbone_weights import load_backbone
+from recursivemix.tasks.settings import DetectionSettings
+from recursivemix.tasks.transfer import resolved
 
 MODELS = {
     "resnet18": (4, 8, 16, 32),
@@ -115,11 +118,12 @@ def test_a_run_folder_or_another_network_in_place_of_a_checkpoint(checkpoint):
         ("nowhere/last.ckpt", "there is no file"),
         ("resnetty", "neither a file nor a timm model"),
         ("resnet18", "add --download"),
+        ("random", "maxvit_tiny_tf_224 cannot be a backbone here, where .*: "),
     ],
 )
 def test_what_is_not_there(source, words):
     with pytest.raises(ValueError, match=words):
-        load_backbone(source)
+        load_backbone(source, "maxvit_tiny_tf_224" if source == "random" else None)
 
 
 def test_a_damaged_file(tmp_path):
@@ -179,3 +183,21 @@ def test_frozen_stages():
 def test_more_stages_than_there_are():
     with pytest.raises(ValueError, match="0 to 4"):
         made("train", 5)
+    with pytest.raises(ValueError, match="--frozen-stages must be 0 for this backbone, got 1"):
+        prepare_norms(load_backbone("random", "vit_tiny_patch16_224").backbone, "train", 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "stages"), [("resnet18", 1), ("resnet20", 0), ("vit_tiny_patch16_224", 0)]
+)
+def test_most_of_a_trained_backbone_is_trained_by_default(model, stages):
+    loaded = replace(load_backbone("random", model), pretrained=True)
+    used = trainable(loaded.backbone)
+    settings = resolved(DetectionSettings(), loaded, detects=True)
+    assert settings.frozen_stages == stages
+    prepare_norms(loaded.backbone, settings.norm, settings.frozen_stages)
+    assert trainable(loaded.backbone) > 0.9 * used
+
+
+def trainable(backbone):
+    return sum(p.numel() for p in backbone.parameters() if p.requires_grad)

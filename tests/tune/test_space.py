@@ -64,6 +64,7 @@ def test_ranges_are_narrowed_fixed_and_added():
     assert str(space["lr"]) == "0.05 to 0.2, logarithmic"
     assert narrowed("grid", [2, 4], None, whole=True).distribution().high == 4
     assert isinstance(narrowed("alpha", [1, 2], None, whole=False).low, float)
+    assert space_of(TuneSettings(space={"mix_stop": [0.5, 1]}))["mix_stop"] == Range(0.5, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ def test_ranges_are_narrowed_fixed_and_added():
             {"space": {"lr": [0.2, 0.1]}},
             r"--space.lr must be a value, a range such as .*, got \[0.2, 0.1\]",
         ),
+        ({"space": {"mix_stop": [10, 25]}}, r"--space.mix_stop must be shares .*, got \[10, 25\]"),
         ({"space": {"lr": {"low": 1}}}, "--space.lr must be a value, a range"),
         ({"space": {"lr": 0.1}, "settings": {"lr": 0.1}}, "lr is in --space and in --settings"),
         ({"settings": {"val_split": 0.1}}, "--settings.val_split is set by the search: use --val-split"),

@@ -91,9 +91,10 @@ def image_reader(comparison: Comparison) -> PerImageReader:
 
 def _overhead(run: Run, reference: Run | None) -> float | None:
     """Return the time per image as a multiple of the reference's."""
-    if reference is None or not run["cost"]["images_per_second"]:
+    speeds = [None if one is None else one["cost"]["images_per_second"] for one in (reference, run)]
+    if speeds[0] is None or not speeds[1]:
         return None
-    return float(reference["cost"]["images_per_second"]) / float(run["cost"]["images_per_second"])
+    return float(speeds[0]) / float(speeds[1])
 
 
 def _upgraded(record: Comparison) -> Comparison:

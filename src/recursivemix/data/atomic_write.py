@@ -41,7 +41,7 @@ def name_file(error: BaseException, path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as part:
-        part.write_text(text, newline="")
+        part.write_text(text, "utf-8", newline="")
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

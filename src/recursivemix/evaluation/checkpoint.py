@@ -6,12 +6,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from recursivemix.data.formats.folder import read_classes, split_folders
 from recursivemix.data.images import ImageData
 from recursivemix.data.names import Source
 from recursivemix.data.open import detect_format, inapplicable, open_images
 from recursivemix.data.printable import first_difference
 from recursivemix.data.settings import ImageSettings
-from recursivemix.data.splits import NoEvaluationSplitError
+from recursivemix.data.splits import NoEvaluationSplitError, image_data
 from recursivemix.models.trained import TrainedModel
 
 
@@ -41,7 +42,8 @@ def open_measured(trained: TrainedModel, data: Path | None, dataset: Source | No
         name = detect_format(settings) if settings.dataset == "auto" else settings.dataset
         foreign = inapplicable(settings, name)  # options of the format that it was trained on
         settings = replace(settings, **foreign)
-        is_other = bool(foreign) or str(data.absolute()) != about.get("folder")
+        folder = about.get("folder")
+        is_other = bool(foreign) or folder is None or data.resolve() != Path(folder).resolve()
     has_files = data is not None or origin.table is not None
     settings = replace(settings, image_size=preprocessing.size if has_files else None)
     try:
@@ -81,15 +83,20 @@ def open_split(settings: ImageSettings, seed: int, is_other: bool) -> ImageData:
         settings: of the training run, with the data set to open.
         seed: of the training run.
         is_other: whether the data set is another than that of the run: it is then split as in training only
-            if it has no evaluation split.
+            if it has no evaluation split. It may be a folder of one split without training images.
 
     Raises:
         ValueError: it has none, and training held out no images.
     """
     if is_other and settings.data is not None:
         own = replace(settings, val_split=None, folds=None, fold=0)
-        if settings.table is None and any((settings.data / name).is_dir() for name in ("val", "test")):
+        if settings.table is None:
             own = replace(own, holdout=None)
+            lone = split_folders(settings.data) if settings.data.is_dir() else {}
+            if len(lone) == 1 and "train" not in lone and settings.dataset in ("auto", "folder"):
+                ((split, folder),) = lone.items()
+                classes, images = read_classes(folder)
+                return image_data(own, seed, classes, {"train": images, split: images})
         if own != settings:
             with suppress(NoEvaluationSplitError):
                 return open_images(own, seed)

@@ -131,7 +131,11 @@ def open_table(
                 assert part is not None
                 yield ParquetTable(part, columns, features)
                 return
-            with nullcontext(sys.stdout) if part is None else part.open("w", newline="") as file:
+            with (
+                nullcontext(sys.stdout)
+                if part is None
+                else part.open("w", encoding="utf-8", newline="") as file
+            ):
                 yield JsonTable(file, models) if kind == "json" else CsvTable(file, columns)
     except BrokenPipeError:  # of standard output
         raise

@@ -10,6 +10,7 @@ from typing import IO, Any, get_args
 
 import torch
 
+from recursivemix.data.atomic_write import finite
 from recursivemix.data.printable import encodable
 from recursivemix.evaluation.predict import UnreadableImage
 from recursivemix.models.prediction import BoxPrediction, ClassPrediction, Prediction
@@ -82,7 +83,7 @@ class JsonTable:
             items = [{"image": prediction.name, "shares": prediction.shares} | features]
         for item in items:
             self._file.write(",\n" if self._count else "\n")
-            self._file.write(json.dumps(item))
+            self._file.write(json.dumps(finite(item)))
             self._count += 1
 
     def finish(self, unreadable: Sequence[UnreadableImage]) -> None:
@@ -104,9 +105,13 @@ class JsonTable:
         found = detections_as_results(
             image, prediction.boxes, scores, prediction.indices, self._category_ids, prediction.masks
         )
+        if prediction.masks is None:
+            areas = [one["bbox"][2] * one["bbox"][3] for one in found]
+        else:
+            areas = prediction.masks.flatten(1).sum(1, dtype=torch.float64).tolist()
         return [
-            one | {"id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0}
-            for number, one in enumerate(found, start=self._count + 1)
+            one | {"id": number, "area": area, "iscrowd": 0}
+            for number, (one, area) in enumerate(zip(found, areas, strict=True), start=self._count + 1)
         ]
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Self, TypedDict
 
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,9 @@ class Backbone(nn.Module):
         remove_classifier: Any = getattr(network, "reset_classifier", None)
         if remove_classifier is not None and hasattr(network, "forward_intermediates"):
             remove_classifier(0)
+        patches = (m.patch_size[0] for m in network.modules() if isinstance(m, PatchEmbed))
+        self.multiple: int = next(patches, 1)
+        """The sides of images must be multiples of it: a transformer's patch; 1 for other networks."""
         self.fixed_norms: frozenset[str] = frozenset()
         """Names of batch normalization layers that always use their running statistics."""
         self._hooked: dict[str, Tensor] = {}
@@ -66,6 +70,11 @@ class Backbone(nn.Module):
         used = {id(p) for p in _parameters_of(self, len(self.channels))}
         for parameter in self.parameters():
             parameter.requires_grad_(id(parameter) in used)
+
+    @property
+    def stages(self) -> int:
+        """Number of stages that can be frozen, one per map; 0 for a transformer of one resolution."""
+        return 0 if self._factors else len(self.strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of images.
@@ -213,10 +222,16 @@ def new_backbone(settings: BackboneSettings) -> LoadedBackbone:
     """Create a backbone with random weights.
 
     Raises:
-        ValueError: unknown network.
+        ValueError: unknown network, or one that takes no images of other sizes.
     """
-    network = create_model(settings["model"], 1000, settings["image_size"], any_size=True)
-    backbone = Backbone(network.to(memory_format=torch.channels_last))
+    model = settings["model"]
+    network = create_model(model, 1000, settings["image_size"], any_size=True)
+    try:
+        backbone = Backbone(network.to(memory_format=torch.channels_last))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{model} cannot be a backbone here, where images have any size: {error}"
+        ) from error
     return LoadedBackbone(backbone, settings)
 
 
@@ -228,15 +243,15 @@ def prepare_norms(backbone: Backbone, policy: NormPolicy, frozen_stages: int) ->
         policy: of batch normalization: "frozen" fixes statistics, scale and shift; "statistics" fixes the
             running statistics only (mmdetection's ``norm_eval``, as published for detection); "train" and
             "sync" train everything.
-        frozen_stages: number of stages that are not trained, counted from the input: 1 is the stem with the
-            first stage, as published for detection.
+        frozen_stages: number of stages that are not trained, counted from the input. A stage ends with a
+            feature map: 1 of four is the stem with the first stage, as published for detection.
 
     Raises:
         ValueError: there are fewer stages.
     """
-    stages = len(backbone.strides)
-    if not 0 <= frozen_stages <= stages:
-        raise ValueError(f"--frozen-stages must be 0 to {stages} for this backbone, got {frozen_stages}")
+    if not 0 <= frozen_stages <= backbone.stages:
+        allowed = f"0 to {backbone.stages}" if backbone.stages else "0"
+        raise ValueError(f"--frozen-stages must be {allowed} for this backbone, got {frozen_stages}")
     frozen = {id(p) for p in _parameters_of(backbone, frozen_stages)}
     fixed_norms = set()
     for name, module in backbone.network.named_modules():

@@ -163,7 +163,7 @@ class TransferSettings(RunSettings):
             devices, as published for segmentation), or auto (statistics for detection with a trained
             backbone, else train).
         frozen_stages: Number of backbone stages that are not trained, counted from the input (default: 1
-            for detection with a trained backbone, as published; else 0).
+            for detection with a trained backbone of four stages, as published; else 0).
         mixer: none, or recursivemix (paste the previous batch with its boxes, masks or label maps).
         lr: Peak learning rate, for the total batch (default: 0.001 with random weights, else 0.0002).
         channels: Number of channels of the feature pyramid and the heads; 256 in the published detectors.
@@ -237,9 +237,11 @@ class DetectionSettings(ObjectSettings):
     def check(self) -> None:
         """Raise ValueError for values out of range."""
         self.check_least(1, "depth")
-        if self.detector == "fcos" and self.channels % GROUPS:
+        # Groups of one channel have a single value in a map of one pixel, which cannot be normalized.
+        if self.detector == "fcos" and (self.channels % GROUPS or self.channels == GROUPS):
             raise ValueError(
-                f"--channels must be a multiple of {GROUPS} for --detector fcos, got {self.channels}"
+                f"--channels must be a multiple of {GROUPS} from {2 * GROUPS} on for --detector fcos, got "
+                f"{self.channels}"
             )
         default = type(self).depth
         if self.detector not in ("atss", "gfl") and self.depth != default:

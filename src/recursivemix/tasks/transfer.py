@@ -22,6 +22,8 @@ from .settings import TransferSettings
 
 RANDOM_LR, TRAINED_LR = 1e-3, 2e-4
 """Default peak learning rates, for AdamW, of backbones with random and with trained weights."""
+PUBLISHED_STAGES = 4
+"""Number of stages of the published detectors' backbones, the first of which is not trained."""
 SCENES = "digit scenes"
 """Name of the synthetic data in checkpoints."""
 SettingsT = TypeVar("SettingsT", bound=TransferSettings)
@@ -93,12 +95,14 @@ def resolved(settings: SettingsT, loaded: LoadedBackbone, detects: bool) -> Sett
         detects: whether the task finds objects.
     """
     trained = detects and loaded.pretrained
+    # The first map of a network with fewer lies deep in it: most of its layers would not be trained.
+    published = int(trained and loaded.backbone.stages >= PUBLISHED_STAGES)
     norm, frozen = settings.norm, settings.frozen_stages
     return replace(
         settings,
         model=loaded.model,
         norm=("statistics" if trained else "train") if norm == "auto" else norm,
-        frozen_stages=int(trained) if frozen is None else frozen,
+        frozen_stages=published if frozen is None else frozen,
         lr=settings.lr or (TRAINED_LR if loaded.pretrained else RANDOM_LR),
         sync_batchnorm=settings.sync_batchnorm or norm == "sync",
     )

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from recursivemix.data.atomic_write import write_json, write_text
+from recursivemix.data.printable import encodable
 
 from .devices import device_type
 from .environment import environment
@@ -87,7 +88,7 @@ def _take_over(run: PreparedRun) -> None:
     """
     if run.resume is None and any(run.folder.iterdir()):
         file = run.folder / "config.yaml"
-        same = not file.is_file() or file.read_text() == settings_text(run)
+        same = not file.is_file() or file.read_text("utf-8") == settings_text(run)
         if not (same and is_abandoned(run.folder)):
             raise RunFolderError(f"the run folder {run.folder} already exists: choose a new one with --out")
         for path in run.folder.iterdir():
@@ -105,7 +106,7 @@ def _start_folder(run: PreparedRun) -> None:
     try:
         write_text(run.folder / "config.yaml", settings_text(run))
         if skipped:
-            write_text(run.folder / "skipped.txt", "\n".join(skipped) + "\n")
+            write_text(run.folder / "skipped.txt", encodable("\n".join(skipped)) + "\n")
     except OSError as error:
         raise RunFolderError(f"cannot write the run folder {run.folder} (--out): {error}") from error
 

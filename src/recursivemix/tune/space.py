@@ -130,6 +130,11 @@ def space_of(settings: TuneSettings) -> dict[str, Range]:
                 f"searched by default: {', '.join(space)}"
             )
         whole = type(options[name]) is int if name in options else takes_whole_numbers(name)
+        if name == "mix_stop":  # of `fit` an epoch, here a share of them
+            whole = False
+            shares = values if isinstance(values, list) else [values]
+            if not all(type(share) in (int, float) and 0 < share <= 1 for share in shares):
+                raise ValueError(f"--space.mix_stop must be shares of the epochs in (0, 1], got {values}")
         space[name] = narrowed(name, values, space.get(name), whole=whole)
     return space
 

@@ -112,10 +112,15 @@ def read_columns(path: Path) -> dict[str, Sequence[Any]]:
             raise ValueError(
                 f"{path}, row {number} has {len(row)} cells, but the header has {len(rows[0])}"
             )
-    twice = sorted({name for name in rows[0] if rows[0].count(name) > 1})
+    _check_names(path, rows[0])
+    return {name: list(cells) for name, *cells in zip(*rows, strict=True)}
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raise ValueError if two columns have the same name."""
+    twice = [name for name in names if list(names).count(name) > 1]
     if twice:
         raise ValueError(f"--table {path} has several columns {twice[0]!r}: rename or remove all but one")
-    return {name: list(cells) for name, *cells in zip(*rows, strict=True)}
 
 
 def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
@@ -127,6 +132,7 @@ def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
         table = parquet.read_table(path)
     except ArrowException as error:
         raise ValueError(str(error)) from error
+    _check_names(path, table.column_names)
     return dict(zip(table.column_names, map(ParquetCells, table.columns), strict=True))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy, interpolate, pad
 
 from recursivemix.data.annotated import IGNORE
 from recursivemix.data.annotated_batches import resized
@@ -25,6 +25,7 @@ class Segmenter(nn.Module):
         head: a name in `recursivemix.tasks.segmentation.names.HEADS`.
         width: channels of the decoder.
         dropout: probability of dropping a channel before a classifier.
+        multiple: images are padded so that their sides are multiples of it, see `Backbone.multiple`.
 
     Raises:
         ValueError: unknown head, too few maps, segmentation_models.pytorch is not installed; in training, a
@@ -41,8 +42,10 @@ class Segmenter(nn.Module):
         *,
         width: int = 256,
         dropout: float = 0.1,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
+        self.multiple = multiple
         if len(channels) != len(strides) or not channels:
             raise ValueError(
                 f"a segmenter needs a stride for each map, got channels {list(channels)} and strides "
@@ -81,13 +84,18 @@ class Segmenter(nn.Module):
                 "--batch-size must be at least 2: BatchNorm needs several values per channel, and the "
                 "decoder pools each image to a single pixel"
             )
+        height, width = images.shape[-2:]
+        right, below = -width % self.multiple, -height % self.multiple
+        if right or below:
+            images = pad(images, (0, right, 0, below))
         maps = self.backbone(images)
         size = images.shape[-2:]
         # The decoders expect maps of strides 1 and 2 first and ignore them; timm's networks have none.
         logits = _upsampled(self.classifier(self.decoder([images, images, *maps])), size)
+        logits = logits[..., :height, :width]
         if not self.training:
             return logits
-        return logits, _upsampled(self.auxiliary(maps[-2:][0]), size)
+        return logits, _upsampled(self.auxiliary(maps[-2:][0]), size)[..., :height, :width]
 
 
 def create_network(settings: Mapping[str, Any]) -> Segmenter:
@@ -100,6 +108,7 @@ def create_network(settings: Mapping[str, Any]) -> Segmenter:
         len(settings["classes"]),
         settings["head"],
         width=settings["channels"],
+        multiple=backbone.multiple,
     )
 
 
