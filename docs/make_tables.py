@@ -78,10 +78,8 @@ def comparisons_by_fit() -> list[dict[str, Any]]:
     means over seeds, on augmented training images.
     """
     folders = [RESULTS / "compare" / name for name in ("ablation", "cifar10", "digits")]
-    folders += [
-        RESULTS / "where-it-pays" / "confirm",
-        RESULTS / "where-it-pays" / "confirm-16" / "cifar100",
-    ]
+    confirmed = ("confirm", "confirm-16/cifar10", "confirm-16/cifar100")
+    folders += [RESULTS / "where-it-pays" / name for name in confirmed]
     records = []
     for folder in folders:
         if not (folder / "comparison.json").is_file():
