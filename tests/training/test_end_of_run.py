@@ -1,6 +1,7 @@
 """The end of a run: averaged weights, cooldown, early stopping; binary cross-entropy for single labels."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,26 @@ class EndsOfEpochs(Callback):
     def on_validation_batch_start(self, trainer, module, batch, index, dataloader_idx=0):
         if index == dataloader_idx == 0:
             self.evaluated.append({k: v.clone() for k, v in module.state_dict().items()})
+
+
+class GivenScores(Callback):
+    """Replaces the accuracy of each epoch."""
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def on_fit_start(self, trainer, module):
+        compute = module.scores.compute
+        module.scores.compute = lambda: compute() | {"acc1": torch.tensor(next(self.values))}
+
+
+@pytest.mark.parametrize(("values", "best"), [([math.nan, 40.0, 30.0], 1), ([20.0, math.nan, 10.0], 0)])
+def test_a_score_that_is_no_number_is_never_the_best(image_root, tmp_path, values, best):
+    run = config(image_root, tmp_path / "run", epochs=3)
+    result = fit(prepare(run, [GivenScores(values)], {}))
+    assert (result.best, result.best_epoch) == (values[best], best + 1)
+    stored = torch.load(run.out / "checkpoints" / "best.ckpt", weights_only=True)
+    assert stored["epoch"] == best
 
 
 def mean_of(states):

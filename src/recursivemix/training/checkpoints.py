@@ -6,6 +6,7 @@ a pure function of the step, it is all that a run needs to be resumed exactly.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -140,7 +141,8 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, Learner)
         score = trainer.callback_metrics.get(pl_module.score) if self._evaluated else None
         self._evaluated = False
-        if score is not None and (self.best is None or float(score) > self.best):
+        # A score is NaN where the images hold nothing to find.
+        if score is not None and (self.best is None or math.isnan(self.best) or float(score) > self.best):
             self.best, self.best_epoch = float(score), trainer.current_epoch
             self._save(trainer, self.folder / "best.ckpt")
         elif score is not None and self.patience is not None:

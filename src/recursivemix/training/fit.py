@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -149,7 +150,8 @@ def _train(run: PreparedRun) -> Result:
     finally:
         del os.environ[FOLDER_VARIABLE]
     # best.ckpt is only written in training, so not for the evaluation above.
-    best = max(evaluated or rows[-1:], key=lambda row: row[learner.score])
+    numbers = [row for row in evaluated if not math.isnan(row[learner.score])]
+    best = max(numbers or evaluated[:1] or rows[-1:], key=lambda row: row[learner.score])
     limit = trainer.num_val_batches[0] * run.settings.batch_size * trainer.world_size
     return Result(
         folder=run.folder,
