@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,18 @@ def test_an_evaluation_on_other_images_is_refused(pretend):
     check_unchanged(job(images=200).runs[0], pretend)  # there are no more
     with pytest.raises(ValueError, match="was evaluated on 90 images, --images is 50"):
         check_unchanged(job().runs[0], pretend)
+
+
+def test_an_evaluation_with_fewer_probes_is_refused(pretend):
+    run_locally([job()], pretend, 1, lambda *args: None)
+    evaluation = {"subset": 50, "images": 90, "probes": ["accuracy", "calibration"]}
+    file = pretend / "runs" / "none-seed0" / "evaluation.json"
+    file.write_text(json.dumps(evaluation))
+    check_unchanged(replace(job().runs[0], probes="accuracy"), pretend)
+    with pytest.raises(ValueError, match="was evaluated with --probes accuracy,calibration: use these"):
+        check_unchanged(job().runs[0], pretend)
+    file.write_text(json.dumps(evaluation | {"probes": ["accuracy"], "labels": {}}))  # several labels
+    check_unchanged(job().runs[0], pretend)
 
 
 def backbone_job(epochs: int = 2) -> Job:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from recursivemix.data.atomic_write import write_json
+from recursivemix.evaluation.probes import select_probes
 from recursivemix.training.plain_file import named_errors, read_json
 
 from .grid import Job, Run
@@ -55,6 +56,14 @@ def check_unchanged(run: Run, out: Path) -> None:
             raise ValueError(
                 f"{folder} was evaluated on {measured} images, --images is {run.images}: use --images "
                 f"{measured}, or remove {folder / EVALUATION}"
+            )
+        several = "labels" in evaluation  # of images with several labels, some probes alone run
+        wanted = [p.name for p in select_probes(run.probes) if p.several_labels or not several]
+        ran = evaluation.get("probes", wanted)  # records of earlier versions have none
+        if not set(wanted) <= set(ran):
+            raise ValueError(
+                f"{folder} was evaluated with --probes {','.join(ran)}: use these, or remove "
+                f"{folder / EVALUATION}"
             )
 
 
