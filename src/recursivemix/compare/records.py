@@ -91,10 +91,10 @@ def image_reader(comparison: Comparison) -> PerImageReader:
 
 def _overhead(run: Run, reference: Run | None) -> float | None:
     """Return the time per image as a multiple of the reference's."""
-    speeds = [None if one is None else one["cost"]["images_per_second"] for one in (reference, run)]
-    if speeds[0] is None or not speeds[1]:
+    if reference is None:
         return None
-    return float(speeds[0]) / float(speeds[1])
+    speed, other = run["cost"]["images_per_second"], reference["cost"]["images_per_second"]
+    return None if other is None or not speed else float(other) / float(speed)
 
 
 def _upgraded(record: Comparison) -> Comparison:

@@ -6,7 +6,6 @@ Of images with several labels, the average precision and F1 instead.
 from __future__ import annotations
 
 import base64
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recursivemix.data.atomic_write import finite
 from recursivemix.tasks.classification_metrics import MultiLabelScores
 
 from .probe import Metric, Probe, Record
@@ -63,7 +63,7 @@ def label_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     scores = MultiLabelScores(logits.shape[1])
     scores.update(logits, labels)
     values = {name: float(value) for name, value in scores.compute().items()}
-    per_class = [None if math.isnan(value) else value for value in scores.per_class.tolist()]
+    per_class = finite(scores.per_class.tolist())
     return {name: values[name] for name in ("map", "f1_micro", "f1_macro")} | {"per_class": per_class}
 
 

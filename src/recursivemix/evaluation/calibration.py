@@ -5,12 +5,13 @@ All functions take (N, K) logits and (N,) labels.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from recursivemix.data.atomic_write import finite
 
 from .probe import Curve, Metric, Point, Probe, Record
 from .subject import Subject
@@ -42,8 +43,8 @@ def run(subject: Subject) -> dict[str, Any]:
         "ece": 100 * calibration_error(table),
         "reliability": {
             "edges": table.edges.tolist(),
-            "confidence": [None if math.isnan(v) else v for v in table.confidence.tolist()],
-            "accuracy": [None if math.isnan(v) else 100 * v for v in table.accuracy.tolist()],
+            "confidence": finite(table.confidence.tolist()),
+            "accuracy": finite([100 * share for share in table.accuracy.tolist()]),
             "count": table.images.tolist(),
         },
     }

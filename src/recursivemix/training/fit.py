@@ -151,7 +151,7 @@ def _train(run: PreparedRun) -> Result:
         del os.environ[FOLDER_VARIABLE]
     # best.ckpt is only written in training, so not for the evaluation above.
     numbers = [row for row in evaluated if not math.isnan(row[learner.score])]
-    best = max(numbers or evaluated[:1] or rows[-1:], key=lambda row: row[learner.score])
+    best = max(numbers or evaluated or rows[-1:], key=lambda row: row[learner.score])
     limit = trainer.num_val_batches[0] * run.settings.batch_size * trainer.world_size
     return Result(
         folder=run.folder,
